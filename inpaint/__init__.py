@@ -1,0 +1,1 @@
+"""Train landscape-inpainting GANs on any number of GPUs."""
