@@ -1,0 +1,140 @@
+"""Owns the way from a picture file, whatever its kind, to RGB pixels of the wanted size."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+BadReason = Literal["unreadable", "truncated", "too small", "too large"]
+
+# EXIF tag 0x0112: how a viewer must turn the stored pixels.
+ORIENTATION = 0x0112
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+# A damaged picture is named once, by the caller, and Pillow's warning at 89 million pixels is no fault: cameras make
+# such pictures. What it refuses, twice as many, is refused here too.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
+class BadPicture(Exception):  # noqa: N818 - it is about the picture, not an error of the program
+    """A picture that cannot be used; the caller skips and counts it, or tells the user.
+
+    Args:
+        reason: the kind of fault, to count by.
+        detail: what exactly was seen.
+    """
+
+    def __init__(self, reason: BadReason, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+
+def open_picture(source: bytes | Path | Image.Image, at_least: int | None = None) -> Image.Image:
+    """The picture as RGB, upright: what a viewer would show, transparent parts over white.
+
+    Of a moving picture the first frame. More than 8 bits a channel are scaled to 8, never clipped.
+
+    Args:
+        source: a file's bytes, its path, or an open picture (left as it is).
+        at_least: a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, both sides still this many pixels: about four
+            times as fast for a camera's. By default at its full size.
+
+    Raises:
+        BadPicture: not a picture, damaged, or so large that it must be an attack or a mistake.
+    """
+    try:
+        if isinstance(source, Image.Image):
+            return _to_rgb(source)
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+            if at_least is not None:
+                image.draft(None, (at_least, at_least))
+            return _to_rgb(image)
+    except Image.DecompressionBombError as error:
+        raise BadPicture("too large", str(error).split(", could be")[0]) from error
+    except UnidentifiedImageError as error:
+        raise BadPicture("unreadable", "not a kind of picture that Pillow knows") from error
+    except Exception as error:  # Pillow's readers raise whatever the broken bytes lead them to
+        raise BadPicture(*_fault(error)) from error
+
+
+def square(image: Image.Image, size: int, min_side: int | None = None) -> NDArray[np.uint8]:
+    """The largest centred square of an RGB picture at `size` pixels: [size, size, 3].
+
+    Smaller by area: each new pixel is the mean of the ones it covers, parts of pixels by their share. Larger by
+    bicubic interpolation.
+
+    Args:
+        min_side: smallest shorter side allowed, in pixels; by default half of `size`, since a picture enlarged more
+            than twice teaches blur.
+
+    Raises:
+        BadPicture: the picture is smaller than that.
+    """
+    min_side = (size + 1) // 2 if min_side is None else min_side
+    side = min(image.size)
+    if side < min_side:
+        raise BadPicture("too small", f"{image.width}x{image.height}; the shorter side must be at least {min_side}")
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    image = image.crop((left, top, left + side, top + side))
+    if side < size:
+        return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC))
+    import cv2
+
+    # Pillow's BOX gives a pixel to one neighbour whole: unevenly sharp at fractional ratios such as 100 to 64.
+    return np.asarray(cv2.resize(np.asarray(image), (size, size), interpolation=cv2.INTER_AREA), dtype=np.uint8)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    image.load()  # first, since some formats keep the orientation behind the pixels
+    turn = TURNS.get(_orientation(image))
+    if image.mode.startswith(("I", "F")):
+        image = _to_eight_bits(image)
+    elif image.has_transparency_data:
+        layer = image.convert("RGBA")
+        image = Image.new("RGB", layer.size, "white")
+        image.paste(layer, mask=layer.getchannel("A"))
+    rgb = image.convert("RGB")
+    return rgb if turn is None else rgb.transpose(turn)
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return image.getexif().get(ORIENTATION, 1)
+    except Exception:  # noqa: BLE001 - a picture with broken EXIF is still a picture; taken as it lies
+        return 1
+
+
+def _to_eight_bits(image: Image.Image) -> Image.Image:
+    """Grey pictures of 16 or 32 bits or floats: their full scale becomes 255.
+
+    The scale is the smallest usual one that holds the brightest pixel: 65,535, for floats also 1 and 255.
+    """
+    values = np.nan_to_num(np.asarray(image, dtype=np.float64), posinf=0.0)
+    brightest = values.max()
+    usual = (1.0, 255.0, 65_535.0) if image.mode == "F" else (65_535.0,)
+    scale = next((top for top in usual if brightest <= top), brightest)
+    return Image.fromarray((np.clip(values / scale, 0, 1) * 255 + 0.5).astype(np.uint8))
+
+
+def _fault(error: Exception) -> tuple[BadReason, str]:
+    """Which kind of fault an exception of Pillow's is."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    damaged = ("truncated", "broken data stream", "incomplete", "unexpected end")
+    if isinstance(error, EOFError) or any(word in text.lower() for word in damaged):
+        return "truncated", text
+    return "unreadable", text
