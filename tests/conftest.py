@@ -1,0 +1,34 @@
+"""Fixtures that several test files share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hub_server import LoopbackHub
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackHub]:
+    """A Hub on loopback that every client of this test talks to, in this process and in those it starts.
+
+    Other processes read the environment. This one has read it when huggingface_hub was imported, so its constants
+    are changed as well; and the import comes first, or they would stay changed after the test.
+    """
+    import huggingface_hub.hf_api
+
+    with LoopbackHub() as server:
+        home = tmp_path / "hf_home"
+        for name, value in server.environment(home).items():
+            monkeypatch.setenv(name, value)
+        constants = huggingface_hub.constants
+        monkeypatch.setattr(constants, "ENDPOINT", server.endpoint)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(home / "hub"))
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(home / "token"))
+        monkeypatch.setattr(constants, "HF_ASSETS_CACHE", str(home / "assets"))
+        monkeypatch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+        )
+        monkeypatch.setattr(huggingface_hub.hf_api.api, "endpoint", server.endpoint)
+        yield server
