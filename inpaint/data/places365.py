@@ -1,0 +1,78 @@
+"""Owns what is known of Places365: its 365 class names, how trees spell them, and the 50 natural ones."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import resources
+from pathlib import Path
+
+import yaml
+
+from inpaint.errors import UsageError
+
+
+@cache
+def official_names() -> tuple[str, ...]:
+    """The 365 official names, such as "/f/field/wild", in the order of their indices."""
+    indices: dict[str, int] = _packaged("places365_names.yaml")
+    return tuple(sorted(indices, key=indices.__getitem__))
+
+
+@cache
+def natural_names() -> tuple[str, ...]:
+    """Official names of the 50 classes of natural sights."""
+    return tuple(_packaged("places365.yaml"))
+
+
+def folder_name(official: str) -> str:
+    """The folder of a class in the "easyformat" tree: "/f/field/wild" lies in "field-wild"."""
+    parts = official.strip("/").split("/")
+    return "-".join(parts[1:] if official.startswith("/") and len(parts[0]) == 1 else parts)
+
+
+def spelling(name: str) -> str:
+    """One form for every spelling of a class: "/f/field/wild", "field-wild" and "field_wild" are the same."""
+    return folder_name(name).replace("-", "_").lower()
+
+
+@cache
+def known_spellings() -> frozenset[str]:
+    """`spelling` of all 365 names."""
+    return frozenset(map(spelling, official_names()))
+
+
+def class_of(folders: tuple[str, ...]) -> str | None:
+    """The class of a picture that lies in `folders`, outermost first: the last one, or None at the top.
+
+    Trees that nest ("field/wild/1.jpg") give the class of the flat tree ("field-wild"), so that keys agree.
+    """
+    if not folders:
+        return None
+    nested = "-".join(folders[-2:])
+    if len(folders) > 1 and spelling(nested) in known_spellings():
+        return nested
+    return folders[-1]
+
+
+def read_classes(path: Path) -> list[str]:
+    """Class names from a file: a YAML list, or one name a line, where the official list's indices are left out.
+
+    Raises:
+        UsageError: no such file, or no list of names in it.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        names = (
+            yaml.safe_load(text)
+            if path.suffix in {".yaml", ".yml"}
+            else [line.split()[0] for line in text.splitlines() if line.strip() and not line.startswith("#")]
+        )
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UsageError(f"--classes {path} can't be read: {' '.join(str(error).split())}") from error
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise UsageError(f"--classes {path} holds no list of names; write one class a line, or `all` for every class")
+    return list(dict.fromkeys(names))
+
+
+def _packaged(name: str) -> dict[str, int] | list[str]:
+    return yaml.safe_load(resources.files("inpaint.data").joinpath(name).read_text(encoding="utf-8"))
