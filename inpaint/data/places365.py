@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -74,5 +75,5 @@ def read_classes(path: Path) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _packaged(name: str) -> dict[str, int] | list[str]:
+def _packaged(name: str) -> Any:
     return yaml.safe_load(resources.files("inpaint.data").joinpath(name).read_text(encoding="utf-8"))
