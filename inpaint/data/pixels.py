@@ -101,7 +101,7 @@ def square(image: Image.Image, size: int, min_side: int | None = None) -> NDArra
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     image.load()  # first, since some formats keep the orientation behind the pixels
-    turn = TURNS.get(_orientation(image))
+    turn = TURNS.get(orientation(image))
     if image.mode.startswith(("I", "F")):
         image = _to_eight_bits(image)
     elif image.has_transparency_data:
@@ -112,7 +112,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return rgb if turn is None else rgb.transpose(turn)
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation(image: Image.Image) -> int:
+    """How a viewer must turn the picture, a key of `TURNS` or 1: as it lies."""
     try:
         return image.getexif().get(ORIENTATION, 1)
     except Exception:  # noqa: BLE001 - a picture with broken EXIF is still a picture; taken as it lies

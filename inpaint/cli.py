@@ -1,0 +1,71 @@
+"""Owns the command `inpaint`: which subcommands there are, and how each ends (exit code, one line of error).
+
+A subcommand is a module of `inpaint.commands`, named in `COMMANDS`, with
+- a docstring, whose first line is its line in `inpaint --help` and whose rest, an example among it, is its own help;
+- `add_arguments(parser)`;
+- `run(args) -> int`, the exit code. It raises `InpaintError` for what the user has to mend (exit code 1) and
+  `UsageError` for a command that makes no sense (2), each with one line.
+They are all imported to print `inpaint --help`, so torch and its like are imported inside `run`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib import import_module
+
+from inpaint.errors import InpaintError, UsageError
+
+COMMANDS = ("fill",)
+
+EXIT_FAILURE, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `inpaint` with `argv` (by default the process's) and return the exit code."""
+    args = _parser().parse_args(argv)
+    try:
+        return args.run(args)
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except Exception as error:  # noqa: BLE001 - the user gets one line, and the traceback on request
+        if args.debug:
+            traceback.print_exc()
+        print(f"inpaint {args.command}: {_one_line(error)}", file=sys.stderr)
+        return EXIT_USAGE if isinstance(error, UsageError) else EXIT_FAILURE
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, InpaintError):
+        return f"error: {error}"
+    detail = " ".join(str(error).split())
+    return f"unexpected {type(error).__name__}: {detail} (a bug, most likely: --debug shows where)"
+
+
+def _parser() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser = argparse.ArgumentParser(
+        prog="inpaint",
+        description="Fill holes in landscape photographs, and all that belongs to it. Training is train.py's.",
+        epilog="example: inpaint fill photo.jpg --mask mask.png -o filled.png --model runs/quickstart/generator\n"
+        "each command's own help: inpaint COMMAND --help",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name in COMMANDS:
+        module = import_module(f"inpaint.commands.{name}")
+        summary, _, details = (module.__doc__ or "").partition("\n")
+        subparser = subparsers.add_parser(
+            name,
+            parents=[common],
+            help=summary,
+            description=summary,
+            epilog=details,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        module.add_arguments(subparser)
+        subparser.set_defaults(run=module.run)
+    return parser

@@ -1,0 +1,172 @@
+"""Fill the white part of a mask in a picture, or in every picture of a folder.
+
+IMAGE and MASK are two files or two folders. In folders a picture and a mask belong together when their names without
+the extension are the same; what has no partner is named and left out. Pixels outside the mask stay exactly as they are,
+so save as PNG: a JPEG changes them all a little.
+
+examples:
+  inpaint fill photo.jpg --mask mask.png -o filled.png --model runs/quickstart/generator
+  inpaint fill photos/ --mask masks/ -o filled/ --model ORG/NAME --device cuda
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from inpaint.errors import InpaintError, UsageError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+JPEG_QUALITY = 95
+
+
+class Job(NamedTuple):
+    """Three files: what to fill, where, and where to put it."""
+
+    image: Path
+    mask: Path
+    output: Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("image", type=Path, metavar="IMAGE", help="a picture, or a folder of pictures")
+    parser.add_argument(
+        "--mask", type=Path, required=True, help="white where to fill, of the picture's size; or a folder"
+    )
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="OUT", help="file, format by extension; or folder (PNG)"
+    )
+    parser.add_argument("--model", required=True, metavar="DIR_OR_ID", help="a run's generator/ folder, or a Hub id")
+    parser.add_argument("--revision", help="branch, tag or commit of a model on the Hub")
+    parser.add_argument("--device", default="auto", help="auto (default: CUDA, else MPS, else CPU), cuda, mps or cpu")
+    parser.add_argument("--resize-mask", action="store_true", help="scale a mask of another size to the picture's")
+
+
+def run(args: argparse.Namespace) -> int:
+    is_folder = args.image.is_dir()
+    jobs = (
+        folder_jobs(args.image, args.mask, args.output) if is_folder else [file_job(args.image, args.mask, args.output)]
+    )
+    _refuse_overwriting(jobs)
+    for folder in {job.output.parent for job in jobs}:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InpaintError(f"cannot make the folder {folder}: {error.strerror}") from error
+
+    from tqdm import tqdm
+
+    from inpaint.pipeline import InpaintingPipeline
+
+    pipeline = InpaintingPipeline.from_pretrained(args.model, args.revision, args.device)
+    num_failed = 0
+    for job in tqdm(jobs, unit="picture", disable=not is_folder):
+        try:
+            filled = pipeline(job.image, job.mask, resize_mask=args.resize_mask)
+        except InpaintError as error:
+            if not is_folder:
+                raise
+            num_failed += 1
+            tqdm.write(f"{job.image.name}: {error}", file=sys.stderr)
+        else:
+            save(filled, job.output)
+    if num_failed:
+        raise InpaintError(f"{num_failed} of {len(jobs)} pictures could not be filled; they are named above")
+    print(f"filled {len(jobs)} pictures: {args.output}" if is_folder else f"filled: {jobs[0].output}")
+    return 0
+
+
+def file_job(image: Path, mask: Path, output: Path) -> Job:
+    """One picture; an `output` that is a folder gets it as PNG under its own name.
+
+    Raises:
+        InpaintError: a file is missing.
+        UsageError: the mask is a folder, or no picture can be written with the output's extension.
+    """
+    if not image.is_file():
+        raise InpaintError(f"there is no picture or folder {image}")
+    if mask.is_dir():
+        raise UsageError(f"{image} is a file and {mask} a folder: give two files or two folders")
+    if not mask.is_file():
+        raise InpaintError(f"there is no mask {mask}")
+    if output.is_dir():
+        output = output / f"{image.stem}.png"
+    _format_of(output)
+    return Job(image, mask, output)
+
+
+def folder_jobs(images: Path, masks: Path, output: Path) -> list[Job]:
+    """Every picture of a folder that has a mask of its name, in the order of names; the others are named on stderr.
+
+    Raises:
+        InpaintError: no picture has a mask.
+        UsageError: a folder is none, or a name stands for two files.
+    """
+    if not masks.is_dir():
+        raise UsageError(f"{images} is a folder and the mask {masks} is none: give two files or two folders")
+    if output.exists() and not output.is_dir():
+        raise UsageError(f"the output {output} is a file; for a folder of pictures it must be a folder")
+    image_of, mask_of = _by_stem(images), _by_stem(masks)
+    for missing, lonely in (("mask", image_of.keys() - mask_of), ("picture", mask_of.keys() - image_of)):
+        if lonely:
+            print(f"left out, for want of a {missing} of that name: {', '.join(sorted(lonely))}", file=sys.stderr)
+    paired = sorted(image_of.keys() & mask_of)
+    if not paired:
+        raise InpaintError(
+            f"no picture of {images} ({len(image_of)}) has the name of a mask of {masks} ({len(mask_of)}), "
+            "the extension left aside"
+        )
+    return [Job(image_of[stem], mask_of[stem], output / f"{stem}.png") for stem in paired]
+
+
+def save(picture: Image.Image, path: Path) -> None:
+    """Write a picture in the format of the path's extension, whole or not at all.
+
+    Raises:
+        InpaintError: the place or the format does not take it.
+    """
+    part = path.with_name(f".{path.name}.part")
+    options = {"quality": JPEG_QUALITY} if (kind := _format_of(path)) == "JPEG" else {}
+    try:
+        picture.save(part, kind, icc_profile=picture.info.get("icc_profile"), **options)
+        part.replace(path)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or f"{error}; PNG takes every kind of picture"
+        raise InpaintError(f"cannot write {path}: {reason}") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _by_stem(folder: Path) -> dict[str, Path]:
+    """The pictures directly in a folder by their names without the extension."""
+    from PIL import Image
+
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() not in Image.registered_extensions() or path.name.startswith(".") or not path.is_file():
+            continue
+        if path.stem in found:
+            raise UsageError(f"{found[path.stem]} and {path} have one name but for the extension: rename one")
+        found[path.stem] = path
+    return found
+
+
+def _format_of(path: Path) -> str:
+    """Pillow's name of the format that the extension stands for; PNG where there is none."""
+    from PIL import Image
+
+    kind = Image.registered_extensions().get(path.suffix.lower()) if path.suffix else "PNG"
+    if kind not in Image.SAVE:
+        raise UsageError(f"no picture can be written as {path.suffix!r} ({path}); use .png, .jpg, .webp or .tiff")
+    return kind
+
+
+def _refuse_overwriting(jobs: list[Job]) -> None:
+    inputs = {path.resolve() for job in jobs for path in (job.image, job.mask)}
+    for job in jobs:
+        if job.output.resolve() in inputs:
+            raise UsageError(f"the output {job.output} is one of the inputs; give another place")
