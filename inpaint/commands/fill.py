@@ -111,15 +111,15 @@ def folder_jobs(images: Path, masks: Path, output: Path) -> list[Job]:
     if output.exists() and not output.is_dir():
         raise UsageError(f"the output {output} is a file; for a folder of pictures it must be a folder")
     image_of, mask_of = _by_stem(images), _by_stem(masks)
-    for missing, lonely in (("mask", image_of.keys() - mask_of), ("picture", mask_of.keys() - image_of)):
-        if lonely:
-            print(f"left out, for want of a {missing} of that name: {', '.join(sorted(lonely))}", file=sys.stderr)
     paired = sorted(image_of.keys() & mask_of)
     if not paired:
         raise InpaintError(
             f"no picture of {images} ({len(image_of)}) has the name of a mask of {masks} ({len(mask_of)}), "
             "the extension left aside"
         )
+    for missing, lonely in (("mask", image_of.keys() - mask_of), ("picture", mask_of.keys() - image_of)):
+        if lonely:
+            print(f"left out, for want of a {missing} of that name: {', '.join(sorted(lonely))}", file=sys.stderr)
     return [Job(image_of[stem], mask_of[stem], output / f"{stem}.png") for stem in paired]
 
 

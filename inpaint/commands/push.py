@@ -1,0 +1,46 @@
+"""Publish a run on the Hugging Face Hub, or finish what its training could not push.
+
+First everything in the run's queue is pushed, one commit and one tag each, then the run as it is now. What is there
+already is not sent again. The token comes from `hf auth login` or from HF_TOKEN.
+
+examples:
+  inpaint push runs/quickstart --repo-id ORG/NAME --private
+  inpaint push runs/quickstart            (to the repository that the run pushed to before)
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from inpaint.errors import InpaintError, UsageError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run_dir", type=Path, metavar="RUN", help="a run directory, such as runs/quickstart")
+    parser.add_argument("--repo-id", metavar="ORG/NAME", help="default: where the run has pushed to or should have")
+    parser.add_argument("--private", action="store_true", help="make the repository private if it has to be made")
+    parser.add_argument("--timeout-s", type=float, default=900.0, help="give up after so long (default: %(default)g)")
+
+
+def run(args: argparse.Namespace) -> int:
+    from inpaint.hub.publisher import HubPublisher
+    from inpaint.hub.queue import PushQueue
+
+    if not (args.run_dir / "generator" / "config.json").is_file():
+        raise UsageError(f"{args.run_dir} is no run that can be pushed: it has no generator/config.json")
+    queue = PushQueue(args.run_dir)
+    known = [(s.repo_id, s.private) for s in queue.waiting()] + [
+        (line["repo_id"], line["private"]) for line in queue.ledger()
+    ]
+    if args.repo_id is None and not known:
+        raise UsageError(f"{args.run_dir} has not been pushed yet: say where to with --repo-id ORG/NAME")
+    repo_id = args.repo_id or known[0][0]
+    is_private = args.private or (repo_id, True) in known
+    publisher = HubPublisher(repo_id, is_private, args.run_dir, show_progress=True)
+    publisher.submit("final" if (args.run_dir / "evaluation.json").exists() else "latest")
+    print(publisher.close(args.timeout_s))
+    left = queue.waiting()
+    if left:
+        raise InpaintError(f"{len(left)} of this run's snapshots could not be pushed; see above")
+    return 0

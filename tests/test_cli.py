@@ -1,0 +1,190 @@
+"""`inpaint` as a user meets it: what it writes, what it says, and how it ends."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from inpaint.cli import COMMANDS, main
+from inpaint.models.generator import Generator, GeneratorConfig
+from inpaint.pipeline import InpaintingPipeline
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    Generator(GeneratorConfig(width=2)).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: Path) -> Path:
+    """A working folder with photo.png, mask.png and the generator's folder model."""
+    monkeypatch.chdir(tmp_path)
+    draw(Path("photo.png"), Path("mask.png"))
+    (tmp_path / "model").symlink_to(model)
+    return tmp_path
+
+
+def draw(photo: Path, mask: Path, size: tuple[int, int] = (10, 7)) -> None:
+    """A picture of noise, and a mask whose left half is white."""
+    for path in (photo, mask):
+        path.parent.mkdir(exist_ok=True)
+    width, height = size
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)).save(photo)
+    hole = np.zeros((height, width), np.uint8)
+    hole[:, : width // 2] = 255
+    Image.fromarray(hole).save(mask)
+
+
+def fill(*arguments: str, image: str = "photo.png", mask: str = "mask.png", model: str = "model") -> int:
+    return main(["fill", image, "--mask", mask, "--model", model, "--device", "cpu", *arguments])
+
+
+# --- what it writes
+
+
+def test_one_picture(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert fill("-o", "new/folders/filled.png") == 0
+    filled, photo = (np.asarray(Image.open(path)) for path in ("new/folders/filled.png", "photo.png"))
+    assert np.array_equal(filled[:, 5:], photo[:, 5:])
+    assert not np.array_equal(filled[:, :5], photo[:, :5])
+    assert capsys.readouterr().out == "filled: new/folders/filled.png\n"
+    assert [path.name for path in Path("new/folders").iterdir()] == ["filled.png"]
+
+
+@pytest.mark.parametrize(
+    ("output", "written", "kind"), [("a.JPG", "a.JPG", "JPEG"), ("a", "a", "PNG"), (".", "photo.png", "PNG")]
+)
+def test_the_extension_decides_the_format(here: Path, output: str, written: str, kind: str) -> None:
+    Path("in").mkdir()
+    Path("photo.png").rename("in/photo.png")
+    assert fill("-o", output, image="in/photo.png") == 0
+    assert Image.open(written).format == kind
+
+
+def test_folders_pair_by_name_and_never_by_order(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("a", "b", "c"):
+        draw(Path("photos", f"{name}.jpg"), Path("masks", f"{name}.png"))
+    Path("masks/a.png").unlink()
+    Path("photos/c.jpg").unlink()
+    Path("photos/notes.txt").write_text("no picture")
+    assert fill("-o", "out", image="photos", mask="masks") == 0
+    assert [path.name for path in Path("out").iterdir()] == ["b.png"]
+    said = capsys.readouterr().err
+    assert "for want of a mask of that name: a\n" in said
+    assert "for want of a picture of that name: c\n" in said
+
+
+def test_a_bad_picture_costs_itself_and_not_the_others(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("a", "b", "c"):
+        draw(Path("photos", f"{name}.png"), Path("masks", f"{name}.png"))
+    Path("photos/b.png").write_bytes(b"broken")
+    assert fill("-o", "out", image="photos", mask="masks") == 1
+    assert sorted(path.name for path in Path("out").iterdir()) == ["a.png", "c.png"]
+    said = capsys.readouterr().err
+    assert "b.png: the picture photos/b.png cannot be read" in said
+    assert "1 of 3 pictures could not be filled" in said
+
+
+# --- how it ends
+
+
+FAULTS = {
+    "no picture": (1, {"image": "none.png"}, "none.png"),
+    "no mask": (1, {"mask": "none.png"}, "none.png"),
+    "no model": (1, {"model": "folder"}, "config.json"),
+    "mask of another size": (1, {"mask": "small.png"}, "4x4 pixels and the picture 10x7"),
+    "no picture has a mask": (1, {"image": "folder", "mask": "model", "output": "out"}, "has the name of a mask"),
+    "no folder can be made": (1, {"output": "photo.png/deep/out.png"}, "cannot make the folder"),
+    "no transparency in a JPEG": (1, {"image": "clear.png", "output": "out.jpg"}, "RGBA as JPEG"),
+    "a file and a folder": (2, {"mask": "folder"}, "two files or two folders"),
+    "a folder and a file": (2, {"image": "folder"}, "two files or two folders"),
+    "unknown format": (2, {"output": "out.xyz"}, "'.xyz'"),
+    "an extension of no picture": (2, {"output": "out.pdf.gz"}, "'.gz'"),
+    "overwrites the picture": (2, {"output": "folder/../photo.png"}, "one of the inputs"),
+    "overwrites the mask": (2, {"output": "mask.png"}, "one of the inputs"),
+    "two pictures of one name": (2, {"image": "twins", "mask": "folder"}, "rename one"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_is_one_line_and_writes_nothing(here: Path, capsys: pytest.CaptureFixture[str], fault: str) -> None:
+    draw(Path("folder/a.png"), Path("small.png"), size=(4, 4))
+    draw(Path("twins/a.png"), Path("twins/a.jpg"))
+    Image.new("RGBA", (10, 7)).save("clear.png")
+    before = {path: path.read_bytes() for path in here.rglob("*") if path.is_file()}
+    code, changed, message = FAULTS[fault]
+    output = changed.get("output", "out.png")
+    assert fill("-o", output, **{key: value for key, value in changed.items() if key != "output"}) == code
+    said = capsys.readouterr()
+    assert message in said.err
+    assert said.err.count("\n") == 1
+    assert said.err.startswith("inpaint fill: error: ")
+    assert not said.out
+    assert {path: path.read_bytes() for path in here.rglob("*") if path.is_file()} == before
+
+
+def test_debug_shows_the_traceback(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert fill("-o", "out.png", "--debug", image="none.png") == 1
+    said = capsys.readouterr().err
+    assert said.startswith("Traceback")
+    assert "\ninpaint fill: error: " in said
+
+
+def test_an_unforeseen_error_is_one_line_too(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("two\nlines")
+
+    monkeypatch.setattr(InpaintingPipeline, "_fill", broken)
+    assert fill("-o", "out.png") == 1
+    assert capsys.readouterr().err.startswith("inpaint fill: unexpected RuntimeError: two lines (")
+
+
+def test_an_interrupt_is_quiet_and_leaves_no_half_picture(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        Path(".out.png.part").write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Image.Image, "save", interrupted)
+    assert fill("-o", "out.png") == 130
+    assert capsys.readouterr() == ("", "")
+    assert not list(here.glob("*out.png*")) + list(here.glob(".out*"))
+
+
+@pytest.mark.parametrize("arguments", [[], ["fil"], ["fill"], ["fill", "a.png", "--mask", "b.png", "-o", "c.png"]])
+def test_bad_usage_ends_with_2(arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    assert end.value.code == 2
+
+
+# --- help
+
+
+def test_help_waits_for_no_heavy_library() -> None:
+    script = (
+        "import sys\nfrom inpaint.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: print('HEAVY', sorted({'torch', 'numpy', 'PIL', 'huggingface_hub'} & set(sys.modules)))"
+    )
+    said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert said.endswith("HEAVY []\n")
+    assert all(f"\n    {name} " in said for name in COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_command_has_help_with_an_example(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([name, "--help"])
+    assert end.value.code == 0
+    assert f"  inpaint {name} " in capsys.readouterr().out

@@ -1,0 +1,234 @@
+"""Figures against values by hand, fills that must come out exactly, and what each process adds to the table."""
+
+from __future__ import annotations
+
+import math
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from inpaint.evaluation.baselines import BASELINES, mean_fill
+from inpaint.evaluation.grid import sample_grid
+from inpaint.evaluation.metrics import MAX_PSNR_DB, METRICS, composite_u8, picture_metrics, to_u8
+from inpaint.evaluation.table import evaluate, evaluate_baselines, markdown_table, means, metric_sums
+
+
+def pictures(num: int, size: int = 24, seed: int = 0) -> Tensor:
+    """Smooth random pictures, uint8 [num, 3, size, size]."""
+    coarse = torch.rand(num, 3, 4, 4, generator=torch.Generator().manual_seed(seed))
+    return to_u8(torch.nn.functional.interpolate(coarse, size=(size, size), mode="bicubic"))
+
+
+def mask_of(x: int, y: int, width: int, height: int, size: int = 24) -> Tensor:
+    mask = torch.zeros(1, 1, size, size)
+    mask[:, :, y : y + height, x : x + width] = 1
+    return mask
+
+
+# --- figures
+
+
+def test_psnr_and_l1_by_hand() -> None:
+    image = torch.full((1, 3, 24, 24), 100, dtype=torch.uint8)
+    mask = mask_of(2, 3, 6, 4)
+    composite = torch.where(mask > 0, image + 10, image)
+    figures = picture_metrics(composite, image, mask)
+    share = 6 * 4 / 24**2
+    assert figures["hole_l1"].item() == pytest.approx(10 / 255)
+    assert figures["l1"].item() == pytest.approx(share * 10 / 255)
+    assert figures["hole_psnr"].item() == pytest.approx(20 * math.log10(255 / 10))
+    assert figures["psnr"].item() == pytest.approx(20 * math.log10(255 / 10) - 10 * math.log10(share))
+
+
+def test_psnr_is_averaged_over_pictures_and_not_over_errors() -> None:
+    image = np.zeros((2, 24, 24, 3), np.uint8)
+    image[1] = 200
+    holes = np.array([[0, 0, 8, 8]] * 2, np.int32)
+    # White is 255 away from the first picture and 55 from the second.
+    figures = evaluate(lambda masked_image, mask: torch.ones_like(masked_image), image, holes, 2)
+    assert figures["hole_psnr"] == pytest.approx((0 + 20 * math.log10(255 / 55)) / 2)
+
+
+def ssim_map_by_loops(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Wang et al. 2004, equation 13, pixel by pixel for one channel in [0, 1]."""
+    at = np.arange(-5, 6)
+    window = np.exp(-(at[:, None] ** 2 + at[None] ** 2) / (2 * 1.5**2))
+    window /= window.sum()
+    first, second = np.pad(first, 5, mode="reflect"), np.pad(second, 5, mode="reflect")
+    similarity = np.empty((first.shape[0] - 10, first.shape[1] - 10))
+    for y, x in np.ndindex(similarity.shape):
+        a, b = first[y : y + 11, x : x + 11], second[y : y + 11, x : x + 11]
+        mean_a, mean_b = (window * a).sum(), (window * b).sum()
+        variance_a, variance_b = (window * (a - mean_a) ** 2).sum(), (window * (b - mean_b) ** 2).sum()
+        covariance = (window * (a - mean_a) * (b - mean_b)).sum()
+        luminance = (2 * mean_a * mean_b + 0.01**2) / (mean_a**2 + mean_b**2 + 0.01**2)
+        similarity[y, x] = luminance * (2 * covariance + 0.03**2) / (variance_a + variance_b + 0.03**2)
+    return similarity
+
+
+def test_ssim_is_the_published_formula_in_the_hole_and_whole() -> None:
+    image, other = pictures(1, 18), pictures(1, 18, seed=1)
+    mask = mask_of(1, 6, 9, 5, size=18)
+    composite = torch.where(mask > 0, other, image)
+    channels = zip(image[0].numpy() / 255, composite[0].numpy() / 255, strict=True)
+    expected = np.stack([ssim_map_by_loops(*pair) for pair in channels])
+    figures = picture_metrics(composite, image, mask)
+    assert figures["ssim"].item() == pytest.approx(expected.mean(), abs=1e-5)
+    assert figures["hole_ssim"].item() == pytest.approx(expected[:, 6:11, 1:10].mean(), abs=1e-5)
+
+
+def test_each_picture_is_judged_alone() -> None:
+    image, composite = pictures(3), pictures(3, seed=1)
+    mask = torch.cat([mask_of(0, 0, 5, 9), mask_of(8, 2, 3, 3), mask_of(20, 20, 4, 4)])
+    together = picture_metrics(composite, image, mask)
+    for index in range(3):
+        alone = picture_metrics(*(tensor[index : index + 1] for tensor in (composite, image, mask)))
+        for name in METRICS:
+            assert together[name][index].item() == pytest.approx(alone[name].item(), rel=1e-5)
+
+
+def test_identical_pictures_score_the_cap_and_empty_holes_nothing() -> None:
+    image = pictures(2)
+    figures = picture_metrics(image, image, torch.cat([mask_of(2, 2, 4, 4), torch.zeros(1, 1, 24, 24)]))
+    assert figures["psnr"].tolist() == [MAX_PSNR_DB] * 2
+    assert figures["hole_psnr"][0].item() == MAX_PSNR_DB
+    assert figures["ssim"].tolist() == pytest.approx([1, 1])
+    assert all(figures[name][1].isnan() for name in ("hole_psnr", "hole_l1", "hole_ssim"))
+
+
+# --- composite
+
+
+@given(seed=st.integers(0, 2**32 - 1), dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float64]))
+@settings(max_examples=30, deadline=None)
+def test_the_composite_keeps_every_known_byte(seed: int, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    image = torch.randint(0, 256, (2, 3, 5, 7), dtype=torch.uint8, generator=generator)
+    mask = (torch.rand(2, 1, 5, 7, generator=generator) < 0.5).float()
+    output = (torch.rand(2, 3, 5, 7, generator=generator) * 3 - 1).to(dtype)
+    composite = composite_u8(output, image, mask)
+    hole = mask.bool().expand_as(image)
+    assert composite.dtype == torch.uint8
+    assert torch.equal(composite[~hole], image[~hole])
+    assert torch.equal(composite[hole], to_u8(output)[hole])
+
+
+def test_rounding_is_to_the_nearest_and_every_byte_survives_the_way_there_and_back() -> None:
+    every = torch.arange(256, dtype=torch.uint8)
+    assert torch.equal(to_u8(every.float() / 255), every)
+    assert to_u8(torch.tensor([-1.0, 0.4 / 255, 0.6 / 255, 254.6 / 255, 7.0, math.nan])).tolist() == [
+        0,
+        0,
+        1,
+        255,
+        255,
+        0,
+    ]
+
+
+# --- baselines
+
+
+def test_mean_fill_is_the_mean_of_the_known_pixels_of_each_picture_and_channel() -> None:
+    image = torch.zeros(2, 3, 4, 4)
+    image[0, 0], image[0, 1, :2] = 0.5, 1.0
+    image[1] = 0.25
+    mask = torch.zeros(2, 1, 4, 4)
+    mask[:, :, :2, :] = 1
+    mask[1, :, 0] = 0
+    filled = mean_fill(image * (1 - mask), mask)
+    assert filled[0, :, 0, 0].tolist() == [0.5, 0.0, 0.0]
+    assert filled[1].unique().tolist() == [0.25]
+
+
+@pytest.mark.parametrize("method", BASELINES)
+def test_baselines_fill_a_plain_picture_and_survive_a_hole_of_everything(method: str) -> None:
+    image = torch.tensor([40, 120, 200], dtype=torch.uint8).view(1, 3, 1, 1).expand(2, 3, 24, 24)
+    mask = torch.cat([mask_of(5, 0, 9, 6), torch.ones(1, 1, 24, 24)])
+    output = BASELINES[method](image.float() / 255 * (1 - mask), mask)
+    # OpenCV's Telea is up to 3 levels off even here.
+    assert (output[0] - image[0] / 255).abs().max() <= 3.01 / 255
+    assert output.isfinite().all()
+
+
+def test_opencv_gets_the_pixels_and_the_hole_in_its_own_layout() -> None:
+    image, mask = pictures(1), mask_of(4, 10, 12, 3)
+    masked = np.ascontiguousarray((image * (1 - mask)).byte()[0].permute(1, 2, 0))
+    expected = cv2.inpaint(masked, mask[0, 0].byte().numpy(), 3, cv2.INPAINT_TELEA)
+    output = BASELINES["Telea"](image.float() / 255 * (1 - mask), mask)
+    assert np.array_equal(to_u8(output)[0].permute(1, 2, 0).numpy(), expected)
+
+
+# --- table
+
+
+def split(num: int) -> tuple[np.ndarray, np.ndarray]:
+    random = np.random.default_rng(0)
+    holes = np.concatenate([random.integers(0, 12, (num, 2)), random.integers(4, 12, (num, 2))], axis=1)
+    return pictures(num).permute(0, 2, 3, 1).numpy(), holes.astype(np.int32)
+
+
+def test_the_shares_of_the_processes_add_up_whatever_the_batches() -> None:
+    images, holes = split(7)
+    whole = evaluate(mean_fill, images, holes, 7)
+    shares = [slice(0, 3), slice(3, 7), slice(7, 7)]
+    summed = torch.stack([metric_sums(mean_fill, images[share], holes[share], 2) for share in shares]).sum(0)
+    assert means(summed) == pytest.approx(whole, rel=1e-5)
+
+
+def test_a_picture_without_a_hole_counts_only_where_it_has_figures() -> None:
+    images, holes = split(2)
+    holes[1, 2:] = 0
+    figures = evaluate(mean_fill, images, holes, 2)
+    assert figures["hole_psnr"] == pytest.approx(evaluate(mean_fill, images[:1], holes[:1], 2)["hole_psnr"])
+    assert figures["psnr"] > MAX_PSNR_DB / 2
+    assert all(math.isnan(value) for value in means(torch.zeros(2, len(METRICS))).values())
+
+
+def test_the_fill_sees_a_black_hole_at_x_y_width_height() -> None:
+    seen: list[Tensor] = []
+
+    def fill(masked_image: Tensor, mask: Tensor) -> Tensor:
+        seen.extend([masked_image, mask])
+        return masked_image
+
+    evaluate(fill, np.full((1, 24, 24, 3), 255, np.uint8), np.array([[2, 5, 7, 3]], np.int32), 1)
+    assert torch.equal(seen[1], mask_of(2, 5, 7, 3))
+    assert torch.equal(seen[0], (1 - seen[1]).expand(1, 3, 24, 24))
+
+
+def test_markdown() -> None:
+    row = {"hole_psnr": 20.123, "hole_l1": 0.05, "hole_ssim": math.nan, "psnr": 30.0, "l1": 0.01, "ssim": 0.9}
+    assert markdown_table({"Telea": row}).splitlines() == [
+        "| method | hole PSNR | hole L1 | hole SSIM |  PSNR |     L1 |   SSIM |",
+        "| ------ | --------: | ------: | --------: | ----: | -----: | -----: |",
+        "| Telea  |     20.12 |  0.0500 |         - | 30.00 | 0.0100 | 0.9000 |",
+    ]
+    images, holes = split(2)
+    assert list(evaluate_baselines(images, holes, 2)) == ["mean fill", "Telea", "Navier-Stokes"]
+
+
+# --- grid
+
+
+@pytest.mark.parametrize(("num", "size", "cell"), [(30, 64, 128), (1, 64, 128), (4, 300, 256), (2, 5, 125)])
+def test_the_grid_shows_every_picture_of_every_column_in_order(num: int, size: int, cell: int) -> None:
+    columns = [
+        np.broadcast_to(np.array([60 * column, 8 * index, 7], np.uint8), (size, size, 3))
+        for column in range(4)
+        for index in range(num)
+    ]
+    sheet = np.asarray(sample_grid(*np.stack(columns).reshape(4, num, size, size, 3)))
+    rows = math.ceil(num / 3)
+    assert sheet.shape[0] <= rows * (cell + 4) + 40
+    middle = sheet[30 + cell // 2 :: cell + 4][:rows]
+    # The paper between the cells is white, and no picture here has so much blue.
+    shown = [row[np.flatnonzero(np.diff((row[:, 2] == 7).astype(int), prepend=0) == 1)] for row in middle]
+    for index in range(num):
+        block, row = divmod(index, rows)
+        assert shown[row][4 * block : 4 * block + 4, :2].tolist() == [[60 * column, 8 * index] for column in range(4)]
