@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
+MANY = 50_000
+
 
 @dataclass(frozen=True)
 class Photos:
@@ -95,8 +97,8 @@ def find(path: str, show_progress: bool = False) -> Source:
         folder = list_folder(root.absolute())
         if folder.is_parquet:
             num_bytes = sum(folder.sizes[name] for name in folder.shards)
-            return Source(folder.fingerprint(), partial(_read_shards, folder), num_bytes)
-        return Source(folder.fingerprint(), partial(_read_pictures, folder), unusable=folder.unusable)
+            return Source(folder.fingerprint(), partial(_read_shards, folder, show_progress), num_bytes)
+        return Source(folder.fingerprint(), partial(_read_pictures, folder, show_progress), unusable=folder.unusable)
     if root.exists():
         raise InpaintError(f"data.path must be a folder or a Hub id; {path} is a file: give the folder that holds it")
     if not HUB_ID.fullmatch(path):
@@ -112,11 +114,12 @@ def picture_key(source: str) -> str:
     return "/".join(source.rsplit("/", 2)[-2:])
 
 
-def _read_pictures(folder: Folder, arrow_dir: Path | None) -> dict[Split, Photos]:
+def _read_pictures(folder: Folder, show_progress: bool, arrow_dir: Path | None) -> dict[Split, Photos]:
     splits, in_split_folders = split_pictures(folder)
     files = {split: [glob.escape(str(folder.root / name)) for name in names] for split, names in splits.items()}
     trouble = f"the pictures in {folder.root} cannot be read"
-    loaded = _load("imagefolder", trouble, arrow_dir, data_files=files, drop_labels=True, drop_metadata=True)
+    bars = show_progress and len(folder.pictures) > MANY  # of datasets, which calls this reading a download
+    loaded = _load("imagefolder", trouble, arrow_dir, bars, data_files=files, drop_labels=True, drop_metadata=True)
     photos: dict[Split, Photos] = {}
     for split, names in splits.items():
         read = _paths(loaded[split], "image")
@@ -133,11 +136,12 @@ def _read_pictures(folder: Folder, arrow_dir: Path | None) -> dict[Split, Photos
     return _carve(photos)
 
 
-def _read_shards(folder: Folder, arrow_dir: Path | None) -> dict[Split, Photos]:
+def _read_shards(folder: Folder, show_progress: bool, arrow_dir: Path | None) -> dict[Split, Photos]:
     files = {
         split: [glob.escape(str(folder.root / name)) for name in names] for split, names in split_shards(folder).items()
     }
-    loaded = _load("parquet", f"the parquet shards in {folder.root} cannot be read", arrow_dir, data_files=files)
+    trouble = f"the parquet shards in {folder.root} cannot be read"
+    loaded = _load("parquet", trouble, arrow_dir, show_progress, data_files=files)
     return _from_tables(str(folder.root), {split: loaded[split] for split in files})
 
 
