@@ -26,7 +26,7 @@ CLASSES: tuple[str, ...] = ("mountain", "lake", "river", "forest", "meadow", "de
 F = np.float32
 ROTATIONS = ((0.8, 0.6), (0.96, -0.28), (0.6, 0.8), (0.28, -0.96), (0.936, 0.352))  # of the octaves: c^2 + s^2 = 1
 NEAR, FAR = 0.6, 45.0
-NUM_TREE_ROWS = 22
+NUM_TREE_ROWS = 16
 
 # What each class may look like: (lowest, highest), one pair a class in the order of CLASSES.
 BY_CLASS: dict[str, tuple[tuple[float, float], ...]] = {
@@ -118,6 +118,7 @@ class Octave:
     num_slices: int  # the nearest slices, in which this wavelength is wider than two pixels
     taps: Taps
     weight: Array  # [num_slices, 1, 1]: fades out towards two pixels
+    crags: Array  # the same for peaks, weaker where slices are too far apart to follow them
     texture: Array  # the same for patterns some pixels wide
     patches: Array  # the same for patterns a third of the picture wide
 
@@ -147,8 +148,8 @@ def _distances(num: int, near: float, far: float) -> NDArray[np.float64]:
 
 @lru_cache(maxsize=2)
 def _camera(size: int) -> Camera:
-    trees = _distances(NUM_TREE_ROWS, 1.3, 16.0)
-    z = np.concatenate([_distances(min(size, 256) + 8, NEAR, FAR), trees, trees * 0.998])  # crown, and its lower half
+    trees = _distances(NUM_TREE_ROWS, 1.2, 14.0)
+    z = np.concatenate([_distances(min(size, 256), NEAR, FAR), trees, trees * 0.998])  # crown, and its lower half
     order = np.argsort(z, kind="stable")
     z = z[order]
     columns = (np.arange(size) + 0.5) / size - 0.5
@@ -166,7 +167,8 @@ def _camera(size: int) -> Camera:
         visible = _ramp(2, 4, pixels)
         texture = visible * (1 - _ramp(8, 20, at_64)) * np.minimum(1, at_64 / 4)
         patches = _ramp(12, 24, at_64) * (1 - _ramp(48, 96, at_64))
-        weights = (weight[near, None, None].astype(F) for weight in (visible, texture, patches))
+        crags = visible * (0.35 + 0.65 * _ramp(2, 16, wavelength / z * 64))
+        weights = (weight[near, None, None].astype(F) for weight in (visible, crags, texture, patches))
         octaves.append(Octave(wavelength, near.stop, taps(u, v), *weights))
 
     rows = (np.arange(size)[:, None] + 0.5) / size
@@ -212,24 +214,27 @@ def _scene(keys: Keys) -> Scene:
     for name in CLASSES:
         scene[name] = (label == CLASSES.index(name)).astype(F)
 
-    hour = scene["hour"]  # 13% night, 13% dawn and dusk, 32% low sun, the rest day
-    height = np.where(hour < F(0.13), F(-0.30), F(-0.06) + (hour - F(0.13)) * F(0.5))
-    height = np.where(hour > F(0.26), F(0.03) + (hour - F(0.26)) * F(0.6), height)
-    height = np.where(hour > F(0.58), F(0.22) + (hour - F(0.58)) * F(1.4), height)
+    hour = scene["hour"]  # 11% night, 11% dawn and dusk, 28% low sun, the rest day
+    height = np.where(hour < F(0.11), F(-0.30), F(-0.06) + (hour - F(0.11)) * F(0.6))
+    height = np.where(hour > F(0.22), F(0.03) + (hour - F(0.22)) * F(0.65), height)
+    height = np.where(hour > F(0.50), F(0.22) + (hour - F(0.50)) * F(1.3), height)
     night = height < F(-0.2)
     weather = scene["weather"]
     overcast = np.where((weather < F(0.2)) & ~night, F(0.5) + F(2.5) * weather, F(0))
     zenith, horizon = _keyed(height, ZENITH), _keyed(height, HORIZON)
     tint = F(0.88) + F(0.24) * np.stack([scene["red"], scene["green"], scene["blue"]])
     grey = (zenith[0] + zenith[1] + zenith[2] + horizon[0] + horizon[1] + horizon[2]) * F(0.21)
+    scene["ahead"] = (scene["behind"] < F(0.55)).astype(F)
+    low = F(1) / (F(1) + F(30) * height * height) * (F(1) - scene["ahead"]) * ~night
+    horizon = _mix(horizon, zenith * F(1.5) + horizon * F(0.15), F(0.75) * low)  # opposite a low sun the sky is blue
     scene["zenith"] = _mix(zenith * tint, grey * _rgb(0.93, 1.0, 1.08), overcast)
     scene["haze_light"] = _mix(horizon * tint, grey * _rgb(1.12, 1.16, 1.22), overcast)
+    scene["veil_light"] = _mix(scene["haze_light"], scene["zenith"], F(0.3)) * F(0.95)
     scene["sunlight"] = _keyed(height, SUNLIGHT) * (F(1) - F(0.8) * overcast)
     scene["ambient"] = _keyed(height, AMBIENT) * (F(1) + F(0.9) * overcast)
     scene["overcast"], scene["night"] = overcast, night.astype(F)
     scene["sun_height"] = np.where(night, F(0.22) + F(0.2) * scene["moon"], height)
     scene["sun_x"] = scene["sun_x"] * F(1.1) - F(0.05)
-    scene["ahead"] = (scene["behind"] < F(0.55)).astype(F)
 
     across = (scene["sun_x"] - F(0.5)) * np.where(scene["ahead"] > 0, F(1.6), F(5))
     up = np.maximum(scene["sun_height"], F(0.10)) * F(1.3)
@@ -290,7 +295,7 @@ def _ground(keys: Keys, scene: Scene, camera: Camera) -> Ground:
             rolling[: octave.num_slices] += (wave + (crest * F(1.3) - wave) * dune) * scale
         if octave.num_slices > far:
             steep = crest[far:] * rough[: octave.num_slices - far]
-            crags[far : octave.num_slices] += steep * scale[far:]
+            crags[far : octave.num_slices] += steep * (octave.crags[far:] * F(octave.wavelength))
             if number < 4:
                 rough[: octave.num_slices - far] = np.clip(F(0.7) + crest[far:], F(0.15), F(1))
 
@@ -311,14 +316,15 @@ def _relief(scene: Scene, camera: Camera, rolling: Array, crags: Array) -> tuple
     squared = off * off
     land = np.where(scene["side"] < F(0.5), F(-1), F(1)) * off
     height = level + scene["hills"] * F(0.5) * rolling * (z / (z + F(2)))
-    begin = F(3.2) + F(7) * scene["begin"]
+    begin = F(4.2) + F(6) * scene["begin"]
     valley = F(1) - (F(0.4) + F(0.45) * river) / (F(1) + squared / (F(5) + F(14) * scene["valley"]))
     coastal = F(1) + coast * (_smooth(-1.0, 4.0, land) - F(1))
     massif = scene["peaks"] * _smooth(begin, begin * F(2.8), z)
-    height += massif * valley * coastal * (F(1.15) + F(0.25) * crags)
+    height = np.maximum(height, F(0.025))  # water stands only where the scene has some
+    height += massif * valley * coastal * np.maximum(F(1.15) + F(0.27) * crags, F(0))
 
     shore, far_shore = F(0.4) + F(1.6) * scene["shore"] * scene["shore"], F(5) + F(9) * scene["far_shore"]
-    basin = _smooth(shore, shore * F(1.7), z) * (F(1) - _smooth(far_shore, far_shore * F(1.8), z))
+    basin = _smooth(shore, shore * F(1.7), z) * (F(1) - _smooth(far_shore, far_shore * F(1.3), z))
     wide = squared / (F(3) + F(40) * scene["breadth"])
     height -= lake * (level + F(0.30)) * basin / (F(1) + wide * wide)
     height -= river * (level + F(0.10)) * F(1.9) / (F(1) + squared / (F(0.04) + F(0.25) * scene["stream"]))
@@ -350,7 +356,7 @@ def _trees(keys: Keys, scene: Scene, camera: Camera, height: Array, patches: Arr
     tables = uniform(keys, 40, 3 * 2048).reshape(3, 2048, -1)
     shift = (np.arange(len(rows)) // 2 * 149)[:, None]
     whole = (np.arange(len(rows)) % 2).astype(F)[:, None, None]
-    stand = _smooth(-0.05, 0.25, scene["trees"] + patches[rows] * F(0.9))
+    stand = _smooth(0.05, 0.13, scene["trees"] + patches[rows] * F(0.9))
     stand *= _smooth(0.03, 0.07, height[rows]) * (F(1) - _smooth(0.7, 1.2, height[rows]))
     tall = stand * (F(0.27) + F(0.20) * scene["tree_height"])
     crown, lit = np.zeros_like(tall), np.zeros_like(tall)
@@ -408,13 +414,13 @@ def _surface(scene: Scene, ground: Ground, z: Array) -> tuple[Array, Array]:
     grain = F(1) + texture * (F(0.32) - F(0.20) * snow - F(0.17) * desert)
     colour = albedo * (sunlight * (lit * grain) + ambient * (upright * grain))
 
-    tree = _smooth(0.005, 0.03, ground.crown)
+    tree = _smooth(0.0, 0.01, ground.crown)
     turned = _mix(_rgb(0.030, 0.062, 0.024), _rgb(0.26, 0.10, 0.02), F(0.6) + F(0.4) * ground.lit)
     autumn = scene["autumn"] * (F(1) - F(0.85) * scene["conifer"])
     leaves = _mix(_rgb(0.030, 0.062, 0.024), turned, autumn)
     bright = F(0.50) + ground.lit * (light[0] * F(0.6) + F(0.35)) - F(0.35) * light[2] + F(0.3) * light[1]
     bright = np.clip(bright + F(0.25) * texture, F(0.05), F(1.3))
-    leaves = _mix(leaves, _rgb(0.70, 0.74, 0.80), scene["winter"] * bright * F(0.4))
+    leaves = _mix(leaves, _rgb(0.70, 0.74, 0.80), scene["winter"] * bright * F(0.12))
     colour = _mix(colour, leaves * (sunlight * bright + ambient * (F(0.6) + F(0.5) * bright)), tree)
 
     water = _smooth(-0.004, 0.004, -height)
@@ -431,13 +437,13 @@ def _surface(scene: Scene, ground: Ground, z: Array) -> tuple[Array, Array]:
 def _veil(scene: Scene, z: Array, x: Array, height: Array) -> tuple[Array, Array]:
     """How much haze stands before points of the ground, and its colour [3, points], warmer towards the sun."""
     clear, misty = F(0.008) + F(0.022) * scene["haze"], F(0.03) + F(0.35) * scene["haze"] * scene["haze"]
-    thick = z * np.where(scene["mist"] < F(0.2), misty, clear)
+    thick = z * np.where(scene["mist"] < F(0.13), misty, clear)
     thick += thick * thick * F(0.5)
     pool = np.maximum(z - F(3), F(0)) / (F(1) + height * height * F(12))
-    thick += np.where(scene["low_mist"] < F(0.3), F(0.12), F(0)) * pool
+    thick += np.where(scene["low_mist"] < F(0.22), F(0.10), F(0)) * pool
     aside = x / z - scene["sun_x"] + F(0.5)
     glow = scene["ahead"] * (F(1) - scene["overcast"]) * F(0.18) / (F(1) + aside * aside * F(14))
-    return F(1) - F(1) / (F(1) + thick), scene["haze_light"] * F(0.92) + scene["sunlight"] * glow
+    return F(1) - F(1) / (F(1) + thick), scene["veil_light"] + scene["sunlight"] * glow
 
 
 # --- Sky ------------------------------------------------------------------------------------------------------------
@@ -464,6 +470,7 @@ def _sky(keys: Keys, scene: Scene, camera: Camera) -> Array:
     glow = F(0.20) / (F(1) + near * F(14)) + F(0.45) / (F(1) + near * F(260))
     sky = sky + sun * (glow * seen)
     disc = _smooth(0.0, 1.0, (F(0.024) - np.sqrt(near)) * F(size) + F(0.5)) * seen * (scene["sun_height"] > 0)
+    disc *= _smooth(0.02, 0.06, scene["horizon"] - scene["sun_height"])  # or its mirror image runs off the picture
     sky += sun * (disc * (F(3) + F(4) * scene["night"]))
 
     density = _fractal(keys, 60, camera.clouds, size, 0.56) * F(0.55)
@@ -515,8 +522,11 @@ def _pile(upper: Array, lower: Array, values: Array, columns: NDArray[np.intp], 
             np.bincount(ends[0][0], first, (size + 1) * plane) - np.bincount(ends[1][0], second, (size + 1) * plane)
             for first, second in ((value, value), (value * ends[0][1], value * ends[1][1]))
         )
-        drawn = np.cumsum(steps.reshape(size + 1, plane), axis=0) - parts.reshape(size + 1, plane)
-        picture[channel] = drawn[:size].reshape(shape)
+        steps, parts = steps.reshape(size + 1, *shape[1:]), parts.reshape(size + 1, *shape[1:])
+        for row in range(size):
+            if row:
+                steps[row] += steps[row - 1]
+            np.subtract(steps[row], parts[row], out=picture[channel, row], casting="same_kind")
     return picture
 
 
@@ -526,18 +536,22 @@ def _picture(keys: Keys, size: int) -> Array:
     ground = _ground(keys, scene, camera)
     z, shape = camera.z, (size, size, len(keys))
     standing = np.maximum(ground.height, F(0))
-    eye = F(0.42) + F(0.2) * scene["eye"] + standing[:6].max(axis=(0, 1))  # never inside a hill
+    eye = F(0.37) + F(0.12) * scene["eye"] + standing[:6].max(axis=(0, 1))  # never inside a hill
     standing += ground.crown
     upper, lower = _visible((scene["horizon"] + (eye - standing) / z) * F(size), size)
-    # Water shows the scene from a camera as deep below it as ours stands above, land before the first water left out.
-    water = np.maximum.accumulate(ground.height < 0, axis=0) & (ground.height > 0)
+    # Water shows the scene as a camera sees it that is as deep below it as ours stands above. Land before the last
+    # water in a column is left out, or it would stand in the way of what is mirrored behind it.
+    behind = ~np.logical_or.accumulate(((ground.height < 0) & (upper < lower))[::-1], axis=0)[::-1]
+    wet = (~behind).any(axis=(0, 1))
     below = F(size) - (scene["horizon"] + (eye + standing) / z) * F(size)
-    upper_mirrored, lower_mirrored = _visible(np.where(water, below, F(size)), size)
+    upper_mirrored, lower_mirrored = _visible(np.where(behind & wet, below, F(size)), size)
 
     points = np.flatnonzero((upper < lower) | (upper_mirrored < lower_mirrored))
-    columns, slices, picture = points % (size * len(keys)), points // (size * len(keys)), points % len(keys)
+    plane = size * len(keys)
+    slices, columns = points // plane, points % plane
+    picture = columns % len(keys)
     x, z = np.broadcast_to(camera.x, ground.height.shape).ravel()[points], z[slices, 0, 0]
-    at_points = {name: value[..., picture] for name, value in scene.items() if name in SURFACE}
+    at_points = {name: scene[name].take(picture, axis=-1) for name in SURFACE}
     seen = ground.take(points)
     colour, mirror = _surface(at_points, seen, z)
     veil, haze = _veil(at_points, z, x, np.maximum(seen.height, F(0)))
@@ -545,17 +559,21 @@ def _picture(keys: Keys, size: int) -> Array:
     drawn = _pile(upper.ravel()[points], lower.ravel()[points], values, columns, shape)
     sky = _sky(keys, scene, camera)
     image = drawn[:3] + (F(1) - drawn[4]) * sky
-    if drawn[3].any():
-        values = values[[0, 1, 2, 4]]
-        mirrored = _pile(upper_mirrored.ravel()[points], lower_mirrored.ravel()[points], values, columns, shape)
-        image += drawn[3] * _reflection(keys, scene, camera, mirrored[:, ::-1], sky)
+    if wet.any():
+        upper, lower = upper_mirrored.ravel()[points], lower_mirrored.ravel()[points]
+        shown = np.flatnonzero(upper < lower)
+        land = _pile(upper[shown], lower[shown], values[:, shown][[0, 1, 2, 4]], columns[shown], shape)[:, ::-1]
+        part = {name: scene[name][..., wet] for name in MIRROR}
+        image[..., wet] += drawn[3][..., wet] * _reflection(keys[wet], part, camera, land[..., wet], sky[..., wet])
     return image
 
 
-SURFACE = {
+SURFACE = (
     "light", "sunlight", "ambient", "desert", "coast", "dry", "blooming", "petals", "path", "sand", "stone", "trees",
-    "autumn", "winter", "snowline", "conifer", "haze", "mist", "low_mist", "sun_x", "ahead", "overcast", "haze_light",
-}  # fmt: skip
+    "autumn", "winter", "snowline", "conifer", "haze", "mist", "low_mist", "sun_x", "ahead", "overcast", "veil_light",
+)  # fmt: skip
+
+MIRROR = ("horizon", "wind", "sun_x", "sun_height", "ahead", "overcast", "sunlight")
 
 
 def _reflection(keys: Keys, scene: Scene, camera: Camera, mirrored: Array, sky: Array) -> Array:
