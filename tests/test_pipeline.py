@@ -98,6 +98,13 @@ def test_the_generator_sees_a_black_hole_and_reflected_edges(pipe: InpaintingPip
     assert torch.equal(masked_image[0, :, :6, 4], torch.from_numpy(pixels[:, 4]).T / 255)
 
 
+def test_the_fill_lands_where_the_generator_put_it(paint: Paint) -> None:
+    ramp = torch.arange(64).view(1, 1, 8, 8).expand(1, 3, 8, 8)
+    paint.register_forward_hook(lambda *_: ramp / 255)
+    filled = InpaintingPipeline(paint, "cpu")(noise("RGB", 5, 6), np.ones((6, 5), dtype=np.bool_))
+    assert np.array_equal(np.asarray(filled)[:, :, 0], ramp[0, 0, :6, :5])
+
+
 def test_an_empty_mask_gives_the_picture_back_without_the_generator(pipe: InpaintingPipeline, paint: Paint) -> None:
     image = noise("RGB", 9, 7)
     assert np.array_equal(np.asarray(pipe(image, Image.new("L", image.size))), np.asarray(image))
