@@ -149,7 +149,9 @@ def _distances(num: int, near: float, far: float) -> NDArray[np.float64]:
 @lru_cache(maxsize=2)
 def _camera(size: int) -> Camera:
     trees = _distances(NUM_TREE_ROWS, 1.2, 14.0)
-    z = np.concatenate([_distances(min(size, 256), NEAR, FAR), trees, trees * 0.998])  # crown, and its lower half
+    z = np.concatenate(
+        [_distances(min(size, 256) * 5 // 8 + 28, NEAR, FAR), trees, trees * 0.998]
+    )  # crown, and its lower half
     order = np.argsort(z, kind="stable")
     z = z[order]
     columns = (np.arange(size) + 0.5) / size - 0.5
@@ -436,7 +438,7 @@ def _surface(scene: Scene, ground: Ground, z: Array) -> tuple[Array, Array]:
 
 def _veil(scene: Scene, z: Array, x: Array, height: Array) -> tuple[Array, Array]:
     """How much haze stands before points of the ground, and its colour [3, points], warmer towards the sun."""
-    clear, misty = F(0.008) + F(0.022) * scene["haze"], F(0.03) + F(0.35) * scene["haze"] * scene["haze"]
+    clear, misty = F(0.005) + F(0.020) * scene["haze"], F(0.03) + F(0.35) * scene["haze"] * scene["haze"]
     thick = z * np.where(scene["mist"] < F(0.13), misty, clear)
     thick += thick * thick * F(0.5)
     pool = np.maximum(z - F(3), F(0)) / (F(1) + height * height * F(12))
@@ -538,7 +540,8 @@ def _picture(keys: Keys, size: int) -> Array:
     standing = np.maximum(ground.height, F(0))
     eye = F(0.37) + F(0.12) * scene["eye"] + standing[:6].max(axis=(0, 1))  # never inside a hill
     standing += ground.crown
-    upper, lower = _visible((scene["horizon"] + (eye - standing) / z) * F(size), size)
+    rows = (scene["horizon"] + (eye - standing) / z) * F(size)
+    upper, lower = _visible(rows, size)
     # Water shows the scene as a camera sees it that is as deep below it as ours stands above. Land before the last
     # water in a column is left out, or it would stand in the way of what is mirrored behind it.
     behind = ~np.logical_or.accumulate(((ground.height < 0) & (upper < lower))[::-1], axis=0)[::-1]
@@ -546,7 +549,8 @@ def _picture(keys: Keys, size: int) -> Array:
     below = F(size) - (scene["horizon"] + (eye + standing) / z) * F(size)
     upper_mirrored, lower_mirrored = _visible(np.where(behind & wet, below, F(size)), size)
 
-    points = np.flatnonzero((upper < lower) | (upper_mirrored < lower_mirrored))
+    shown = (upper < lower) | (upper_mirrored < lower_mirrored)
+    points = np.flatnonzero(shown)
     plane = size * len(keys)
     slices, columns = points // plane, points % plane
     picture = columns % len(keys)
@@ -556,13 +560,23 @@ def _picture(keys: Keys, size: int) -> Array:
     colour, mirror = _surface(at_points, seen, z)
     veil, haze = _veil(at_points, z, x, np.maximum(seen.height, F(0)))
     values = np.stack([*_mix(colour, haze, veil), mirror * (F(1) - veil * F(0.7)), np.ones_like(veil)])
-    drawn = _pile(upper.ravel()[points], lower.ravel()[points], values, columns, shape)
+    upper, lower = upper.ravel()[points], lower.ravel()[points]
+
+    # A stroke fades into the slice before it, where both are bare ground: else steep faces would show the slices.
+    place = np.zeros(shown.size, np.intp)
+    place[points] = np.arange(len(points))
+    before = place[points - plane]
+    joined = shown.ravel()[points - plane] & (slices > 0) & (seen.crown == 0) & (seen.crown[before] == 0)
+    fade = joined / np.maximum(rows.ravel()[points - plane] - upper, F(2))
+    slopes = (values[:4].take(before, axis=1) - values[:4]) * fade
+    drawn = _pile(upper, lower, np.concatenate([values[:4] - slopes * upper, values[4:], slopes]), columns, shape)
+    drawn[:4] += drawn[5:] * (np.arange(size, dtype=F) + F(0.5))[:, None, None]
     sky = _sky(keys, scene, camera)
     image = drawn[:3] + (F(1) - drawn[4]) * sky
     if wet.any():
         upper, lower = upper_mirrored.ravel()[points], lower_mirrored.ravel()[points]
-        shown = np.flatnonzero(upper < lower)
-        land = _pile(upper[shown], lower[shown], values[:, shown][[0, 1, 2, 4]], columns[shown], shape)[:, ::-1]
+        land = np.flatnonzero(upper < lower)
+        land = _pile(upper[land], lower[land], values[:, land][[0, 1, 2, 4]], columns[land], shape)[:, ::-1]
         part = {name: scene[name][..., wet] for name in MIRROR}
         image[..., wet] += drawn[3][..., wet] * _reflection(keys[wet], part, camera, land[..., wet], sky[..., wet])
     return image
@@ -604,5 +618,7 @@ def _develop(light: Array) -> NDArray[np.uint8]:
     """Expose and encode linear light [3, rows, columns, N] as a photograph: [N, rows, columns, 3]."""
     light = np.maximum(light, F(0))
     light = light * (F(1) + light * F(0.25)) / (F(1) + light * F(0.62))
-    encoded = np.minimum(np.sqrt(light), F(1)) * F(255) + F(0.5)
+    encoded = np.minimum(np.sqrt(light), F(1))
+    encoded += (encoded * encoded * (F(3) - F(2) * encoded) - encoded) * F(0.4)  # deeper shadows, brighter lights
+    encoded = encoded * F(255) + F(0.5)
     return np.ascontiguousarray(encoded.astype(np.uint8).transpose(3, 1, 2, 0))
