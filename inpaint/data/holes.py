@@ -78,7 +78,7 @@ def key_hash(key: str) -> int:
 
 
 def split_of(hashed_key: int) -> Split:
-    """85/10/5 by the key's hash alone, so that adding pictures moves none from one split to another (paper, Dataset)."""
+    """85/10/5 by the key's hash alone, so that adding pictures moves none to another split (paper, "Dataset")."""
     position = hashed_key % 10_000
     return "train" if position < 8_500 else "validation" if position < 9_500 else "test"
 

@@ -40,7 +40,7 @@ def metric_sums(
     for start in range(0, len(images_u8), batch_size):
         batch = slice(start, start + batch_size)
         image_u8 = torch.from_numpy(np.array(images_u8[batch])).to(device).permute(0, 3, 1, 2)
-        mask = _hole_masks(torch.from_numpy(np.array(holes[batch])).to(device), image_u8.shape[-1])
+        mask = hole_masks(torch.from_numpy(np.array(holes[batch])).to(device), image_u8.shape[-1])
         output = fill(image_u8.float() / 255 * (1 - mask), mask)
         figures = picture_metrics(composite_u8(output, image_u8, mask), image_u8, mask)
         values = torch.stack([figures[name] for name in METRICS]).double().cpu()
@@ -93,7 +93,7 @@ def _cell(metric: str, value: float) -> str:
     return "-" if np.isnan(value) else f"{value:.{_DECIMALS[metric.removeprefix('hole_')]}f}"
 
 
-def _hole_masks(holes: Tensor, size: int) -> Tensor:
+def hole_masks(holes: Tensor, size: int) -> Tensor:
     """[B, 4] holes to masks [B, 1, size, size]: 1 in the hole."""
     x, y, width, height = holes.unbind(1)
     at = torch.arange(size, device=holes.device)

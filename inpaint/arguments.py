@@ -1,0 +1,117 @@
+"""Owns `train.py`'s command line: `--config`, `--run-dir` and the like, and a dotted flag for every setting."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from inpaint.config import DEFAULT_PRESET, Config, load_config, preset_names, settings
+from inpaint.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a start of training is told besides the config."""
+
+    run_dir: Path
+    resume: bool = True
+    overwrite: bool = False
+    dry_run: bool = False
+    init_from: str | None = None
+    debug: bool = False
+
+
+SWITCHES = {
+    "no-resume": "refuse to touch a run that exists",
+    "overwrite": "with --no-resume: throw the run that exists away",
+    "dry-run": "print the resolved config and what it amounts to, and exit",
+    "debug": "show tracebacks",
+    "help": "show this and exit",
+}
+VALUES = {
+    "config": f"a preset or a .yaml file (default: {DEFAULT_PRESET})",
+    "run-dir": "where the run is kept (default: runs/<preset>)",
+    "init-from": "start a new run from a generator's weights: a folder or a Hub id",
+}
+
+
+def parse_arguments(argv: list[str]) -> tuple[Config, Options]:
+    """The config and options of a command line, all faults of the settings told at once.
+
+    Raises:
+        UsageError: with what is wrong, the nearest valid name where there is one.
+    """
+    given, flags = _read(argv)
+    name = given.get("config")
+    config = load_config(name, flags)
+    default = Path("runs") / (DEFAULT_PRESET if name is None else Path(name).stem if name.endswith(".yaml") else name)
+    if given.get("overwrite") and not given.get("no-resume"):
+        raise UsageError("--overwrite goes with --no-resume: the same command without both resumes the run")
+    return config, Options(
+        run_dir=Path(given.get("run-dir", default)),
+        resume=not given.get("no-resume", False),
+        overwrite=bool(given.get("overwrite")),
+        dry_run=bool(given.get("dry-run")),
+        init_from=given.get("init-from"),
+        debug=bool(given.get("debug")),
+    )
+
+
+def usage() -> str:
+    """The text of --help."""
+    lines = [
+        "usage: accelerate launch [--config_file accelerate_configs/X.yaml] train.py [--config NAME|FILE.yaml]",
+        "                         [--run-dir DIR] [--section.field VALUE ...]",
+        "",
+        "Train an inpainting GAN. Without arguments: made-up landscapes, about two minutes on two CPU cores. The same",
+        "command again resumes. Example: accelerate launch train.py --data.path photos/ --training.epochs 20",
+        "",
+    ]
+    lines += [f"  --{name:<12} {text}" for name, text in {**VALUES, **SWITCHES}.items()]
+    lines += ["", f"presets: {', '.join(preset_names())}", "", "settings, with the defaults under every preset:"]
+    for name, setting in settings():
+        default = "null" if setting.default is None else setting.default
+        lines.append(f"  --{name} ({default}){'  ' + setting.description if setting.description else ''}")
+    return "\n".join(lines)
+
+
+def _read(argv: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    known = [*SWITCHES, *VALUES, *(name for name, _ in settings())]
+    given: dict[str, Any] = {}
+    flags: dict[str, Any] = {}
+    faults: list[str] = []
+    rest = list(argv)
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("--"):
+            faults.append(f"{word!r} stands alone; every value follows its flag, as in --training.epochs 20")
+            continue
+        name, equals, inline = word[2:].partition("=")
+        values = [inline] if equals else []
+        while not equals and rest and not rest[0].startswith("--"):
+            values.append(rest.pop(0))
+        dotted = "." in name
+        name = name.replace("-", "_") if dotted else name.replace("_", "-")
+        if dotted:
+            flags[name] = values if len(values) > 1 else values[0] if values else True
+        elif name in SWITCHES and len(values) <= 1:
+            text = values[0].lower() if values else "true"
+            if text not in ("true", "false"):
+                faults.append(f"--{name} is on or off; got {values[0]!r}, allowed: true, false or nothing")
+            given[name] = text == "true"
+        elif name in VALUES and len(values) == 1:
+            given[name] = values[0]
+        elif name in VALUES:
+            faults.append(f"--{name} takes one value; got {values or 'none'}: {VALUES[name]}")
+        else:
+            nearest = get_close_matches(name, known, n=1, cutoff=0.5)
+            nearest = nearest or [long for long in known if long.endswith(f".{name.replace('-', '_')}")][:1]
+            hint = f"; did you mean --{nearest[0]}?" if nearest else "; --help lists all"
+            faults.append(f"--{name}: no such flag{hint}")
+    if given.get("help"):
+        return given, {}
+    if faults:
+        raise UsageError("\n".join(faults))
+    return given, flags

@@ -1,0 +1,313 @@
+"""Owns what can be set: the settings, the presets, and how `defaults < preset or file < flags` become one Config.
+
+The defaults are the paper's base network. Everything is merged first and validated once, so that all faults of one try
+are named together.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic.fields import FieldInfo
+
+from inpaint.data.holes import HoleSpec
+from inpaint.errors import UsageError
+
+PRESETS = Path(__file__).parent / "presets"
+DEFAULT_PRESET = "quickstart"
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
+
+class Section(BaseModel):
+    """A group of settings: immutable, strict about types, and without room for a key it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+
+
+class DataConfig(Section):
+    path: str | None = None
+    """An image folder, a folder of parquet shards or a Hub dataset id; null: landscapes made on the fly."""
+    image_size: Annotated[int, Field(ge=16, le=1024, multiple_of=4)] = 64
+    """Side in pixels to which pictures are cropped and area-downsampled."""
+    holes: Literal["stored", "resampled"] = "stored"
+    """`stored`: each picture keeps the hole written down for it; `resampled`: a new one each epoch."""
+    local_real: Literal["random", "hole"] = "random"
+    """Which window of a real picture the local discriminator sees: a random one (paper) or the hole's."""
+    hole_min_px: Count | None = None
+    """Smallest side of a hole; null: 20 at 64, scaled with image_size."""
+    hole_max_px: Count | None = None
+    """Largest side of a hole; null: 25 at 64, scaled."""
+    window_px: Count | None = None
+    """Side of the local window around the hole; null: 28 at 64, scaled."""
+    flip: bool = False
+    """Mirror half of the training pictures left to right, anew each epoch."""
+    max_bad_fraction: Fraction = 0.05
+    """Stop if more than this share of the pictures cannot be read."""
+    cache_dir: str | None = None
+    """Where decoded pictures are kept; null: $INPAINT_CACHE, else ~/.cache/inpaint."""
+    synthetic_train: Count = 16384
+    """How many pictures are made up for training where there is no path."""
+    synthetic_held_out: Count = 1024
+    """How many are made up for validation, and for the test, each."""
+
+    @property
+    def hole_spec(self) -> HoleSpec:
+        """The geometry of the holes at `image_size`."""
+        return HoleSpec.scaled(self.image_size, self.hole_min_px, self.hole_max_px, self.window_px)
+
+    @model_validator(mode="after")
+    def _holes_fit(self) -> DataConfig:
+        if faults := self.hole_spec.faults():
+            raise ValueError("; ".join(faults))
+        return self
+
+
+class ModelConfig(Section):
+    width: Annotated[int, Field(ge=2, le=512, multiple_of=2)] = 64
+    """Channels of both networks' first layers; the others are multiples of it."""
+    bottleneck: Annotated[int, Field(ge=1, le=4)] = 4
+    """Dilated convolutions in the middle of the generator."""
+    global_average_pooling: bool = False
+    """Discriminator heads of global average pooling and one layer instead of flattening and one layer."""
+    mask_channel: bool = False
+    """Give the generator the mask as a fourth input."""
+    norm: Literal["batch", "group", "none"] = "batch"
+    """Normalisation after each convolution; `group` does not look across pictures."""
+    discriminator_input: Literal["output", "composite"] = "output"
+    """What the discriminators see of a generated picture: all of it (paper), or the hole set into the real one."""
+
+
+class LossConfig(Section):
+    reconstruction_weight: Weight = 1.0
+    """w1 of equation (3)."""
+    adversarial_weight: Weight = 1.0
+    """w2 of equation (3)."""
+    reconstruction_region: Literal["image", "hole"] = "image"
+    """Where the mean squared error is taken: M_c all ones (paper), or the hole only."""
+
+
+class OptimizerConfig(Section):
+    generator_learning_rate: Positive = 2e-4
+    discriminator_learning_rate: Positive = 2e-4
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """How the rates fall to zero until the last picture of the run."""
+    warmup_kimg: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    """Thousands of pictures over which the rates rise from zero."""
+    gradient_clip: Positive | None = None
+    """Largest norm of each network's gradient; null: not clipped."""
+
+
+class TrainingConfig(Section):
+    epochs: Count = 10
+    max_steps: Count | None = None
+    """Stop after so many steps, even in the middle of an epoch."""
+    phases: tuple[Fraction, Fraction, Fraction] = (0.33, 0.33, 0.34)
+    """Shares of each epoch: generator alone, discriminators alone, both."""
+    global_batch_size: Count = 128
+    """Pictures in one optimizer step over all processes."""
+    micro_batch_size: Count | None = None
+    """Pictures a process handles at once; null: global / processes. Smaller ones are accumulated."""
+    precision: Literal["float32", "bf16", "fp16", "float64"] = "float32"
+    seed: Seed = 0
+    log_every: Count = 20
+    """Steps between two lines of metrics.jsonl."""
+    compile: bool = False
+    """Compile both networks with torch.compile."""
+    timeout_s: Annotated[float, Field(ge=5)] = 300.0
+    """How long a process waits for the others before it gives them up."""
+    max_rollbacks: Annotated[int, Field(ge=0)] = 3
+    """How often a run may go back to a checkpoint because of a loss that is not finite."""
+    tracker: Literal["none", "tensorboard"] = "none"
+    """Where the metrics go besides metrics.jsonl."""
+
+    @field_validator("phases")
+    @classmethod
+    def _phases_sum_to_one(cls, phases: tuple[float, float, float]) -> tuple[float, float, float]:
+        if abs(sum(phases) - 1) > 1e-6:
+            raise ValueError(f"must sum to 1; got {' + '.join(map(str, phases))} = {sum(phases):.6g}")
+        return phases
+
+
+class EmaConfig(Section):
+    half_life_kimg: Positive | None = 10.0
+    """Thousands of pictures after which a weight's share in the average has halved; null: no average."""
+    ramp_up: Fraction = 0.05
+    """The half-life is at most this share of the pictures seen, so that the start is forgotten."""
+
+
+class CheckpointingConfig(Section):
+    every_steps: Count | None = None
+    """Steps between checkpoints; one is written at the end in any case."""
+    every_minutes: Positive | None = 10.0
+    """Minutes between checkpoints."""
+    keep: Count = 2
+    """How many of the newest stay, beside the best."""
+
+
+class EvaluationConfig(Section):
+    every_epochs: Count = 1
+    num_pictures: Count = 512
+    """Held-out pictures measured after an epoch; the final table takes all of the test split."""
+    num_samples: Annotated[int, Field(ge=1, le=120)] = 30
+    """Validation pictures in the grid after each epoch (paper: 30)."""
+
+
+class Config(Section):
+    """All settings of one run."""
+
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    loss: LossConfig = LossConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    training: TrainingConfig = TrainingConfig()
+    ema: EmaConfig = EmaConfig()
+    checkpointing: CheckpointingConfig = CheckpointingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, default_flow_style=None)
+
+    def fingerprint(self) -> str:
+        """A short hash of every value: equal on all processes, or they do not run the same thing."""
+        return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def preset_names() -> list[str]:
+    return sorted(str(path.relative_to(PRESETS).with_suffix("")) for path in PRESETS.rglob("*.yaml"))
+
+
+def load_config(name: str | None = None, flags: dict[str, Any] | None = None) -> Config:
+    """The config of a preset or a `.yaml` file with `flags` on top, validated once.
+
+    Args:
+        name: a preset's name or the path of a .yaml file; None is the preset `quickstart`.
+        flags: dotted names such as `training.epochs` to values, text where the flag was text.
+
+    Raises:
+        UsageError: with all faults of this try, one a line.
+    """
+    name = DEFAULT_PRESET if name is None else name
+    path = Path(name) if name.endswith((".yaml", ".yml")) else PRESETS / f"{name}.yaml"
+    if path.parent.is_relative_to(PRESETS) and name not in preset_names():
+        raise UsageError(f"--config {name}: no such preset{_nearest(name, preset_names())}; a file must end in .yaml")
+    values = _read_yaml(path)
+    origin = {key: f"in {path.name}" for key, _ in _leaves(values)}
+    for key, value in (flags or {}).items():
+        origin[key] = f"--{key}"
+        _set(values, key, _typed(key, value))
+    try:
+        return Config.model_validate_json(json.dumps(values, default=str))
+    except ValidationError as error:
+        faults = "\n".join(f"  {_describe(fault, origin)}" for fault in error.errors())
+        raise UsageError(f"the configuration has {error.error_count()} fault(s):\n{faults}") from None
+
+
+def settings() -> Iterator[tuple[str, FieldInfo]]:
+    """Every setting's dotted name with its type, default and description."""
+    for section, field in Config.model_fields.items():
+        assert isinstance(field.annotation, type) and issubclass(field.annotation, Section)
+        for name, setting in field.annotation.model_fields.items():
+            yield f"{section}.{name}", setting
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"--config {path}: cannot be read ({error.strerror})") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"--config {path}: not valid YAML ({' '.join(str(error).split())})") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise UsageError(f"--config {path}: holds a {type(values).__name__}; sections such as `training:` are expected")
+    return _numbers(values)
+
+
+def _numbers(value: Any) -> Any:
+    """YAML 1.1 reads 1e-4 as text; everybody who writes it means the number."""
+    if isinstance(value, dict):
+        return {str(key): _numbers(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_numbers(inner) for inner in value]
+    if isinstance(value, str) and any(char.isdigit() for char in value):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _typed(key: str, value: Any) -> Any:
+    """A flag's text as YAML reads it, but left as text where the setting is text."""
+    setting = dict(settings()).get(key)
+    if isinstance(value, list):
+        return [_typed(key, inner) for inner in value]
+    if not isinstance(value, str) or value == "null":
+        return None if value == "null" else value
+    takes_text = setting is not None and str in _alternatives(setting.annotation)
+    if takes_text:
+        return value
+    try:
+        return _numbers(yaml.safe_load(value))
+    except yaml.YAMLError:
+        return value
+
+
+def _alternatives(annotation: Any) -> tuple[Any, ...]:
+    return get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+
+
+def _set(values: dict[str, Any], dotted: str, value: Any) -> None:
+    *parents, last = dotted.split(".")
+    for parent in parents:
+        inner = values.get(parent)
+        if not isinstance(inner, dict):
+            inner = values[parent] = {}
+        values = inner
+    values[last] = value
+
+
+def _leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _describe(fault: Any, origin: dict[str, str]) -> str:
+    parts = [str(part) for part in fault["loc"] if not isinstance(part, int)]
+    key = ".".join(parts)
+    where = f" ({origin[key]})" if key in origin else ""
+    names = [name for name, _ in settings()] + list(Config.model_fields)
+    if fault["type"] == "extra_forbidden":
+        siblings = [name for name in names if name.rpartition(".")[0] == key.rpartition(".")[0]]
+        nearest = difflib.get_close_matches(key, names, n=1, cutoff=0.6)
+        hint = f"did you mean {nearest[0]}?" if nearest else f"known here: {', '.join(sorted(siblings)) or names}"
+        return f"{key} = {fault['input']!r}{where}: no such setting; {hint}"
+    message = fault["msg"].removeprefix("Value error, ")
+    message = message.replace("Input should be", "must be")
+    if fault["type"] == "value_error" and isinstance(fault["input"], dict):
+        return f"{key}: {message}"
+    return f"{key} = {fault['input']!r}{where}: {message}"
+
+
+def _nearest(name: str, names: list[str]) -> str:
+    nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    return f"; did you mean {nearest[0]}?" if nearest else f"; there are {', '.join(names)}"

@@ -1,0 +1,67 @@
+"""Owns equations (1), (2) and (3) of the paper: unweighted terms, in float32 or wider; the caller applies the weights.
+
+How the printed equations are read:
+- (1) is printed as a squared norm, a sum, and called MSE, a mean; the mean over all values is meant, as the MSE of
+  its framework is. At 64 x 64 RGB the two differ by a factor of 12,288.
+- (3)'s generator term is printed with the sign that would help the discriminator. What the text says is meant:
+  the loss of (2) with the labels swapped. Its term on real pictures has no gradient for the generator and is dropped.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+
+def reconstruction_loss(output: Tensor, image: Tensor, mask: Tensor | None = None) -> Tensor:
+    """How far the output is from the real picture: equation (1) as a mean squared error.
+
+    Args:
+        output: [B, 3, H, W] in [0, 1].
+        image: [B, 3, H, W] in [0, 1].
+        mask: [B, 1, H, W], the M_c of equation (1); None is all ones, the paper's choice: the whole picture counts.
+
+    Returns:
+        Scalar: the mean over pictures of each picture's mean over the values that count, so that the batch may be
+        cut in parts of equal size without changing it. A picture whose mask is empty counts as 0.
+    """
+    squared = (_wide(output) - _wide(image)).square()
+    if mask is None:
+        return squared.mean()
+    counted = (_wide(mask).sum(dim=(1, 2, 3)) * output.shape[1]).clamp(min=1)
+    return ((squared * mask).sum(dim=(1, 2, 3)) / counted).mean()
+
+
+def discriminator_losses(real_logits: Tensor, fake_logits: Tensor) -> tuple[Tensor, Tensor]:
+    """How badly real and generated pictures are told apart: the two terms of equation (2), to be added.
+
+    Args:
+        real_logits, fake_logits: [B, 1], not squashed.
+
+    Returns:
+        Two scalars, means over the batch: -log D(real) and -log(1 - D(fake)).
+    """
+    real, fake = _wide(real_logits), _wide(fake_logits)
+    return (
+        binary_cross_entropy_with_logits(real, torch.ones_like(real)),
+        binary_cross_entropy_with_logits(fake, torch.zeros_like(fake)),
+    )
+
+
+def adversarial_loss(fake_logits: Tensor) -> Tensor:
+    """How badly the generator fools the discriminator: the second term of equation (3), -log D(fake).
+
+    Args:
+        fake_logits: [B, 1], not squashed, from generated pictures.
+
+    Returns:
+        Scalar, the mean over the batch; `loss.adversarial_weight` (w2) is applied by the caller.
+    """
+    fake = _wide(fake_logits)
+    return binary_cross_entropy_with_logits(fake, torch.ones_like(fake))
+
+
+def _wide(values: Tensor) -> Tensor:
+    """float32 at least: bfloat16's 8 bits are too few for a mean of squares or a logarithm."""
+    return values if values.dtype == torch.float64 else values.float()

@@ -1,0 +1,215 @@
+"""Owns the generator: a picture with a black hole in, the whole picture out; saved and loaded as safetensors + JSON."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from huggingface_hub import PyTorchModelHubMixin, constants, hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from inpaint.errors import InpaintError
+from inpaint.models.layers import Norm, convolution, upsampling
+
+DILATIONS = (2, 4, 8, 16)
+
+
+@dataclass(frozen=True)
+class GeneratorConfig:
+    """The generator's shape; a plain dataclass, since the Hub mixin writes no config.json from anything else.
+
+    Args:
+        width: channels of the first layer; the others are 2 and 4 times that (paper: 64).
+        bottleneck: dilated convolutions in the middle, 1 to 4, with dilations 2, 4, 8, 16 (paper: 4; Table 1 also 3).
+        mask_channel: whether the mask is a fourth input (paper: no, it sees only the picture with a black region).
+        norm: `batch` (GLCIC), `group` or `none`.
+
+    Raises:
+        InpaintError: a value of the wrong type or out of range; configs from the Hub come through here.
+    """
+
+    width: int = 64
+    bottleneck: int = 4
+    mask_channel: bool = False
+    norm: Norm = "batch"
+
+    def __post_init__(self) -> None:
+        allowed = {
+            "width": (type(self.width) is int and 2 <= self.width <= 512 and self.width % 2 == 0, "even, 2 to 512"),
+            "bottleneck": (type(self.bottleneck) is int and 1 <= self.bottleneck <= len(DILATIONS), "1, 2, 3 or 4"),
+            "mask_channel": (type(self.mask_channel) is bool, "true or false"),
+            "norm": (self.norm in get_args(Norm), "batch, group or none"),
+        }
+        faults = [
+            f"{name} is {getattr(self, name)!r}; allowed: {rule}" for name, (ok, rule) in allowed.items() if not ok
+        ]
+        if faults:
+            raise InpaintError("the generator's config is wrong: " + "; ".join(faults))
+
+    @classmethod
+    def from_dict(cls, values: Any) -> GeneratorConfig:
+        """The config from parsed JSON; refuses keys it does not know, for they would change what the weights mean."""
+        names = {field.name for field in fields(cls)}
+        if not isinstance(values, dict) or set(values) - names:
+            unknown = sorted(set(values) - names) if isinstance(values, dict) else type(values).__name__
+            raise InpaintError(f"not a config of this generator: {unknown} unknown; allowed keys: {sorted(names)}")
+        return cls(**values)
+
+
+class Generator(
+    nn.Module,
+    PyTorchModelHubMixin,
+    library_name="inpaint",
+    pipeline_tag="image-to-image",
+    license="apache-2.0",
+    tags=["image-inpainting", "gan", "landscapes"],
+):
+    """Fill the black hole of a picture (paper, "The generator network"; layers and kernels of GLCIC, table 1).
+
+    Encoder with two strided convolutions, a bottleneck of dilated ones, decoder with two transposed ones, sigmoid.
+    Any height and width divisible by 4.
+    """
+
+    def __init__(self, config: GeneratorConfig | None = None) -> None:
+        super().__init__()
+        self.config = config = config or GeneratorConfig()
+        one, two, four, norm = config.width, 2 * config.width, 4 * config.width, config.norm
+        self.layers = nn.Sequential(
+            convolution(3 + config.mask_channel, one, 5, norm),
+            convolution(one, two, 3, norm, stride=2),
+            convolution(two, two, 3, norm),
+            convolution(two, four, 3, norm, stride=2),
+            convolution(four, four, 3, norm),
+            convolution(four, four, 3, norm),
+            *(convolution(four, four, 3, norm, dilation=dilation) for dilation in DILATIONS[: config.bottleneck]),
+            convolution(four, four, 3, norm),
+            convolution(four, four, 3, norm),
+            upsampling(four, two, norm),
+            convolution(two, two, 3, norm),
+            upsampling(two, one, norm),
+            convolution(one, one // 2, 3, norm),
+            nn.Conv2d(one // 2, 3, 3, padding=1),
+        )
+
+    def forward(self, masked_image: Tensor, mask: Tensor) -> Tensor:
+        """The output picture.
+
+        Args:
+            masked_image: [B, 3, H, W] in [0, 1], black (0) in the hole; H and W divisible by 4.
+            mask: [B, 1, H, W], 1 in the hole; read only with `mask_channel`.
+
+        Returns:
+            [B, 3, H, W] in [0, 1].
+
+        Raises:
+            ValueError: H or W is not divisible by 4.
+        """
+        if masked_image.shape[-1] % 4 or masked_image.shape[-2] % 4:
+            height, width = masked_image.shape[-2:]
+            raise ValueError(f"height and width must be divisible by 4; got {height} x {width}. Pad the picture first.")
+        inputs = torch.cat([masked_image, mask], dim=1) if self.config.mask_channel else masked_image
+        return torch.sigmoid(self.layers(inputs))
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        super()._save_pretrained(save_directory)
+        (save_directory / constants.CONFIG_NAME).write_text(json.dumps(asdict(self.config), indent=2) + "\n")
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        *,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        force_download: bool = False,
+        local_files_only: bool = False,
+        device: str | torch.device = "cpu",
+    ) -> Generator:
+        """The generator saved in a directory or on the Hub, in evaluation mode.
+
+        Reads only JSON and safetensors, and compares every tensor's name, shape and type with the config before
+        anything is allocated.
+
+        Args:
+            pretrained_model_name_or_path: a directory written by `save_pretrained`, or `ORG/NAME` on the Hub.
+            revision: branch, tag or commit on the Hub.
+            token: as `huggingface_hub` takes it; None uses the login.
+            device: where the weights go.
+
+        Raises:
+            InpaintError: not found, no access, or not the files of such a generator.
+        """
+        source = str(pretrained_model_name_or_path)
+
+        def fetch(name: str) -> Path:
+            if Path(source).is_dir():
+                if not (Path(source) / name).is_file():
+                    raise InpaintError(f"{source} holds no {name}; give a folder that save_pretrained wrote")
+                return Path(source) / name
+            try:
+                path = hf_hub_download(
+                    source,
+                    name,
+                    revision=revision,
+                    token=token,
+                    cache_dir=cache_dir,
+                    force_download=force_download,
+                    local_files_only=local_files_only,
+                )
+            except HFValidationError as error:
+                raise InpaintError(f"{source!r} is neither a folder nor a Hub id such as ORG/NAME") from error
+            except LocalEntryNotFoundError as error:
+                raise InpaintError(
+                    f"{source}: {name} is not in the cache and the Hub could not be asked; "
+                    "check the name, the network and HF_HUB_OFFLINE"
+                ) from error
+            except EntryNotFoundError as error:
+                raise InpaintError(f"{source} on the Hub holds no {name}: it is no generator of this kind") from error
+            except (HfHubHTTPError, OSError) as error:
+                first_line = str(error).strip().splitlines()[0]
+                raise InpaintError(f"{source} could not be fetched from the Hub: {first_line}") from error
+            return Path(path)
+
+        try:
+            config = GeneratorConfig.from_dict(json.loads(fetch(constants.CONFIG_NAME).read_text()))
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise InpaintError(f"{source}: {constants.CONFIG_NAME} is not JSON ({error})") from error
+        with torch.device("meta"):
+            generator = cls(config)
+        generator.load_state_dict(
+            read_tensors(fetch(constants.SAFETENSORS_SINGLE_FILE), generator.state_dict(), source, device), assign=True
+        )
+        return generator.eval()
+
+
+def read_tensors(path: Path, expected: dict[str, Tensor], source: str, device: str | torch.device) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, after its header was found to match `expected` name by name.
+
+    Raises:
+        InpaintError: not a safetensors file; a tensor is missing, unknown, or of another shape or type.
+    """
+    try:
+        with safe_open(path, framework="pt", device=str(device)) as file:
+            found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            wanted = {name: tuple(tensor.shape) for name, tensor in expected.items()}
+            faults = [f"{name} is missing" for name in wanted.keys() - found.keys()]
+            faults += [f"{name} is unknown" for name in found.keys() - wanted.keys()]
+            faults += [
+                f"{name} is {list(found[name])}, not {list(wanted[name])}"
+                for name in wanted.keys() & found.keys()
+                if wanted[name] != found[name]
+            ]
+            if faults:
+                more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
+                raise InpaintError(
+                    f"{source}: {path.name} does not fit its config: {'; '.join(sorted(faults)[:3])}{more}"
+                )
+            return {name: file.get_tensor(name).to(tensor.dtype) for name, tensor in expected.items()}
+    except SafetensorError as error:
+        raise InpaintError(f"{source}: {path.name} is damaged or no safetensors file ({error})") from error

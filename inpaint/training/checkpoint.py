@@ -1,0 +1,208 @@
+"""Owns checkpoints on the disk: safetensors and JSON in a folder, whole or not there, each file with its hash.
+
+Only the main process comes here. What a checkpoint means is the trainer's; how its tensors are gathered, the runtime's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load as parse_tensors
+from safetensors.torch import save as serialise
+from torch import Tensor
+
+from inpaint.errors import InpaintError
+from inpaint.files import publish_directory, remove_directory, sync_directory, write_atomically, write_synced
+
+log = logging.getLogger(__name__)
+
+VERSION = 1
+MANIFEST, STATE, BEST = "manifest.json", "state.json", "best.json"
+_PREFIX, _TEMPORARY, _DAMAGED, _TRASH = "step_", ".tmp-", "damaged-", ".trash-"
+
+
+class DamagedCheckpointError(Exception):
+    """Why a checkpoint cannot be trusted."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A whole checkpoint in memory.
+
+    Attributes:
+        path: where it was read from.
+        tensors: by file name without `.safetensors`, then by tensor name; on the CPU.
+        state: what `state.json` holds.
+    """
+
+    path: Path
+    tensors: dict[str, dict[str, Tensor]]
+    state: dict[str, Any]
+
+
+class CheckpointStore:
+    """The checkpoints of one run, `step_NNNNNNNN/` each; written in the background, one at a time.
+
+    Args:
+        root: the folder; made if it is not there.
+        keep: how many of the newest stay, beside the best.
+    """
+
+    def __init__(self, root: Path, keep: int = 2) -> None:
+        self.root, self.keep = root, keep
+        self._writer: threading.Thread | None = None
+        self._failure: Exception | None = None
+        self.bytes_needed = 0
+
+    def steps(self) -> list[int]:
+        """The steps whose checkpoints are there, oldest first; whether they are sound is only known by reading."""
+        return sorted(_step(path) for path in self.root.glob(f"{_PREFIX}*") if path.name[len(_PREFIX) :].isdigit())
+
+    def folder(self, step: int) -> Path:
+        return self.root / f"{_PREFIX}{step:08d}"
+
+    def save(self, step: int, tensors: Mapping[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
+        """Begin to write a checkpoint; waits only for the one before it. What is there for `step` stays as it is.
+
+        Args:
+            step: its name.
+            tensors: file name without `.safetensors` to tensors on the CPU that nobody changes from now on.
+            state: values for `state.json`.
+        """
+        self.wait()
+        if self.folder(step).exists():
+            return
+        self._writer = threading.Thread(target=self._write_safely, args=(step, tensors, state), name="checkpoint")
+        self._writer.start()
+
+    def wait(self) -> None:
+        """Until nothing is being written."""
+        if self._writer is not None:
+            self._writer.join()
+            self._writer = None
+
+    def take_failure(self) -> Exception | None:
+        """Why the last save failed, once; None if it did not or is still going on."""
+        failure, self._failure = self._failure, None
+        return failure
+
+    def best(self) -> dict[str, Any] | None:
+        """The step and figures of the best checkpoint so far, if one was named."""
+        try:
+            return json.loads((self.root / BEST).read_text())
+        except (OSError, json.JSONDecodeError):
+            return None
+
+    def set_best(self, step: int, figures: Mapping[str, float]) -> None:
+        """Name the checkpoint that pruning spares."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.root / BEST, json.dumps({"step": step, **figures}).encode())
+
+    def newest_sound(self) -> Checkpoint | None:
+        """The newest checkpoint that reads as it was written; damaged ones are named and set aside, not deleted."""
+        self.wait()
+        for step in reversed(self.steps()):
+            try:
+                return read_checkpoint(self.folder(step))
+            except DamagedCheckpointError as error:
+                aside = self._set_aside(self.folder(step))
+                log.warning("checkpoint %s is damaged: %s; set aside as %s", self.folder(step), error, aside)
+        return None
+
+    def _set_aside(self, folder: Path) -> Path:
+        aside = next(
+            path
+            for number in range(10_000)
+            if not (path := self.root / f"{_DAMAGED}{folder.name}{f'-{number}' if number else ''}").exists()
+        )
+        try:
+            os.rename(folder, aside)
+        except OSError as error:
+            raise InpaintError(f"{folder} is damaged and cannot be set aside ({error.strerror})") from error
+        return aside
+
+    def _write_safely(self, step: int, tensors: Mapping[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
+        try:
+            self._write(step, tensors, state)
+        except Exception as error:  # noqa: BLE001 - handed to the training loop, which says it and goes on
+            self._failure = error
+            shutil.rmtree(self.root / f"{_TEMPORARY}{self.folder(step).name}", ignore_errors=True)
+
+    def _write(self, step: int, tensors: Mapping[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
+        self.root.mkdir(parents=True, exist_ok=True)
+        self.bytes_needed = sum(t.numel() * t.element_size() for group in tensors.values() for t in group.values())
+        free = shutil.disk_usage(self.root).free
+        if free < self.bytes_needed * 1.02 + 2**20:
+            raise OSError(
+                f"{self.bytes_needed / 2**30:.2f} GiB are needed in {self.root}, {free / 2**30:.2f} GiB are free"
+            )
+        temporary = self.root / f"{_TEMPORARY}{self.folder(step).name}"
+        if temporary.exists():
+            shutil.rmtree(temporary)
+        temporary.mkdir()
+        files = {}
+        state_bytes = json.dumps({"version": VERSION, **state}, indent=1).encode()
+        for name in (*tensors, STATE):
+            data = state_bytes if name == STATE else serialise(dict(tensors[name]))
+            file = name if name == STATE else f"{name}.safetensors"
+            write_synced(temporary / file, data)
+            files[file] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        write_synced(temporary / MANIFEST, json.dumps({"version": VERSION, "files": files}, indent=1).encode())
+        publish_directory(temporary, self.folder(step))
+        self._prune()
+
+    def _prune(self) -> None:
+        """Only ever called when the newest checkpoint is whole."""
+        best = self.best()
+        spared = {*self.steps()[-self.keep :], best["step"] if best else -1}
+        for step in self.steps():
+            if step not in spared:
+                remove_directory(self.folder(step))
+        for leftover in [*self.root.glob(f"{_TRASH}*"), *self.root.glob(f"{_TEMPORARY}*")]:
+            shutil.rmtree(leftover)
+        sync_directory(self.root)
+
+
+def read_checkpoint(folder: Path) -> Checkpoint:
+    """Read a checkpoint, trusting nothing that its manifest does not vouch for.
+
+    Raises:
+        DamagedCheckpointError: a file is missing, of another size or content, or not what it should be.
+    """
+    try:
+        manifest = json.loads((folder / MANIFEST).read_bytes())
+        version, listed = manifest["version"], dict(manifest["files"])
+        if version > VERSION:
+            raise InpaintError(f"{folder} was written by a newer version of inpaint (format {version}); update inpaint")
+        contents = {}
+        for name, expected in listed.items():
+            data = (folder / name).read_bytes()
+            if len(data) != expected["bytes"]:
+                raise DamagedCheckpointError(f"{name} has {len(data)} bytes, not {expected['bytes']}")
+            if hashlib.sha256(data).hexdigest() != expected["sha256"]:
+                raise DamagedCheckpointError(f"{name} is not what was written (its SHA-256 differs)")
+            contents[name] = data
+        state = json.loads(contents.pop(STATE))
+        tensors = {name.removesuffix(".safetensors"): parse_tensors(data) for name, data in contents.items()}
+    except OSError as error:
+        name = Path(error.filename or folder).name
+        raise DamagedCheckpointError(f"{name} cannot be read ({error.strerror})") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DamagedCheckpointError(f"its {MANIFEST} is not as it was written ({error})") from error
+    except SafetensorError as error:
+        raise DamagedCheckpointError(f"not safetensors ({error})") from error
+    return Checkpoint(folder, tensors, state)
+
+
+def _step(folder: Path) -> int:
+    return int(folder.name[len(_PREFIX) :])

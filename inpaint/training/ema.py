@@ -1,0 +1,35 @@
+"""Owns the exponential moving average of the generator, the weights that are evaluated and published."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from inpaint.config import EmaConfig
+from inpaint.training.networks import Network
+
+
+class Ema:
+    """Average parameters with a half-life in pictures, so that the batch size does not change it (Karras et al.).
+
+    Buffers (BatchNorm's statistics) are copied, not averaged. Equal on all processes without communication, but under
+    ZeRO-3, where each update gathers the generator's weights.
+
+    Args:
+        module: a generator of the same shape with the same start values, not in training; it becomes the average.
+    """
+
+    def __init__(self, module: nn.Module, config: EmaConfig) -> None:
+        self.module = module.eval().requires_grad_(False)
+        self.config = config
+
+    @torch.no_grad()
+    def update(self, network: Network, images_seen: int, batch_size: int) -> None:
+        """After a step of `network` on `batch_size` pictures, the last of `images_seen`."""
+        assert self.config.half_life_kimg is not None
+        half_life = min(self.config.half_life_kimg * 1000, images_seen * self.config.ramp_up)
+        keep = 0.5 ** (batch_size / max(half_life, 1e-8))
+        with network.full_parameters():
+            torch._foreach_lerp_(list(self.module.parameters()), list(network.module.parameters()), 1 - keep)
+        for average, current in zip(self.module.buffers(), network.module.buffers(), strict=True):
+            average.copy_(current)

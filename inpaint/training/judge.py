@@ -1,0 +1,109 @@
+"""Owns how a run is judged while it trains and at its end: held-out figures, the sample grid, the final report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from inpaint.config import Config
+from inpaint.data.holes import Split
+from inpaint.data.pictures import Pictures
+from inpaint.evaluation.grid import sample_grid
+from inpaint.evaluation.metrics import METRICS, composite_u8
+from inpaint.evaluation.table import evaluate_baselines, hole_masks, markdown_table, means, metric_sums
+from inpaint.files import write_atomically
+from inpaint.training.run_directory import EVALUATION, REPORT, RunDirectory
+from inpaint.training.runtime import DTYPES, Runtime
+
+_CHUNK = 64
+
+
+class Judge:
+    """Judges a generator on pictures it was not trained on; always the same ones, with the same holes.
+
+    Every process calls each method alike and measures its share.
+    """
+
+    def __init__(self, runtime: Runtime, pictures: dict[Split, Pictures], config: Config) -> None:
+        self.runtime, self.pictures, self.config = runtime, pictures, config
+
+    def validate(self, generator: nn.Module, stopped: Callable[[], bool]) -> dict[str, float] | None:
+        """The mean figures on `evaluation.num_pictures` of the validation split; None if `stopped` said so."""
+        split = self.pictures["validation"]
+        num = min(self.config.evaluation.num_pictures, len(split.pixels))
+        return self._measure(generator, split, _spread(len(split.pixels), num), stopped)
+
+    def save_samples(self, generator: nn.Module, run: RunDirectory, epoch: int) -> None:
+        """samples/epoch_NNNN.png: the same validation pictures after each epoch."""
+        split = self.pictures["validation"]
+        chosen = _spread(len(split.pixels), min(self.config.evaluation.num_samples, len(split.pixels)))
+        image = torch.from_numpy(split.pixels[chosen]).permute(0, 3, 1, 2)
+        mask = hole_masks(torch.from_numpy(split.holes[chosen]), image.shape[-1])
+        masked = image * (mask < 0.5)
+        output = self._fill(generator)(masked.float().div(255).to(self.runtime.device), mask.to(self.runtime.device))
+        if self.runtime.is_main:
+            shown = [image, masked, (output.clamp(0, 1) * 255).round().byte(), composite_u8(output.cpu(), image, mask)]
+            columns = [tensor.byte().permute(0, 2, 3, 1).cpu().numpy() for tensor in shown]
+            sample_grid(*columns).save(run.path / "samples" / f"epoch_{epoch:04d}.png")
+
+    def finish(
+        self, generator: nn.Module, run: RunDirectory, facts: dict[str, Any], stopped: Callable[[], bool]
+    ) -> str | None:
+        """Measure on the whole test split beside the classical baselines; write and return the report.
+
+        Returns:
+            The report on the main process, "" on the others; None if `stopped` said so.
+        """
+        split = self.pictures["test"]
+        ours = self._measure(generator, split, np.arange(len(split.pixels)), stopped)
+        if ours is None:
+            return None
+        if not self.runtime.is_main:
+            return ""
+        rows = {**evaluate_baselines(split.pixels, split.holes, _CHUNK), "this generator": ours}
+        report = (
+            f"# {run.path.name}\n\nOn {len(split.pixels)} held-out pictures of {self.config.data.image_size} px, one "
+            f"hole each, figures of the 8-bit composite:\n\n{markdown_table(rows)}\n\n"
+            + "".join(f"- {name}: {value}\n" for name, value in facts.items())
+        )
+        figures = {"num_pictures": len(split.pixels), "methods": rows, **facts}
+        write_atomically(run.path / EVALUATION, (json.dumps(figures, indent=1) + "\n").encode())
+        write_atomically(run.path / REPORT, report.encode())
+        return report
+
+    def _measure(
+        self, generator: nn.Module, split: Pictures, chosen: NDArray[np.int64], stopped: Callable[[], bool]
+    ) -> dict[str, float] | None:
+        sums = torch.zeros(2, len(METRICS), dtype=torch.float64)
+        fill, world = self._fill(generator), self.runtime.world_size
+        for start in range(0, len(chosen), _CHUNK * world):
+            if stopped():
+                return None
+            mine = chosen[start : start + _CHUNK * world][self.runtime.rank :: world]
+            sums += metric_sums(fill, split.pixels[mine], split.holes[mine], _CHUNK, self.runtime.device)
+        return means(self.runtime.reduce_sum(sums.to(self.runtime.device)).cpu())
+
+    def _fill(self, generator: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
+        dtype = DTYPES["float64"] if self.config.training.precision == "float64" else torch.float32
+
+        @torch.no_grad()
+        def fill(masked_image: Tensor, mask: Tensor) -> Tensor:
+            was_training = generator.training
+            generator.eval()
+            try:
+                return generator(masked_image.to(dtype), mask.to(dtype)).float()
+            finally:
+                generator.train(was_training)
+
+        return fill
+
+
+def _spread(num: int, count: int) -> NDArray[np.int64]:
+    """`count` indices spread evenly over `num`, so that all classes of a sorted split are seen."""
+    return np.linspace(0, num - 1, count).round().astype(np.int64)

@@ -1,0 +1,87 @@
+"""Owns the numbers of the steps until they are logged: kept on the device, read once per log interval."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from inpaint.training.runtime import Runtime
+from inpaint.training.steps import Terms
+
+# What each phase of a step reports; the order is that of the columns on the device.
+KEYS = (
+    "loss/generator/reconstruction",
+    "loss/generator/adversarial",
+    "loss/discriminator/real",
+    "loss/discriminator/fake",
+    "score/real",
+    "score/fake",
+    "output/spread",
+    "gradient_norm/generator",
+    "gradient_norm/discriminator",
+)
+
+
+@dataclass(frozen=True)
+class Place:
+    """One step of the run: its number (from 1), epoch (from 1), position in the epoch (from 0) and phase."""
+
+    step: int
+    epoch: int
+    position: int
+    phase: int
+
+
+class NonFiniteError(Exception):
+    """A loss or gradient was not finite, first at `place`."""
+
+    def __init__(self, place: Place, keys: list[str]) -> None:
+        super().__init__(f"{', '.join(keys)} not finite at step {place.step}")
+        self.place, self.keys = place, keys
+
+
+class Meter:
+    """The terms of the steps since the last reading, over all processes."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
+        self._rows: list[tuple[Place, Terms]] = []
+
+    def add(self, place: Place, terms: Terms) -> None:
+        """Remember a step's terms; nothing waits for the device."""
+        self._rows.append((place, terms))
+
+    def forget(self) -> None:
+        self._rows.clear()
+
+    def read(self) -> dict[str, float]:
+        """The mean of each term over the steps that had it and over all processes, and forget the steps.
+
+        Raises:
+            NonFiniteError: on all processes alike.
+        """
+        columns = self._columns(self._rows)
+        self._rows = []
+        return {key: sum(column) / len(column) for key, column in columns.items()}
+
+    def check(self) -> None:
+        """Raise what `read` would, and forget nothing."""
+        self._columns(self._rows)
+
+    def _columns(self, rows: list[tuple[Place, Terms]]) -> dict[str, list[float]]:
+        if not rows:
+            return {}
+        absent = torch.zeros((), device=self.runtime.device)
+        table = torch.stack([torch.stack([terms.get(key, absent).float() for key in KEYS]) for _, terms in rows])
+        values: Tensor = self.runtime.reduce_sum(table) / self.runtime.world_size
+        columns: dict[str, list[float]] = {}
+        for (place, terms), row in zip(rows, values.tolist(), strict=True):
+            present = {key: value for key, value in zip(KEYS, row, strict=True) if key in terms}
+            if wrong := [key for key, value in present.items() if not math.isfinite(value)]:
+                raise NonFiniteError(place, wrong)
+            for key, value in present.items():
+                columns.setdefault(key, []).append(value)
+        return columns

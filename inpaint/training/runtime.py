@@ -1,0 +1,303 @@
+"""Owns the engine: the only file that knows Accelerate, DeepSpeed, processes and devices.
+
+`Runtime.prepare` turns a module into a `Network`, which trains alike on one process, under DDP and under DeepSpeed's
+ZeRO 1, 2 and 3. Nobody else asks which of them it is.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import logging
+import os
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from accelerate.utils import DeepSpeedPlugin, DistributedDataParallelKwargs, InitProcessGroupKwargs
+from torch import Tensor, nn
+
+from inpaint.errors import UsageError
+from inpaint.training.batch_norm import synchronise_batch_norm
+from inpaint.training.networks import Network, ZeroNetwork
+
+DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "float64": torch.float64}
+OURS_IN_DEEPSPEED = {
+    "train_batch_size": "training.global_batch_size",
+    "train_micro_batch_size_per_gpu": "training.micro_batch_size",
+    "gradient_accumulation_steps": "training.micro_batch_size",
+    "gradient_clipping": "optimizer.gradient_clip",
+    "optimizer": "optimizer.*",
+    "scheduler": "optimizer.schedule",
+    "bf16": "training.precision",
+    "fp16": "training.precision",
+    "amp": "training.precision",
+    "torch_autocast": "training.precision",
+}
+
+
+class Runtime:
+    """The processes and devices of this run, and the one way to them.
+
+    Args:
+        precision: `training.precision`.
+        global_batch_size: pictures a step over all processes.
+        micro_batch_size: pictures a process handles at once; None: global / processes.
+        gradient_clip: largest norm of a network's gradient, or None.
+        timeout_s: how long a process waits for the others.
+
+    Raises:
+        UsageError: the launcher, the precision and the batch do not go together.
+    """
+
+    def __init__(
+        self,
+        precision: str = "float32",
+        global_batch_size: int = 1,
+        micro_batch_size: int | None = None,
+        gradient_clip: float | None = None,
+        timeout_s: float = 300.0,
+    ) -> None:
+        self.precision, self.gradient_clip = precision, gradient_clip
+        self.world_size = int(os.environ.get("WORLD_SIZE", "1"))
+        self.rank = int(os.environ.get("RANK", "0"))
+        self.micro_batch_size, self.accumulation = divide_batch(global_batch_size, micro_batch_size, self.world_size)
+        use_deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
+        use_cpu = _env_true("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
+        self._refuse_mixes(use_deepspeed, use_cpu)
+
+        process_group = InitProcessGroupKwargs(
+            backend="gloo" if use_cpu else "nccl", timeout=timedelta(seconds=timeout_s)
+        )
+        self.zero_stage: int | None = None
+        self.deepspeed: Any = None
+        if use_deepspeed:
+            import deepspeed
+
+            self.deepspeed = deepspeed
+            plugins = self._deepspeed_plugins()
+            first = Accelerator(
+                deepspeed_plugins=plugins,
+                gradient_accumulation_steps=self.accumulation,
+                kwargs_handlers=[process_group],
+            )
+            # The second must be told the accumulation too: a bare one silently resets it for both.
+            second = Accelerator(gradient_accumulation_steps=self.accumulation)
+            self.accelerators = {"generator": first, "discriminator": second}
+        else:
+            ddp = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
+            handlers = [ddp, process_group] if self.world_size > 1 else []
+            one = Accelerator(cpu=use_cpu, mixed_precision="no", kwargs_handlers=handlers)
+            self.accelerators = {"generator": one, "discriminator": one}
+        self.accelerator = self.accelerators["generator"]
+        self.device = self.accelerator.device
+        self.is_main = self.rank == 0
+        if (self.accelerator.num_processes, self.accelerator.process_index) != (self.world_size, self.rank):
+            raise UsageError(
+                f"the launcher started process {self.rank} of {self.world_size}, but Accelerate sees "
+                f"{self.accelerator.process_index} of {self.accelerator.num_processes}; start it with `accelerate "
+                "launch --config_file accelerate_configs/...`"
+            )
+        # Flags travel over CPU memory, so that reading one never waits for the device.
+        self.control_group = dist.new_group(backend="gloo") if self.world_size > 1 else None
+        self.networks: list[Network] = []
+
+    def prepare(self, name: str, module: nn.Module, optimizer_settings: dict[str, Any], compiled: bool) -> Network:
+        """The network `generator` or `discriminator`, on this device, ready to train."""
+        if self.world_size > 1:
+            module = synchronise_batch_norm(module, self.device)
+        module = module.to(self.device, DTYPES["float64"] if self.precision == "float64" else torch.float32)
+        if self.device.type == "cuda":
+            module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if compiled:
+            module.compile()
+        fused = self.device.type == "cuda" and self.zero_stage is None
+        optimizer = torch.optim.Adam(module.parameters(), fused=fused or None, **optimizer_settings)
+        if self.zero_stage is not None:
+            self.accelerator.state.select_deepspeed_plugin(name)
+        kind = Network if self.zero_stage is None else ZeroNetwork
+        network = kind(self, self.accelerators[name], module, optimizer)
+        self.networks.append(network)
+        return network
+
+    def describe(self) -> str:
+        """Engine, processes, precision and batch in one line."""
+        engine = "one process" if self.world_size == 1 else "DDP"
+        if self.zero_stage is not None:
+            engine = f"DeepSpeed ZeRO-{self.zero_stage}"
+        nodes = max(1, self.world_size // int(os.environ.get("LOCAL_WORLD_SIZE", self.world_size)))
+        return (
+            f"{engine}, {self.world_size} process(es) on {nodes} machine(s), {self.device.type}, {self.precision}; "
+            f"batch {self.micro_batch_size * self.world_size * self.accumulation} = {self.micro_batch_size} x "
+            f"{self.world_size} process(es) x {self.accumulation} accumulated; BatchNorm over "
+            f"{'all processes' if self.world_size > 1 else 'the micro batch'}"
+        )
+
+    def autocast(self) -> AbstractContextManager:
+        """For every forward pass: the half precision of the config, or nothing."""
+        if self.precision in ("bf16", "fp16"):
+            return torch.autocast(self.device.type, DTYPES[self.precision])
+        return nullcontext()
+
+    def on_main(self, tensors: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
+        """Copies on the CPU in the main process, nothing in the others; all must call it: a gather may be due."""
+        copies = {}
+        for name, tensor in tensors:
+            if self.is_main:
+                copies[name] = tensor.detach().to("cpu", copy=True).contiguous()
+        return copies
+
+    def reduce_sum(self, value: Tensor) -> Tensor:
+        """The sum over all processes, on every process."""
+        if self.world_size > 1:
+            dist.all_reduce(value)
+        return value
+
+    def start_max(self, flag: int) -> tuple[Tensor, Any]:
+        """Begin the maximum over all processes of a small number; `finish` tells it some steps later."""
+        value = torch.tensor(flag)
+        work = None
+        if self.world_size > 1:
+            work = dist.all_reduce(value, dist.ReduceOp.MAX, group=self.control_group, async_op=True)
+        return value, work
+
+    @staticmethod
+    def finish(pending: tuple[Tensor, Any]) -> int:
+        value, work = pending
+        if work is not None:
+            work.wait()
+        return int(value)
+
+    def same_everywhere(self, text: str) -> list[str]:
+        """What every process has for `text`, by rank."""
+        if self.world_size == 1:
+            return [text]
+        gathered: list[Any] = [None] * self.world_size
+        dist.all_gather_object(gathered, text, group=self.control_group)
+        return gathered
+
+    def broadcast(self, value: Any) -> Any:
+        """The main process's value, on every process."""
+        if self.world_size == 1:
+            return value
+        boxed = [value]
+        dist.broadcast_object_list(boxed, src=0, group=self.control_group)
+        return boxed[0]
+
+    def broadcast_tensors(self, groups: dict[str, dict[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
+        """The main process's tensors on the CPU, on every process; the others pass nothing in."""
+        if self.world_size == 1:
+            return groups
+        shapes = {group: {k: (t.shape, t.dtype) for k, t in tensors.items()} for group, tensors in groups.items()}
+        for group, listed in self.broadcast(shapes).items():
+            tensors = groups.setdefault(group, {})
+            for name, (shape, dtype) in listed.items():
+                tensor = tensors.setdefault(name, torch.empty(shape, dtype=dtype))
+                dist.broadcast(tensor, src=0, group=self.control_group)
+        return groups
+
+    def barrier(self) -> None:
+        if self.world_size > 1:
+            dist.barrier(group=self.control_group)
+
+    def close(self) -> None:
+        """Leave together. A process that ends with a live DDP module aborts now and then, so they go first."""
+        for network in self.networks:
+            network.release()
+        self.networks.clear()
+        for accelerator in set(self.accelerators.values()):
+            accelerator.free_memory()
+        gc.collect()
+        if self.world_size > 1:
+            self.barrier()
+            dist.destroy_process_group()
+
+    def _refuse_mixes(self, use_deepspeed: bool, use_cpu: bool) -> None:
+        """Unsupported combinations end here, before anything is begun."""
+        asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
+        ours = {"float32": "no", "float64": "no"}.get(self.precision, self.precision)
+        if asked not in ("no", ours):
+            raise UsageError(
+                f"the launcher's mixed_precision is {asked}, training.precision is {self.precision}, which "
+                "decides: remove mixed_precision from the launcher's YAML or set the same there"
+            )
+        if self.precision == "fp16" and use_cpu:
+            raise UsageError("training.precision = fp16 needs a GPU; on a CPU use float32 or bf16")
+        if _env_true("ACCELERATE_USE_FSDP"):
+            raise UsageError("FSDP is not supported (one network per prepare); use DDP or DeepSpeed ZeRO")
+        if not use_deepspeed:
+            return
+        if self.precision in ("fp16", "float64"):
+            raise UsageError(
+                f"training.precision = {self.precision} does not go with DeepSpeed here; use bf16 or float32"
+            )
+        from importlib.util import find_spec
+
+        for package in ("deepspeed", "transformers"):
+            if find_spec(package) is None:
+                raise UsageError(
+                    f"the launcher asks for DeepSpeed, but {package} is not installed: pip install 'inpaint[deepspeed]'"
+                )
+
+    def _deepspeed_plugins(self) -> dict[str, DeepSpeedPlugin]:
+        """One plugin for each network from the launcher's JSON, with what our config decides filled in."""
+        path = Path(os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", ""))
+        try:
+            config = json.loads(path.read_text())
+        except (OSError, json.JSONDecodeError) as error:
+            raise UsageError(
+                f"the launcher's deepspeed_config_file {str(path)!r} cannot be read ({error}); it must name a JSON "
+                f"file, absolute or relative to {Path.cwd()}"
+            ) from error
+        taken = [f"{key} (set {ours} instead)" for key, ours in OURS_IN_DEEPSPEED.items() if key in config]
+        if taken:
+            raise UsageError(f"{path}: {', '.join(taken)}: our config decides these; the file may set the rest")
+        self.zero_stage = int(config.get("zero_optimization", {}).get("stage", 0))
+        if self.zero_stage not in (1, 2, 3):
+            raise UsageError(f"{path}: zero_optimization.stage is {self.zero_stage}; allowed: 1, 2, 3 (for 0 use DDP)")
+        # DeepSpeed clips at 1.0 unless it is told a number, and guesses batch sizes wrongly for two engines.
+        config |= {
+            "train_micro_batch_size_per_gpu": self.micro_batch_size,
+            "gradient_accumulation_steps": self.accumulation,
+            "train_batch_size": self.micro_batch_size * self.accumulation * self.world_size,
+            "gradient_clipping": self.gradient_clip or 0.0,
+            "zero_force_ds_cpu_optimizer": False,
+            "steps_per_print": 2**31,
+        }
+        if self.precision == "bf16":
+            config["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
+        logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+        return {
+            name: DeepSpeedPlugin(hf_ds_config=json.loads(json.dumps(config)))
+            for name in ("generator", "discriminator")
+        }
+
+
+def divide_batch(global_batch_size: int, micro_batch_size: int | None, world_size: int) -> tuple[int, int]:
+    """The micro batch and how many of them each process accumulates.
+
+    Raises:
+        UsageError: the batch cannot be divided so.
+    """
+    if global_batch_size % world_size:
+        raise UsageError(
+            f"training.global_batch_size = {global_batch_size} cannot be divided among {world_size} processes; "
+            f"use a multiple of {world_size}"
+        )
+    share = global_batch_size // world_size
+    micro = share if micro_batch_size is None else micro_batch_size
+    if share % micro:
+        raise UsageError(
+            f"training.micro_batch_size = {micro} does not divide the {share} pictures a process has in each step "
+            f"(global_batch_size {global_batch_size} / {world_size} processes); use a divisor of {share}"
+        )
+    return micro, share // micro
+
+
+def _env_true(name: str) -> bool:
+    return os.environ.get(name, "false").lower() in ("true", "1", "yes")

@@ -1,0 +1,48 @@
+"""Owns time: steps, epochs, the three phases in each epoch, and the learning rate as a function of pictures seen."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from inpaint.config import OptimizerConfig
+
+PHASES = {1: "generator", 2: "discriminator", 3: "both"}
+
+
+def phase_steps(shares: tuple[float, float, float], num_steps: int) -> tuple[int, int, int]:
+    """How many steps of an epoch each phase gets: its share by largest remainder, so that they sum to `num_steps`."""
+    exact = [share * num_steps for share in shares]
+    counts = [math.floor(value + 1e-9) for value in exact]
+    by_remainder = sorted(range(3), key=lambda phase: (counts[phase] - exact[phase], phase))
+    for phase in by_remainder[: num_steps - sum(counts)]:
+        counts[phase] += 1
+    return counts[0], counts[1], counts[2]
+
+
+def phase_at(position: int, counts: tuple[int, int, int]) -> int:
+    """The phase, 1 to 3, of step `position` (from 0) of an epoch."""
+    return 1 if position < counts[0] else 2 if position < counts[0] + counts[1] else 3
+
+
+@dataclass(frozen=True)
+class LearningRate:
+    """The share of the full rate after `images_seen` pictures; counted in pictures, it does not know the batch."""
+
+    schedule: str
+    warmup_images: float
+    total_images: float
+
+    @classmethod
+    def of(cls, config: OptimizerConfig, total_images: int) -> LearningRate:
+        return cls(config.schedule, config.warmup_kimg * 1000, total_images)
+
+    def factor(self, images_seen: int) -> float:
+        """Between 0 and 1: rises linearly while warming up, then stays or falls to 0 at the end of the run."""
+        warmup = min(1.0, images_seen / self.warmup_images) if self.warmup_images else 1.0
+        left = max(0.0, 1 - images_seen / self.total_images)
+        if self.schedule == "linear":
+            return warmup * left
+        if self.schedule == "cosine":
+            return warmup * 0.5 * (1 - math.cos(math.pi * left))
+        return warmup

@@ -1,0 +1,124 @@
+"""Owns the step: what one global batch does to the networks in each of the three phases (paper, "Training in theory").
+
+Only the network being trained pays: the generator runs without gradient while the discriminators learn alone, and in
+the generator's turn the discriminator is frozen and called raw, so that no gradient of it is computed or reduced. There
+it also runs with the statistics it has learnt (evaluation mode): a step of the generator moves nothing of it.
+
+In phase 3 the generator runs forward once a step. Both updates are taken from that one forward and from the networks as
+they were before the step, so that cutting the batch into micro batches changes nothing.
+
+The discriminators see real and generated pictures in one forward of twice the batch; BatchNorm's statistics are those
+of both together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from inpaint.config import Config
+from inpaint.data.batches import Batch, composite, crop
+from inpaint.losses import adversarial_loss, discriminator_losses, reconstruction_loss
+from inpaint.training.networks import Network
+from inpaint.training.runtime import Runtime
+
+Terms = dict[str, Tensor]
+
+
+class Steps:
+    """The three kinds of step; each takes this process's micro batches and returns unweighted terms to log."""
+
+    def __init__(self, runtime: Runtime, generator: Network, discriminator: Network, config: Config) -> None:
+        self.runtime, self.generator, self.discriminator = runtime, generator, discriminator
+        self.config, self.window_px = config, config.data.hole_spec.window_px
+
+    def __call__(self, phase: int, batches: list[Batch], rate_factor: float) -> Terms:
+        """Train on one global batch.
+
+        Args:
+            phase: 1, 2 or 3.
+            batches: this process's micro batches of the global batch.
+            rate_factor: what the schedule leaves of the full learning rates.
+
+        Returns:
+            Scalars on the device, means over this process's pictures, and the gradients' norms; nothing waits for them.
+        """
+        collected: list[Terms] = []
+        for number, batch in enumerate(batches, start=1):
+            collected.append(self._micro_step(phase, batch, last=number == len(batches)))
+        terms = {name: torch.stack([part[name] for part in collected]).mean() for name in collected[0]}
+        rates = self.config.optimizer
+        if phase != 2:
+            rate = rates.generator_learning_rate * rate_factor
+            terms["gradient_norm/generator"] = self.generator.step(rate)
+        if phase != 1:
+            rate = rates.discriminator_learning_rate * rate_factor
+            terms["gradient_norm/discriminator"] = self.discriminator.step(rate)
+        return terms
+
+    def _micro_step(self, phase: int, batch: Batch, last: bool) -> Terms:
+        terms: Terms = {}
+        if phase == 2:
+            with torch.no_grad(), inert(self.generator.module), self.runtime.autocast():
+                output = self.generator.module(batch.masked_image, batch.mask)
+        else:
+            with self.generator.micro_step(last):
+                output = self.generator(batch.masked_image, batch.mask)
+                terms |= self._train_generator(output, batch, adversarial=phase == 3)
+        if phase != 1:
+            with self.discriminator.micro_step(last):
+                terms |= self._train_discriminator(output.detach(), batch)
+        with torch.no_grad():
+            # How much the outputs differ from one another; near 0 the generator paints one picture for all.
+            terms["output/spread"] = output.detach().float().std(dim=0, correction=0).mean()
+        return terms
+
+    def _train_generator(self, output: Tensor, batch: Batch, adversarial: bool) -> Terms:
+        weights = self.config.loss
+        region = batch.mask if weights.reconstruction_region == "hole" else None
+        reconstruction = reconstruction_loss(output, batch.image, region)
+        terms = {"loss/generator/reconstruction": reconstruction.detach()}
+        total = weights.reconstruction_weight * reconstruction
+        if adversarial:
+            seen = self._seen(output, batch)
+            with inert(self.discriminator.module), self.runtime.autocast():
+                logits = self.discriminator.module(seen, crop(seen, batch.windows, self.window_px))
+            fooled = adversarial_loss(logits)
+            terms["loss/generator/adversarial"] = fooled.detach()
+            total = total + weights.adversarial_weight * fooled
+        self.generator.backward(total)
+        return terms
+
+    def _train_discriminator(self, output: Tensor, batch: Batch) -> Terms:
+        fake = self._seen(output, batch)
+        images = torch.cat([batch.image, fake])
+        windows = torch.cat([batch.real_windows, batch.windows])
+        logits = self.discriminator(images, crop(images, windows, self.window_px))
+        real_logits, fake_logits = logits.chunk(2)
+        real_loss, fake_loss = discriminator_losses(real_logits, fake_logits)
+        self.discriminator.backward(real_loss + fake_loss)
+        return {
+            "loss/discriminator/real": real_loss.detach(),
+            "loss/discriminator/fake": fake_loss.detach(),
+            "score/real": real_logits.detach().float().sigmoid().mean(),
+            "score/fake": fake_logits.detach().float().sigmoid().mean(),
+        }
+
+    def _seen(self, output: Tensor, batch: Batch) -> Tensor:
+        """What the discriminators see of a generated picture."""
+        if self.config.model.discriminator_input == "composite":
+            return composite(output, batch.image, batch.mask)
+        return output.to(batch.image.dtype)
+
+
+@contextmanager
+def inert(network: nn.Module) -> Iterator[None]:
+    """Within, the network passes gradients through, but gathers none and moves no statistics."""
+    network.requires_grad_(False).eval()
+    try:
+        yield
+    finally:
+        network.requires_grad_(True).train()

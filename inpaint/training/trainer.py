@@ -1,0 +1,343 @@
+"""Owns the run: builds what a config asks for, trains, judges, saves and resumes."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections import deque
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from inpaint.arguments import Options
+from inpaint.config import Config
+from inpaint.data.batches import Feed
+from inpaint.errors import InpaintError
+from inpaint.models.discriminator import Discriminator
+from inpaint.models.generator import Generator, GeneratorConfig
+from inpaint.training.checkpoint import CheckpointStore
+from inpaint.training.ema import Ema
+from inpaint.training.judge import Judge
+from inpaint.training.meter import Meter, NonFiniteError, Place
+from inpaint.training.run_directory import RunDirectory
+from inpaint.training.runtime import DTYPES, Runtime
+from inpaint.training.schedule import LearningRate, phase_at, phase_steps
+from inpaint.training.signals import StopRequest
+from inpaint.training.state import Progress, load_state, save_debug_bundle, save_state
+from inpaint.training.steps import Steps
+from inpaint.training.watch import Watch
+
+log = logging.getLogger(__name__)
+
+# A flag raised at a step is acted upon so many steps later, when the processes have long exchanged it unawaited.
+FLAG_LAG = 2
+NOTHING, SAVE, STOP = 0, 1, 2
+
+
+def build_networks(config: Config) -> tuple[Generator, Discriminator]:
+    """Both networks with their start values, which depend on the seed alone."""
+    torch.manual_seed(config.training.seed)
+    model = config.model
+    generator = Generator(GeneratorConfig(model.width, model.bottleneck, model.mask_channel, model.norm))
+    discriminator = Discriminator(
+        config.data.image_size, config.data.hole_spec.window_px, model.width, model.global_average_pooling, model.norm
+    )
+    return generator, discriminator
+
+
+class Trainer:
+    """One run from its start or last checkpoint to its end. Every process has one and calls it alike.
+
+    Args:
+        config: of the run, the same on all processes.
+        options: of this start.
+        runtime: the processes; closed by the caller.
+        run: the run's folder, open on the main process.
+        stop: asked between steps.
+        watch: told where the loop is.
+        pictures: the splits.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        options: Options,
+        runtime: Runtime,
+        run: RunDirectory,
+        stop: StopRequest,
+        watch: Watch,
+        pictures: dict[Any, Any],
+    ) -> None:
+        self.config, self.runtime, self.run_directory, self.stop, self.watch = config, runtime, run, stop, watch
+        training, rates = config.training, config.optimizer
+        generator, discriminator = build_networks(config)
+        if options.init_from is not None:
+            init_generator(generator, options.init_from)
+        self.num_parameters = [sum(p.numel() for p in net.parameters()) for net in (generator, discriminator)]
+        shadow = Generator(generator.config)
+        shadow.load_state_dict(generator.state_dict())
+        dtype = DTYPES["float64"] if training.precision == "float64" else torch.float32
+        adam = {"betas": (rates.beta1, rates.beta2)}
+        self.generator = runtime.prepare(
+            "generator", generator, adam | {"lr": rates.generator_learning_rate}, training.compile
+        )
+        self.discriminator = runtime.prepare(
+            "discriminator", discriminator, adam | {"lr": rates.discriminator_learning_rate}, training.compile
+        )
+        self.ema = Ema(shadow.to(runtime.device, dtype), config.ema) if config.ema.half_life_kimg is not None else None
+        self.steps = Steps(runtime, self.generator, self.discriminator, config)
+        self.meter = Meter(runtime)
+        self.judge = Judge(runtime, pictures, config)
+        self.feed = Feed(
+            pictures["train"],
+            config.data,
+            training.seed,
+            training.global_batch_size,
+            runtime.rank,
+            runtime.world_size,
+            runtime.device,
+            dtype,
+        )
+        self.phases = phase_steps(training.phases, self.feed.steps_per_epoch)
+        self.total_steps = min(training.epochs * self.feed.steps_per_epoch, training.max_steps or sys.maxsize)
+        self.learning_rate = LearningRate.of(rates, self.total_steps * training.global_batch_size)
+        self.store = CheckpointStore(run.path / "checkpoints", config.checkpointing.keep)
+        self.progress = Progress()
+        self._flags: deque[Any] = deque()
+        self._last_save = time.monotonic()
+
+    def run(self) -> str:
+        """Train to the end or until asked to stop.
+
+        Returns:
+            `finished`, `preempted`, or `unsaved` if the last state could not be written.
+
+        Raises:
+            InpaintError: the run cannot go on.
+        """
+        self.watch.busy("reading the last checkpoint")
+        self._restore()
+        if self.progress.step == 0:
+            self._save()
+            self.store.wait()
+            if failure := self.runtime.broadcast(str(self.store.take_failure() or "")):
+                raise InpaintError(f"the first checkpoint cannot be written ({failure}); nothing was trained")
+        with self._bar() as bar:
+            started = time.monotonic()
+            before = self.progress.seconds
+            batches = self.feed.batches(self.progress.epoch, self.progress.position)
+            while not self._done():
+                self.progress.seconds = before + time.monotonic() - started
+                if self.progress.position == self.feed.steps_per_epoch:
+                    self.progress.next_epoch()
+                try:
+                    decision = self._step(batches, bar)
+                except NonFiniteError as error:
+                    batches.close()
+                    self._roll_back(error, bar)
+                    batches = self.feed.batches(self.progress.epoch, self.progress.position)
+                    continue
+                if decision == STOP:
+                    batches.close()
+                    return self._leave("preempted")
+            batches.close()
+        return self._finish()
+
+    def _step(self, batches: Any, bar: Any) -> int:
+        """One step of training and all that is due after it; returns what the processes decided."""
+        progress, training = self.progress, self.config.training
+        self.watch.at(f"step {progress.step + 1}, waiting for data")
+        batch = next(batches)
+        phase = phase_at(progress.position, self.phases)
+        place = Place(progress.step + 1, progress.epoch, progress.position, phase)
+        self.watch.at(f"step {place.step}, phase {phase}")
+        if [place.epoch, place.position] not in progress.skipped:
+            factor = self.learning_rate.factor(progress.images_seen + training.global_batch_size)
+            self.meter.add(place, self.steps(phase, batch.split(self.runtime.micro_batch_size), factor))
+            if self.ema is not None and phase != 2:
+                self.ema.update(
+                    self.generator, progress.images_seen + training.global_batch_size, training.global_batch_size
+                )
+        progress.advance(training.global_batch_size)
+        bar.update(training.global_batch_size)
+        bar.set_description(f"epoch {place.epoch}/{training.epochs} phase {phase}", refresh=False)
+        if progress.step % training.log_every == 0 or self._done():
+            self._log(place, bar)
+        stopped = progress.position == self.feed.steps_per_epoch and self._end_epoch()
+        decision = self._decide()
+        if stopped or decision == STOP:
+            self._log(place, bar)
+            return STOP
+        every = self.config.checkpointing.every_steps
+        if decision == SAVE or (every is not None and progress.step % every == 0):
+            self._save()
+        return NOTHING
+
+    def _decide(self) -> int:
+        """What all processes do now: the largest of their flags of some steps ago."""
+        flag = STOP if self.stop.asked else NOTHING
+        minutes = self.config.checkpointing.every_minutes
+        if flag == NOTHING and self.runtime.is_main and minutes is not None:
+            flag = SAVE if time.monotonic() - self._last_save > minutes * 60 else NOTHING
+        if flag == SAVE:
+            self._last_save = time.monotonic()
+        self._flags.append(self.runtime.start_max(flag))
+        return self.runtime.finish(self._flags.popleft()) if len(self._flags) > FLAG_LAG else NOTHING
+
+    def _stop_now(self) -> bool:
+        """Whether any process was asked to stop; waits for all to answer."""
+        self.watch.at(f"step {self.progress.step}, held-out pictures")
+        return self.runtime.finish(self.runtime.start_max(STOP if self.stop.asked else NOTHING)) == STOP
+
+    def _log(self, place: Place, bar: Any) -> None:
+        means = self.meter.read()
+        if failure := self.store.take_failure():
+            self._shout(failure)
+        if not self.runtime.is_main or not means:
+            return
+        line = {**asdict(place), "images_seen": self.progress.images_seen, **means}
+        line |= {"learning_rate_factor": self.learning_rate.factor(self.progress.images_seen)}
+        self.run_directory.log(line | {"time/total_s": round(self.progress.seconds, 2)})
+        bar.set_postfix({"mse": f"{means.get('loss/generator/reconstruction', float('nan')):.4f}"}, refresh=False)
+        if means.get("score/real", 0) > 0.99 and means.get("score/fake", 1) < 0.01:
+            tqdm.write(f"step {place.step}: the discriminator is saturated (real > 0.99, fake < 0.01)", file=sys.stderr)
+        if means["output/spread"] < 1e-4:
+            tqdm.write(f"step {place.step}: the generator paints the same picture for every input", file=sys.stderr)
+
+    def _end_epoch(self) -> bool:
+        """Judge the epoch that has just ended; returns whether a stop was asked for meanwhile."""
+        epoch = self.progress.epoch
+        if self.progress.evaluated_epoch >= epoch or epoch % self.config.evaluation.every_epochs:
+            return False
+        figures = self.judge.validate(self._judged(), self._stop_now)
+        if figures is None:
+            return True
+        self.judge.save_samples(self._judged(), self.run_directory, epoch)
+        self.progress.evaluated_epoch = epoch
+        if self.runtime.is_main:
+            line = {"step": self.progress.step, "epoch": epoch, "phase": 3, "images_seen": self.progress.images_seen}
+            self.run_directory.log(line | {f"evaluation/{name}": value for name, value in figures.items()})
+            tqdm.write(
+                f"epoch {epoch}: hole PSNR {figures['hole_psnr']:.2f} dB on validation pictures", file=sys.stderr
+            )
+        if figures["hole_psnr"] > self.progress.best_hole_psnr:
+            self.progress.best_hole_psnr = figures["hole_psnr"]
+            self._save()
+            if self.runtime.is_main:
+                self.store.set_best(self.progress.step, figures)
+        return False
+
+    def _judged(self) -> nn.Module:
+        return self.ema.module if self.ema is not None else self.generator.module
+
+    def _save(self) -> None:
+        """Begin a checkpoint, unless the steps since the last look were not all finite."""
+        self.watch.busy(f"step {self.progress.step}, saving a checkpoint")
+        self.meter.check()
+        save_state(self.store, self.runtime, self.generator, self.discriminator, self.ema, self.progress, self.config)
+        self._last_save = time.monotonic()
+
+    def _restore(self) -> None:
+        progress = load_state(self.store, self.runtime, self.generator, self.discriminator, self.ema, self.config)
+        self.progress = progress or Progress()
+        self.progress.position = min(self.progress.position, self.feed.steps_per_epoch)
+        self.meter.forget()
+        if self.runtime.is_main:
+            self.run_directory.forget_after(self.progress.step, self.progress.evaluated_epoch)
+            if self.progress.step:
+                tqdm.write(f"resuming at step {self.progress.step} of {self.total_steps}", file=sys.stderr)
+
+    def _roll_back(self, error: NonFiniteError, bar: Any) -> None:
+        """Go back to the last checkpoint and leave the batch out that broke the run, or give up."""
+        rollbacks = self.progress.rollbacks + 1
+        skipped = [*self.progress.skipped, [error.place.epoch, error.place.position]]
+        bundle = self.run_directory.path / "debug" / f"step_{error.place.step:08d}"
+        if self.runtime.is_main:
+            save_debug_bundle(bundle, error, self.feed, self.config)
+        if rollbacks > self.config.training.max_rollbacks:
+            raise InpaintError(
+                f"{error}, after {rollbacks - 1} returns to a checkpoint (training.max_rollbacks); the batch is in "
+                f"{bundle}; lower the learning rates, set optimizer.gradient_clip, or look at the pictures"
+            )
+        if self.runtime.is_main:
+            tqdm.write(f"{error}: back to the last checkpoint, without that batch ({bundle})", file=sys.stderr)
+        self._restore()
+        self.progress.skipped, self.progress.rollbacks = skipped, rollbacks
+        bar.reset(self.total_steps * self.config.training.global_batch_size)
+        bar.update(self.progress.step * self.config.training.global_batch_size)
+
+    def _done(self) -> bool:
+        last_epoch_over = self.progress.position == self.feed.steps_per_epoch
+        return self.progress.step >= self.total_steps or (
+            last_epoch_over and self.progress.epoch >= self.config.training.epochs
+        )
+
+    def _leave(self, outcome: str) -> str:
+        """Save what there is and wait until it is on the disk."""
+        self._save()
+        self.store.wait()
+        failure = self.runtime.broadcast(str(self.store.take_failure() or ""))
+        if failure:
+            self._shout(failure)
+            return "unsaved"
+        return outcome
+
+    def _finish(self) -> str:
+        """Judge and save the finished generator."""
+        if self.progress.position == self.feed.steps_per_epoch and self._end_epoch():
+            return self._leave("preempted")
+        outcome = self._leave("finished")
+        self.watch.busy("judging the finished generator")
+        weights = self.generator.weights() if self.ema is None else self.ema.module.state_dict()
+        if self.runtime.is_main:
+            self.run_directory.save_generator(weights, build_networks(self.config)[0])
+        facts = {
+            "steps": self.progress.step,
+            "epochs": self.progress.epoch,
+            "images_seen": self.progress.images_seen,
+            "training_seconds": round(self.progress.seconds, 1),
+        }
+        report = self.judge.finish(self._judged(), self.run_directory, facts, self._stop_now)
+        if report is None:
+            return "preempted"
+        if self.runtime.is_main:
+            print(f"\n{report}\nsaved: {self.run_directory.path / 'generator'}", flush=True)
+        return outcome
+
+    def _shout(self, failure: Exception | str) -> None:
+        if self.runtime.is_main:
+            tqdm.write(
+                f"A CHECKPOINT COULD NOT BE SAVED: {failure}. Training goes on; the last sound one is "
+                f"step {max(self.store.steps(), default='none')}.",
+                file=sys.stderr,
+            )
+
+    def _bar(self) -> Any:
+        batch = self.config.training.global_batch_size
+        return tqdm(
+            total=self.total_steps * batch,
+            initial=self.progress.step * batch,
+            unit="img",
+            unit_scale=True,
+            dynamic_ncols=True,
+            mininterval=0.5 if sys.stderr.isatty() else 10,
+            disable=not self.runtime.is_main,
+        )
+
+
+def init_generator(generator: Generator, source: str) -> None:
+    """Take the weights of a saved generator of the same shape into a new run.
+
+    Raises:
+        InpaintError: it cannot be read or has another shape.
+    """
+    folder = Path(source) / "generator"
+    loaded = Generator.from_pretrained(str(folder) if folder.is_dir() else source)
+    if loaded.config != generator.config:
+        raise InpaintError(f"--init-from {source} is {loaded.config}, this run's generator is {generator.config}")
+    generator.load_state_dict(loaded.state_dict())

@@ -1,0 +1,168 @@
+"""Owns the answer to "who is not there any more": every process says in the job's store that it lives and where it is.
+
+A process that is gone or stuck would leave the others waiting in a reduction for as long as its timeout. Here each one
+beats once a second from a thread; the main process watches all, the others watch the main one; who misses a beat for
+too long, or does not get on for `timeout_s`, is named and the job ends.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from datetime import timedelta
+
+import torch.distributed as dist
+
+_BEAT_S, _SILENCE_S = 1.0, 20.0
+
+
+class Watch:
+    """This process's watch over the others.
+
+    Args:
+        rank, world_size: of this process.
+        timeout_s: how long the training loop may stay at one place.
+        every_beat: called now and then from the thread.
+    """
+
+    def __init__(
+        self, rank: int, world_size: int, timeout_s: float, every_beat: Callable[[], None] | None = None
+    ) -> None:
+        self.rank, self.world_size, self.timeout_s = rank, world_size, timeout_s
+        self.silence_s = min(_SILENCE_S, timeout_s)
+        self._every_beat = every_beat
+        self._where, self._since, self._armed = "starting", time.monotonic(), False
+        self._seen: dict[int, tuple[str, float]] = {}
+        self._there: set[int] = set()
+        self._store = _connect(timeout_s=30.0) if world_size > 1 else None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+        self._thread.start()
+
+    def at(self, where: str) -> None:
+        """The training loop has got on to `where` and must get on from there within `timeout_s`."""
+        self._where, self._since, self._armed = where, time.monotonic(), True
+
+    def busy(self, where: str) -> None:
+        """The same, where it may take as long as it takes."""
+        self._where, self._since, self._armed = where, time.monotonic(), False
+
+    def close(self, in_order: bool) -> None:
+        """Stop watching. Having left in order, this process's silence shall not be taken for its death."""
+        self._stop.set()
+        self._thread.join()
+        if self._store is not None and in_order:
+            self._store.set(f"beat/{self.rank}", self._beat(left=True))
+
+    def missing(self) -> str:
+        """After a reduction broke: which processes stopped beating, in words; waits a few beats to tell."""
+        if self._store is None:
+            return "no other process could be asked"
+        before = self._beats()
+        time.sleep(2.5 * _BEAT_S)
+        after = self._beats()
+        silent = [rank for rank in range(self.world_size) if rank != self.rank and before.get(rank) == after.get(rank)]
+        return "; ".join(_sentence(rank, after.get(rank)) for rank in silent) or "all other processes still answer"
+
+    def _run(self) -> None:
+        number = 0
+        while not self._stop.wait(_BEAT_S if number else 0):
+            number += 1
+            if self._every_beat is not None and number % 10 == 0:
+                self._every_beat()
+            stuck_s = time.monotonic() - self._since if self._armed else 0.0
+            if self._store is None:
+                if stuck_s > self.timeout_s:
+                    self._give_up(f"the run has been at {self._where!r} for {stuck_s:.0f} s (training.timeout_s)")
+                continue
+            try:
+                self._store.set(f"beat/{self.rank}", self._beat(number=number, stuck_s=round(stuck_s)))
+                self._look()
+            except RuntimeError:  # torch's store error, DistStoreError among them
+                if not self._stop.is_set():
+                    self._give_up(
+                        "the store that the processes share is gone, and with it its host, the launcher of rank 0"
+                    )
+
+    def _beat(self, **more: float) -> str:
+        return json.dumps({"at": self._where, "pid": os.getpid(), "host": socket.gethostname(), "stuck_s": 0, **more})
+
+    def _look(self) -> None:
+        assert self._store is not None
+        if self._store.check(["verdict"]):
+            self._give_up(self._store.get("verdict").decode(), said=True)
+        beats = self._beats()
+        watched = range(self.world_size) if self.rank == 0 else [0]
+        now = time.monotonic()
+        for rank in watched:
+            beat = beats.get(rank)
+            if beat is None:
+                continue
+            if self._seen.get(rank, ("", 0.0))[0] != beat:
+                self._seen[rank] = (beat, now)
+            silent_s = now - self._seen[rank][1]
+            if json.loads(beat).get("left"):
+                continue
+            if silent_s > self.silence_s:
+                self._give_up(f"{_sentence(rank, beat)} (silent for {silent_s:.0f} s)")
+        stuck = {rank: json.loads(beat) for rank, beat in beats.items() if json.loads(beat)["stuck_s"] > self.timeout_s}
+        if stuck and self.rank == 0:
+            places = "; ".join(f"rank {rank} at {beat['at']!r} for {beat['stuck_s']} s" for rank, beat in stuck.items())
+            least = min(stuck, key=lambda rank: (-stuck[rank]["stuck_s"], rank))
+            self._give_up(f"rank {least} holds the others up (training.timeout_s = {self.timeout_s:g}): {places}")
+
+    def _beats(self) -> dict[int, str]:
+        assert self._store is not None
+        ranks = range(self.world_size) if self.rank == 0 else range(min(self.world_size, 64))
+        self._there |= {rank for rank in ranks if rank not in self._there and self._store.check([f"beat/{rank}"])}
+        there = sorted(self._there)
+        values = self._store.multi_get([f"beat/{rank}" for rank in there]) if there else []
+        return {rank: value.decode() for rank, value in zip(there, values, strict=True)}
+
+    def _give_up(self, why: str, said: bool = False) -> None:
+        """End this process from its thread: its main thread may never come back from where it waits."""
+        if self._stop.is_set():
+            return
+        if self._store is not None and self.rank == 0 and not said:
+            try:
+                self._store.set("verdict", why)
+                time.sleep(1.5 * _BEAT_S)
+            except RuntimeError as error:
+                why += f" (and could not be told to the others: {error})"
+        print(f"\ninpaint: rank {self.rank}: {why}; the job ends, resume it with the same command", file=sys.stderr)
+        sys.stderr.flush()
+        os._exit(1)
+
+
+def _sentence(rank: int, beat: str | None) -> str:
+    if beat is None:
+        return f"rank {rank} never answered"
+    values = json.loads(beat)
+    return f"rank {rank} (process {values['pid']} on {values['host']}) is gone, last seen at {values['at']!r}"
+
+
+def first_to_say(text: str) -> bool:
+    """Whether no other process of this job has said `text` yet."""
+    key = f"said/{hashlib.sha256(text.encode()).hexdigest()}"
+    try:
+        return _connect(timeout_s=5.0).add(key, 1) == 1
+    except RuntimeError:  # the store's host is gone: better twice than never
+        return True
+
+
+def _connect(timeout_s: float) -> dist.Store:
+    """A connection of our own to the store where the launcher's processes met; it outlives any of them."""
+    store = dist.TCPStore(
+        os.environ["MASTER_ADDR"],
+        int(os.environ["MASTER_PORT"]),
+        is_master=False,
+        wait_for_workers=False,
+        timeout=timedelta(seconds=timeout_s),
+    )
+    return dist.PrefixStore(f"inpaint/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
