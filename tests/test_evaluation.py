@@ -79,8 +79,8 @@ def test_ssim_is_the_published_formula_in_the_hole_and_whole() -> None:
     channels = zip(image[0].numpy() / 255, composite[0].numpy() / 255, strict=True)
     expected = np.stack([ssim_map_by_loops(*pair) for pair in channels])
     figures = picture_metrics(composite, image, mask)
-    assert figures["ssim"].item() == pytest.approx(expected.mean(), abs=1e-5)
-    assert figures["hole_ssim"].item() == pytest.approx(expected[:, 6:11, 1:10].mean(), abs=1e-5)
+    assert figures["ssim"].item() == pytest.approx(expected.mean(), abs=1e-4)
+    assert figures["hole_ssim"].item() == pytest.approx(expected[:, 6:11, 1:10].mean(), abs=1e-4)
 
 
 def test_each_picture_is_judged_alone() -> None:
