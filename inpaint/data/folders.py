@@ -76,6 +76,8 @@ class Folder:
 def list_folder(root: Path) -> Folder:
     """Lists a tree, each folder once wherever links lead; hidden files and folders are left out.
 
+    A link to a folder of the same tree is not followed: the folder is listed under its own name.
+
     Raises:
         InpaintError: a folder cannot be listed, or there is neither a picture nor a shard.
     """
@@ -84,6 +86,7 @@ def list_folder(root: Path) -> Folder:
         raise InpaintError(f"cannot list {error.filename}: {error.strerror}") from error
 
     found = Folder(root)
+    real_root = root.resolve()
     seen: set[tuple[int, int]] = set()
     for here, folders, names in os.walk(root, onerror=refuse, followlinks=True):
         status = os.stat(here)  # noqa: PTH116 - paths stay strings in this loop: there may be millions
@@ -91,7 +94,12 @@ def list_folder(root: Path) -> Folder:
             folders.clear()
             continue
         seen.add((status.st_dev, status.st_ino))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = sorted(
+            name
+            for name in folders
+            if not name.startswith(".")
+            and not ((link := Path(here, name)).is_symlink() and link.resolve().is_relative_to(real_root))
+        )
         prefix = "" if here == str(root) else Path(here).relative_to(root).as_posix() + "/"
         for name in names:
             if not name.startswith("."):

@@ -1,0 +1,316 @@
+"""No picture is lost, moved between splits or decoded twice, and every fault of a source is one clear line."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections import namedtuple
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from datasets import ClassLabel, Dataset
+from datasets import Image as ImageFeature
+from hub_server import LoopbackHub
+from PIL import Image
+
+from inpaint.data import cache, photos
+from inpaint.data.holes import SPLITS, HoleSpec, Split, key_hash, split_of, stored_holes
+from inpaint.data.photos import Photos
+from inpaint.data.pictures import Pictures, SyntheticSpec, open_pictures
+from inpaint.errors import InpaintError
+
+SPEC = HoleSpec.scaled(16)
+SYNTHETIC = SyntheticSpec(num_train=40, num_validation=8, num_test=4, seed=1)
+
+
+def paint(path: Path, seed: int | None = None, size: tuple[int, int] = (20, 20)) -> Path:
+    """A picture of one colour, which its name decides."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, colour_of(path.name)).save(path, "PNG")
+    return path
+
+
+def colour_of(name: str) -> tuple[int, int, int]:
+    bits = key_hash(name)
+    return bits & 255, bits >> 8 & 255, bits >> 16 & 255
+
+
+def folder_of(root: Path, names: Iterable[str]) -> Path:
+    for name in names:
+        paint(root / name)
+    return root
+
+
+def many(num: int = 150) -> list[str]:
+    return [f"{('coast', 'lake')[index % 2]}/{index:04d}.png" for index in range(num)]
+
+
+def read(root: Path, tmp_path: Path) -> dict[Split, Photos]:
+    return photos.find(str(root)).read(tmp_path / "arrow")
+
+
+def opened(path: Path | str | None, cache_dir: Path, spec: HoleSpec = SPEC, bad: float = 0.0) -> dict[Split, Pictures]:
+    return open_pictures(
+        None if path is None else str(path),
+        spec,
+        cache_dir=cache_dir,
+        max_bad_fraction=bad,
+        synthetic=SYNTHETIC,
+        show_progress=False,
+    )
+
+
+def names_in(splits: dict[Split, Photos] | dict[Split, Pictures]) -> set[str]:
+    return {source for split in splits.values() for source in split.sources}
+
+
+# --- What is found --------------------------------------------------------------------------------------------------
+
+
+def test_names_that_look_like_splits_or_patterns_lose_nothing(tmp_path: Path) -> None:
+    names = {
+        "train_station/a.jpg", "test_p1.jpg", "lake/test_p1.jpg", "lake/validation.png", "train/one.png",
+        "a/b/c/deep.JPG", "lake/b[1].jpg", "lake/b1.jpg", "lake/b*.jpg", "coast/what?.png", "coast/ü 雪 #50%.JPEG",
+        "__MACOSX/x.png", "lake/{1,2}.png", "lake/line\nbreak.png",
+    }  # fmt: skip
+    root = folder_of(tmp_path / "photos", names)
+    for hidden in (".hidden.png", "lake/._b1.jpg", ".thumbnails/b1.jpg"):
+        paint(root / hidden)
+    (root / "lake" / "notes.txt").write_text("no picture")
+    (root / "lake" / "round").symlink_to(root)
+    (root / "again").symlink_to(root / "coast")
+    elsewhere = folder_of(tmp_path / "elsewhere", ["far.png"])
+    (elsewhere / "round").symlink_to(elsewhere)
+    (root / "linked").symlink_to(elsewhere)
+    names.add("linked/far.png")
+    splits = read(root, tmp_path)
+    assert names_in(splits) == names
+    assert sum(map(len, splits.values())) == len(names)
+    for split in splits.values():
+        for source, key, label, row in zip(split.sources, split.keys, split.labels or [], split.dataset, strict=False):
+            assert Path(row["image"]["path"]) == root / source
+            assert key == "/".join(source.split("/")[-2:]) and label == source.split("/")[-2]
+
+
+def test_split_folders_are_kept_and_missing_ones_carved(tmp_path: Path) -> None:
+    names = many()
+    root = folder_of(tmp_path / "photos", [f"train/{name}" for name in names] + ["Val/coast/v.png"])
+    splits = read(root, tmp_path)
+    assert splits["validation"].keys == ["coast/v.png"]
+    assert set(splits["test"].keys) == {name for name in names if split_of(key_hash(name)) == "test"}
+    assert sum(map(len, splits.values())) == len(names) + 1
+
+    paint(root / "test" / "coast" / "t.png")
+    splits = read(root, tmp_path)
+    assert [len(splits[split]) for split in SPLITS] == [len(names), 1, 1]
+
+    paint(root / "stray.png")
+    with pytest.raises(InpaintError, match=r"pictures outside them, such as stray\.png"):
+        read(root, tmp_path)
+
+
+def test_adding_pictures_moves_none(tmp_path: Path) -> None:
+    before = read(folder_of(tmp_path / "photos", many(150)), tmp_path)
+    after = read(folder_of(tmp_path / "photos", many(200)), tmp_path)
+    for split in SPLITS:
+        assert set(before[split].keys) <= set(after[split].keys)
+        assert set(before[split].keys) == {key for key in many(150) if split_of(key_hash(key)) == split}
+
+
+def table(num: int, side: tuple[int, int] = (32, 32)) -> Dataset:
+    rows = {"image": [Image.new("RGB", side, (index, 0, 0)) for index in range(num)]}
+    return Dataset.from_dict(rows, features=None).cast_column("image", ImageFeature())
+
+
+def write_shards(dataset: Dataset, root: Path, **splits: range) -> Path:
+    (root / "data").mkdir(parents=True)
+    for split, rows in splits.items():
+        dataset.select(rows).to_parquet(root / "data" / f"{split}-00000-of-00001.parquet")
+    return root
+
+
+def test_shards_bring_their_names_and_scaled_coordinates(tmp_path: Path) -> None:
+    num = 6
+    dataset = table(num, side=(160, 128))
+    dataset = dataset.add_column("source", [f"data/coast/{index}.jpg" for index in range(num)])
+    dataset = dataset.add_column("label", [0] * num).cast_column("label", ClassLabel(names=["coast"]))
+    dataset = dataset.add_column("hole", [[36, 40, 30, 50]] * num).add_column("crop", [[26, 36]] * num)
+    root = write_shards(dataset, tmp_path / "shards", train=range(3), validation=range(3, 5), test=range(5, 6))
+    pictures = opened(root, tmp_path / "cache", HoleSpec.scaled(64))
+    assert [list(pictures[split].pixels[:, 0, 0, 0]) for split in SPLITS] == [[0, 1, 2], [3, 4], [5]]
+    assert pictures["validation"].sources[1] == "data/coast/4.jpg"
+    # The centred square leaves out 16 of 160 at the left; 128 becomes 64.
+    assert pictures["train"].holes.tolist() == [[10, 20, 15, 25]] * 3
+    assert pictures["train"].crops.tolist() == [[5, 18]] * 3
+    assert read(root, tmp_path)["test"].keys == ["coast/5.jpg"]
+
+
+def test_shards_without_splits_or_names_are_keyed_by_index(tmp_path: Path) -> None:
+    root = write_shards(table(100), tmp_path / "shards", part=range(100))
+    splits = read(root, tmp_path)
+    assert {split: splits[split].keys for split in SPLITS} == {
+        split: [str(index) for index in range(100) if split_of(key_hash(str(index))) == split] for split in SPLITS
+    }
+    assert opened(root, tmp_path / "cache")["train"].pixels[:, 0, 0, 0].tolist() == list(map(int, splits["train"].keys))
+
+
+def test_a_dataset_on_the_hub(hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "arrow"))
+    monkeypatch.setattr("datasets.config.HF_ENDPOINT", hub.endpoint)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "arrow")
+    table(100).rename_column("image", "jpg").push_to_hub("alice/lakes", token=hub.token, split="everything")
+    pictures = opened("alice/lakes", tmp_path / "cache")
+    assert sum(len(split.pixels) for split in pictures.values()) == 100
+    with pytest.raises(InpaintError, match="alice/no-lakes is no folder here, and the Hub does not give it: "):
+        opened("alice/no-lakes", tmp_path / "cache")
+
+
+# --- What is refused ------------------------------------------------------------------------------------------------
+
+
+def test_each_wrong_source_is_one_clear_line(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "a.heic").write_text("")
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "train-00000-of-00001.parquet").write_bytes(b"PAR1 and no more")
+    numbers = tmp_path / "numbers"
+    numbers.mkdir()
+    Dataset.from_dict({"x": [1, 2]}).to_parquet(numbers / "train.parquet")
+    cases = {
+        tmp_path / "gone": "there is no folder",
+        paint(tmp_path / "one.png"): "is a file: give the folder",
+        tmp_path / "empty": "no pictures found in .*: it is empty",
+        tmp_path / "text": r"no pictures found in .*1 \.heic",
+        broken: "the parquet shards in .* cannot be read",
+        numbers: "no column of pictures; its columns are x",
+        folder_of(tmp_path / "few", ["a.png"]): "split of .*few is empty",
+    }
+    for path, message in cases.items():
+        with pytest.raises(InpaintError, match=message) as caught:
+            opened(path, tmp_path / "cache")
+        assert "\n" not in str(caught.value)
+    assert not [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
+
+
+def test_bad_pictures_are_left_out_and_named_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root = folder_of(tmp_path / "photos", many())
+    (root / "lake" / "broken.jpg").write_bytes(b"<html>404")
+    (root / "lake" / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    (root / "lake" / "cut.png").write_bytes(paint(tmp_path / "whole.png").read_bytes()[:60])
+    paint(root / "lake" / "tiny.png", size=(20, 3))
+    bad = {"broken.jpg": "unreadable", "gone.jpg": "unreadable", "cut.png": "truncated", "tiny.png": "too small"}
+    with pytest.raises(InpaintError, match=r"cannot be used, more than data\.max_bad_fraction = 0\.01 allows"):
+        opened(root, tmp_path / "cache", bad=0.01)
+    for attempt in range(2):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            pictures = opened(root, tmp_path / "cache", bad=0.05)
+        assert names_in(pictures) == set(many())
+        for name, why in bad.items():
+            assert (f"lake/{name}: {why}: " in caplog.text) == (attempt == 0)
+    listed = next((tmp_path / "cache").glob("*/bad.txt")).read_text().splitlines()
+    assert sorted(line.split(": ")[:2] for line in listed) == sorted([f"lake/{n}", why] for n, why in bad.items())
+    with pytest.raises(InpaintError, match=f"4 of the {len(many()) + 4} pictures"):
+        opened(root, tmp_path / "cache", bad=0.01)
+
+
+def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InpaintError, match=r"file/cache \(Not a directory\): set data\.cache_dir"):
+        opened(None, tmp_path / "file" / "cache")
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(cache.shutil, "disk_usage", lambda _: usage(10**9, 10**9, 1000))
+    with pytest.raises(InpaintError, match=r"needs 0\.00 GiB .* make room, or set data\.cache_dir"):
+        opened(None, tmp_path / "cache")
+
+
+# --- What is decoded ------------------------------------------------------------------------------------------------
+
+
+def test_rows_belong_together(tmp_path: Path) -> None:
+    pictures = opened(folder_of(tmp_path / "photos", many()), tmp_path / "cache")
+    for split in pictures.values():
+        assert isinstance(split.pixels, np.memmap) and not split.pixels.flags.writeable
+        assert split.pixels.shape == (len(split.sources), 16, 16, 3)
+        for pixels, source in zip(split.pixels, split.sources, strict=True):
+            assert (pixels == colour_of(source.split("/")[-1])).all()
+        holes, crops = stored_holes(np.array([key_hash(source) for source in split.sources], dtype=np.uint64), SPEC)
+        np.testing.assert_array_equal(split.holes, holes)
+        np.testing.assert_array_equal(split.crops, crops)
+    assert pictures["train"].sources[-2:] == [pictures["train"].sources[-2], list(pictures["train"].sources)[-1]]
+
+
+def test_a_copy_elsewhere_is_found_again_and_a_change_is_not(tmp_path: Path) -> None:
+    root = folder_of(tmp_path / "photos", many())
+    opened(root, tmp_path / "cache")
+    shutil.copytree(root, tmp_path / "elsewhere" / "staged")
+    opened(tmp_path / "elsewhere" / "staged", tmp_path / "cache")
+    assert len(list((tmp_path / "cache").glob("*/entry.json"))) == 1
+    paint(root / "lake" / "new.png")
+    assert "lake/new.png" in names_in(opened(root, tmp_path / "cache"))
+
+
+def test_synthetic_splits_share_no_picture(tmp_path: Path) -> None:
+    pictures = opened(None, tmp_path / "cache")
+    assert [len(pictures[split].pixels) for split in SPLITS] == [40, 8, 4]
+    rows = np.concatenate([pictures[split].pixels for split in SPLITS]).reshape(52, -1)
+    assert len(np.unique(rows, axis=0)) == 52 == len(names_in(pictures))
+
+
+def test_a_damaged_entry_is_named(tmp_path: Path) -> None:
+    opened(None, tmp_path / "cache")
+    file = next((tmp_path / "cache").glob("*/train.npy"))
+    os.truncate(file, file.stat().st_size // 2)
+    with pytest.raises(InpaintError, match=f"{file.parent} are damaged .* delete that folder"):
+        opened(None, tmp_path / "cache")
+
+
+# Renders slowly and says so, so that a test can act in the middle.
+BUILDER = """
+import sys, time
+from pathlib import Path
+from inpaint.data import synthetic
+from inpaint.data.holes import HoleSpec
+from inpaint.data.pictures import SyntheticSpec, open_pictures
+render, delay = synthetic.render, float(sys.argv[2])
+def slow(*arguments):
+    print("render", flush=True)
+    time.sleep(delay)
+    return render(*arguments)
+synthetic.render = slow
+open_pictures(None, HoleSpec.scaled(16), cache_dir=Path(sys.argv[1]), max_bad_fraction=0.0,
+              synthetic=SyntheticSpec(40, 8, 4, 1), show_progress=False)
+print("opened", flush=True)
+"""
+
+
+def start_builder(cache_dir: Path, delay_s: float) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", BUILDER, str(cache_dir), str(delay_s)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def test_a_killed_builder_leaves_nothing_that_confuses(tmp_path: Path) -> None:
+    builder = start_builder(tmp_path / "cache", delay_s=600)
+    assert builder.stdout is not None and builder.stdout.readline() == "render\n"
+    builder.send_signal(signal.SIGKILL)
+    builder.communicate()
+    assert len([path for path in (tmp_path / "cache").iterdir() if ".partial-" in path.name]) == 1
+    again, fresh = opened(None, tmp_path / "cache"), opened(None, tmp_path / "fresh")
+    for split in SPLITS:
+        np.testing.assert_array_equal(again[split].pixels, fresh[split].pixels)
+    assert not [path for path in (tmp_path / "cache").iterdir() if ".partial-" in path.name]
+
+
+def test_two_processes_at_once_build_once(tmp_path: Path) -> None:
+    builders = [start_builder(tmp_path / "cache", delay_s=0.1) for _ in range(2)]
+    said = [builder.communicate()[0].splitlines() for builder in builders]
+    assert [builder.returncode for builder in builders] == [0, 0]
+    assert sorted(said) == [["opened"], ["render", "render", "render", "opened"]]
