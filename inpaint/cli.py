@@ -18,7 +18,7 @@ from importlib import import_module
 
 from inpaint.errors import InpaintError, UsageError
 
-COMMANDS = ("fill",)
+COMMANDS = ("prepare", "fill", "push")
 
 EXIT_FAILURE, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 

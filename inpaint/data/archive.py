@@ -15,13 +15,10 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any, Protocol
 
+from inpaint.data.folders import PICTURE_SUFFIXES
 from inpaint.data.places365 import class_of, known_spellings, spelling
 from inpaint.errors import InpaintError, UsageError
 
-SUFFIXES = tuple(
-    f".{kind}"
-    for kind in ("jpg", "jpeg", "jpe", "jfif", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm", "tga", "avif")
-)
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 # Folders that divide a dataset, never a part of the path that all its pictures share.
 SPLIT_FOLDERS = frozenset({"train", "val", "validation", "test"})
@@ -270,7 +267,7 @@ def _is_picture(name: str, found: Survey) -> bool:
     if _is_hidden(last) or any(map(_is_hidden, folders)):
         found.pass_over("hidden", name)
         return False
-    if not last.lower().endswith(SUFFIXES):
+    if os.path.splitext(last)[1].lower() not in PICTURE_SUFFIXES:  # noqa: PTH122 - a tar's names are no paths here
         found.pass_over("not a picture by its name", name)
         return False
     return True

@@ -1,0 +1,150 @@
+"""Make a dataset of photographs: people and copies out, small squares, splits, holes written down.
+
+SRC is the Places365 "easyformat" folder, a tar of it (read without unpacking), any folder of pictures, or a dataset of
+the Hub that has a column of pictures. The same command goes on where it was stopped. On several GPUs or machines:
+accelerate launch -m inpaint prepare ..., all with the same --out.
+
+examples:
+  inpaint prepare --source places365_standard/ --out data/landscapes --people-filter darknet \\
+      --darknet-cfg yolov3.cfg --darknet-weights yolov3.weights
+  inpaint prepare --source photos.tar --out data/photos --people-filter transformers --push-to ORG/NAME
+  inpaint prepare --check data/photos
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from inpaint.errors import InpaintError, UsageError
+
+if TYPE_CHECKING:
+    from inpaint.data.plan import Plan
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--source", metavar="SRC", help="a folder, a tar, or ORG/NAME[@REVISION] on the Hub")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where the dataset goes; an empty folder or a new one")
+    parser.add_argument("--check", metavar="DIR_OR_ID", help="say whether a dataset will train, and what is wrong")
+    parser.add_argument(
+        "--size", type=int, default=64, metavar="PX", help="side of the pictures (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--classes", metavar="FILE|all", help="default: 50 natural classes of a Places365 tree, all of any other source"
+    )
+    people = parser.add_argument_group("people")
+    people.add_argument("--people-filter", default="none", metavar="KIND", help="none (default), darknet, transformers")
+    people.add_argument("--person-threshold", type=float, default=0.3, metavar="SCORE", help="default: %(default)s")
+    people.add_argument(
+        "--person-min-area", type=float, default=0.0, metavar="SHARE", help="smallest box that counts, of the picture"
+    )
+    people.add_argument("--person-class", default="person", metavar="NAME", help="what to find (default: %(default)s)")
+    people.add_argument("--darknet-cfg", type=Path, metavar="FILE", help="such as yolov3.cfg")
+    people.add_argument("--darknet-weights", type=Path, metavar="FILE", help="such as yolov3.weights")
+    people.add_argument(
+        "--darknet-names", type=Path, metavar="FILE", help="the classes; default: coco.names beside cfg"
+    )
+    people.add_argument(
+        "--darknet-size", type=int, metavar="PX", help="side of the network's input (default: the cfg's)"
+    )
+    people.add_argument("--detector", metavar="ID[@REVISION]", help="the checkpoint that transformers is to use")
+    work = parser.add_argument_group("work")
+    work.add_argument("--workers", type=int, metavar="N", help="processes; the result does not depend on it")
+    work.add_argument(
+        "--chunk-pictures", type=int, default=500, metavar="N", help="done at a time by a worker (default: %(default)s)"
+    )
+    work.add_argument(
+        "--rank-timeout-s", type=float, default=600.0, metavar="S", help="then rank 0 does what others did not finish"
+    )
+    work.add_argument("--push-to", metavar="ORG/NAME", help="publish the finished dataset there")
+    work.add_argument("--private", action="store_true", help="make that repository private if it has to be made")
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.check is not None:
+        return _check(args.check)
+    if args.source is None or args.out is None:
+        raise UsageError("say --source SRC and --out DIR, or --check DIR_OR_ID")
+    if args.push_to is not None and args.push_to.count("/") != 1:
+        raise UsageError(f"--push-to is {args.push_to!r}; it must be ORG/NAME")
+    from inpaint.data.people import DEFAULT_MODEL, PeopleFilter
+    from inpaint.data.prepare import Options, prepare
+
+    people = PeopleFilter(
+        kind=args.people_filter,
+        threshold=args.person_threshold,
+        min_area=args.person_min_area,
+        class_name=args.person_class,
+        cfg=args.darknet_cfg,
+        weights=args.darknet_weights,
+        names=args.darknet_names,
+        input_px=args.darknet_size,
+        model=args.detector or DEFAULT_MODEL,
+    )
+    plan = prepare(
+        Options(
+            source=args.source,
+            out=args.out,
+            size=args.size,
+            classes=args.classes,
+            people=people,
+            workers=args.workers,
+            chunk_pictures=args.chunk_pictures,
+            rank_timeout_s=args.rank_timeout_s,
+        )
+    )
+    if plan is None:
+        return 0
+    _report(plan, args.out)
+    if args.push_to is not None:
+        push(args.out, args.push_to, args.private)
+    return 0
+
+
+def push(folder: Path, repo_id: str, private: bool) -> None:
+    """Publishes a finished dataset; what is on the Hub already is not sent again.
+
+    Raises:
+        InpaintError: it failed for good or too often.
+    """
+    from huggingface_hub import HfApi
+
+    from inpaint.hub.push import limit_waiting, retried
+
+    limit_waiting()
+    api, trouble = HfApi(), f"the dataset is whole in {folder}, but could not be pushed to {repo_id}"
+    retried(lambda: api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True), trouble)
+    ours = ["data/*.parquet", "README.md", "*.csv", "figure.png"]
+    commit = retried(
+        lambda: api.upload_folder(
+            repo_id=repo_id,
+            repo_type="dataset",
+            folder_path=folder,
+            allow_patterns=ours,
+            delete_patterns=["data/*.parquet"],
+            commit_message="Dataset prepared by inpaint",
+        ),
+        f"{trouble}; the same command goes on",
+    )
+    print(f"pushed to {commit.repo_url if hasattr(commit, 'repo_url') else repo_id}")
+
+
+def _report(plan: Plan, out: Path) -> None:
+    counts = plan.counts()
+    splits = ", ".join(f"{split} {len(pictures)}" for split, pictures in plan.order.items())
+    dropped = ", ".join(f"{num} {reason}" for reason, num in counts.items() if num and reason != "kept")
+    print(f"{out}: {counts['kept']} of {counts.total()} pictures kept ({splits}); left out: {dropped or 'none'}")
+    print(f"{out}/.prepare may be deleted; while it is there, another --person-threshold needs no new detection")
+
+
+def _check(name: str) -> int:
+    from inpaint.data.check import faults
+
+    found = faults(name)
+    for fault in found:
+        print(f"- {fault}")
+    if found:
+        raise InpaintError(f"{name} will not train as it should: {len(found)} fault(s), listed above")
+    print(f"{name} will train")
+    return 0

@@ -1,0 +1,171 @@
+"""Owns what a reader of a prepared dataset sees first: its card, README.md, and a picture like the paper's Figure 1."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from PIL import Image
+
+from inpaint.data.chunks import REASONS
+from inpaint.data.dedupe import MAX_BITS
+from inpaint.data.holes import SPLITS, HoleSpec
+from inpaint.data.people import PeopleFilter
+from inpaint.data.plan import Plan
+from inpaint.data.shards import shard_paths
+from inpaint.files import write_atomically
+
+FIGURE = "figure.png"
+FIGURE_ROWS, FIGURE_GAP_PX, FIGURE_SCALE = 4, 4, 2
+
+PLACES365_NOTE = """\
+The pictures come from Places365-Standard (Zhou et al., "Places: A 10 million Image Database for Scene Recognition",
+IEEE TPAMI 2018, http://places2.csail.mit.edu). Its authors hold no copyright of the pictures: they give them out for
+non-commercial research and education only, and ask to be cited. Who publishes or uses this dataset is bound by that.
+"""
+OTHER_NOTE = """\
+The pictures keep the licences of their source; preparing them changes nothing about that. Look the terms up before
+publishing.
+"""
+
+
+def write_card(plan: Plan, out: Path, size: int, people: PeopleFilter, hub_id: str | None, is_places365: bool) -> None:
+    """Writes `figure.png` and `README.md`, whose header tells `load_dataset` where the splits are."""
+    figure = io.BytesIO()
+    Image.fromarray(figure_pixels(out, size)).save(figure, "png")
+    write_atomically(out / FIGURE, figure.getvalue())
+    text = card_text(plan, size, people, hub_id, is_places365)
+    write_atomically(out / "README.md", text.encode())
+
+
+def card_text(plan: Plan, size: int, people: PeopleFilter, hub_id: str | None, is_places365: bool) -> str:
+    """The card of a dataset of `size` px pictures."""
+    from huggingface_hub import DatasetCardData
+
+    counts, spec = plan.counts(), HoleSpec.scaled(size)
+    origin = "Places365-Standard" if is_places365 else f"the dataset `{hub_id}`" if hub_id else "a folder"
+    data = DatasetCardData(
+        pretty_name=f"Landscapes with holes, {size}x{size}",
+        license="other",
+        license_name="places365" if is_places365 else "of-the-source",
+        task_categories=["image-to-image"],
+        tags=["image-inpainting", "landscapes"],
+        size_categories=[_size_category(counts["kept"])],
+        source_datasets=[hub_id] if hub_id else None,
+        configs=[
+            {
+                "config_name": "default",
+                "data_files": [{"split": split, "path": f"data/{split}-*.parquet"} for split in SPLITS],
+            }
+        ],
+    )
+    return f"""---
+{data.to_yaml()}
+---
+
+# Landscapes with holes, {size}x{size}
+
+{counts["kept"]} photographs from {origin} for training networks that fill holes. Made by
+`inpaint prepare`.
+
+![original, what is to be filled, and the local window]({FIGURE})
+
+From left to right: the picture, the picture with its hole, the local window around the hole.
+
+## Loading
+
+```python
+from datasets import load_dataset
+
+dataset = load_dataset("DIR_OR_ID")  # this folder, or its id on the Hub; also with streaming=True
+picture, hole = dataset["train"][0]["image"], dataset["train"][0]["hole"]
+```
+
+## Columns
+
+| column | what it is |
+| --- | --- |
+| `image` | RGB, {size}x{size}, stored as PNG: at this size a JPEG's blocks would be learned with the picture |
+| `label` | the class ({len(plan.labels)} of them) |
+| `source` | the path in the original |
+| `hole` | [x, y, width, height] in pixels; {spec.min_px} to {spec.max_px} px a side |
+| `crop` | [x, y] of the {spec.window_px}x{spec.window_px} local window, which contains the hole |
+| `person_score` | the person detector's highest score, 0 to 1; empty without a filter |
+
+`holes.csv` holds the same coordinates, `dropped.csv` every picture that was left out and why.
+
+## How it was made
+
+Each picture was cropped to its centred square and downsampled by area. A picture's split, hole and window follow from a
+hash of `<class>/<file name>`: about 85% train, 10% validation and 5% test, and pictures added later move none.
+
+Person filter: {people.describe()}.
+
+Left out as duplicates are pictures of which another is kept that is the same or nearly so (up to {MAX_BITS} of 64 bits
+of a perceptual hash differ, and the colours agree). The copy in `test` stays before the one in `validation`, and that
+before the one in `train`.
+
+| split | pictures |
+| --- | ---: |
+{_table((split, len(plan.order[split])) for split in SPLITS)}
+
+| reason | pictures |
+| --- | ---: |
+{_table((reason, counts[reason]) for reason in REASONS)}
+
+| class | {" | ".join(REASONS)} |
+| --- |{" ---: |" * len(REASONS)}
+{_table((name, *row) for name, row in zip(plan.labels, _by_class(plan), strict=True))}
+
+## Licence
+
+{PLACES365_NOTE if is_places365 else OTHER_NOTE}"""
+
+
+def figure_pixels(out: Path, size: int) -> NDArray[np.uint8]:
+    """Some pictures of the test split (or else another): whole, with the hole, and the local window. RGB."""
+    window = HoleSpec.scaled(size).window_px
+    rows = []
+    for row in _first_rows(out, FIGURE_ROWS):
+        picture = np.asarray(Image.open(io.BytesIO(row["image"]["bytes"])))
+        (x, y, width, height), (left, top) = row["hole"], row["crop"]
+        masked = picture.copy()
+        masked[y : y + height, x : x + width] = 0
+        local = np.full_like(picture, 255)
+        start = (size - window) // 2
+        local[start : start + window, start : start + window] = masked[top : top + window, left : left + window]
+        gap = np.full((size, FIGURE_GAP_PX, 3), 255, np.uint8)
+        rows.append(np.concatenate([picture, gap, masked, gap, local], axis=1))
+        rows.append(np.full((FIGURE_GAP_PX, rows[-1].shape[1], 3), 255, np.uint8))
+    return np.concatenate(rows[:-1]).repeat(FIGURE_SCALE, axis=0).repeat(FIGURE_SCALE, axis=1)
+
+
+def _first_rows(out: Path, num: int) -> list[dict[str, Any]]:
+    for shard in reversed(shard_paths(out)):
+        table = next(pq.ParquetFile(shard).iter_batches(batch_size=num, columns=["image", "hole", "crop"]), None)
+        if table is not None and len(table):
+            return table.to_pylist()
+    raise ValueError(f"the shards in {out} are empty")
+
+
+def _by_class(plan: Plan) -> NDArray[np.int64]:
+    counts = np.zeros((len(plan.labels), len(REASONS)), np.int64)
+    np.add.at(counts, (plan.label, plan.reason), 1)
+    return counts
+
+
+def _table(rows: Iterator[tuple[Any, ...]]) -> str:
+    return "\n".join(f"| {' | '.join(map(str, row))} |" for row in rows)
+
+
+def _size_category(num: int) -> str:
+    """The Hub's own name for how many rows there are."""
+    limits = {10**3: "1K", 10**4: "10K", 10**5: "100K", 10**6: "1M", 10**7: "10M"}
+    below = [name for limit, name in limits.items() if num >= limit]
+    above = [name for limit, name in limits.items() if num < limit]
+    return f"{below[-1]}<n<{above[0]}" if below and above else f"n<{above[0]}" if above else "n>10M"

@@ -1,0 +1,226 @@
+"""Owns the first pass of `inpaint prepare`: some hundred pictures of the source to one finished chunk file.
+
+A chunk is work that is done once: its file is named by a digest of its pictures and of what is done to them, and
+appears whole or not at all. So any process may do any chunk, a restart goes on where it was, and nothing has to be
+kept in step between processes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import socket
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from inpaint.data.archive import Entry
+from inpaint.data.dedupe import THUMBNAIL_PX, fingerprint
+from inpaint.data.holes import SPLITS, key_hash, split_of
+from inpaint.data.people import BATCH_SIZE, Detector, PeopleFilter
+from inpaint.data.pixels import BadPicture, open_picture, square
+
+# Changes whenever chunks made before would not be made the same way now.
+VERSION = 1
+# Why a picture is in the dataset or not; a chunk file holds the index. "person" and "duplicate" are decided later.
+REASONS = ("kept", "person", "corrupt", "too small", "too large", "grey", "duplicate")
+# Mean difference of the largest and smallest channel, in 8-bit steps, below which a picture has no colour.
+GREY_STEPS = 2.5
+# Detectors see no more than this; JPEGs are not decoded much larger either.
+DETECTION_PX = 640
+# Past this level PNGs get hardly smaller, only slower.
+PNG_LEVEL = 4
+
+SCHEMA = pa.schema(
+    [
+        ("source", pa.string()),
+        ("label", pa.string()),
+        ("key_hash", pa.uint64()),
+        ("source_hash", pa.uint64()),
+        ("split", pa.int8()),
+        ("reason", pa.int8()),
+        ("detail", pa.string()),
+        ("pixels", pa.uint64()),
+        ("outline", pa.uint64()),
+        ("colours", pa.binary(3 * THUMBNAIL_PX**2)),
+        ("person_score", pa.float32()),
+        ("png", pa.binary()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Some pictures and what to make of them; small enough to be sent to a worker.
+
+    Args:
+        file: where the finished chunk goes.
+        size: side of the square pictures, in pixels.
+    """
+
+    file: Path
+    entries: tuple[Entry, ...]
+    size: int
+    people: PeopleFilter
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What became of a chunk's pictures, and the seconds each stage took."""
+
+    counts: Counter[str]
+    seconds: dict[str, float]
+
+
+def chunks_of(
+    entries: Iterable[Entry], num_pictures: int, folder: Path, size: int, people: PeopleFilter
+) -> Iterator[Chunk]:
+    """Parts the source's pictures, in its order, into chunks of `num_pictures`."""
+    settings = f"{VERSION} {size} {people.identity()}"
+    iterator = iter(entries)
+    while members := tuple(islice(iterator, num_pictures)):
+        digest = hashlib.blake2b(settings.encode(), digest_size=12)
+        for entry in members:
+            digest.update(json.dumps([entry.source, entry.label, entry.key, entry.size]).encode())
+            digest.update(hashlib.blake2b(entry.data or b"").digest())
+        yield Chunk(folder / f"{digest.hexdigest()}.arrow", members, size, people)
+
+
+def make_chunk(chunk: Chunk) -> Tally:
+    """Reads, squares, fingerprints and detects, and writes the chunk's file."""
+    clock = Stopwatch()
+    detector = None if chunk.people.kind == "none" else _detector(chunk.people)
+    rows: list[dict[str, Any]] = []
+    for start in range(0, len(chunk.entries), BATCH_SIZE):
+        waiting: list[tuple[dict[str, Any], NDArray[np.uint8]]] = []
+        for entry in chunk.entries[start : start + BATCH_SIZE]:
+            row = _row(entry)
+            rows.append(row)
+            try:
+                waiting.append((row, _prepare(entry, row, chunk.size, detector is not None, clock)))
+            except BadPicture as bad:
+                reason = "corrupt" if bad.reason in ("unreadable", "truncated") else bad.reason
+                row.update(reason=REASONS.index(reason), detail=_printable(bad.detail))
+        found = [(row, picture) for row, picture in waiting if row["reason"] == REASONS.index("kept")]
+        if detector is not None and found:
+            for (row, _), boxes in zip(found, detector.detect([picture for _, picture in found]), strict=True):
+                row["person_score"] = chunk.people.score(boxes)
+            clock.lap("detect")
+    rows.sort(key=lambda row: (row["split"], row["key_hash"], row["source_hash"]))
+    table = pa.Table.from_pylist(rows, schema=SCHEMA)
+    with new_file(chunk.file) as temporary, pa.ipc.new_file(str(temporary), SCHEMA) as writer:
+        writer.write_table(table)
+    clock.lap("write")
+    return Tally(count_reasons(table, chunk.people.threshold), clock.seconds)
+
+
+@contextmanager
+def open_chunk(file: Path) -> Iterator[pa.Table]:
+    """A finished chunk, mapped into memory: only what is used of it is read."""
+    with pa.memory_map(str(file)) as mapped:
+        yield pa.ipc.open_file(mapped).read_all()
+
+
+def reasons(table: pa.Table, threshold: float) -> NDArray[np.int8]:
+    """The index in REASONS for each picture of a chunk, people above `threshold` found out: [N]."""
+    found = table["reason"].to_numpy().copy()
+    # No score is no number, which reaches no threshold.
+    found[(found == REASONS.index("kept")) & (table["person_score"].to_numpy() >= threshold)] = REASONS.index("person")
+    return found
+
+
+def count_reasons(table: pa.Table, threshold: float) -> Counter[str]:
+    """What became of a chunk's pictures, copies not yet found out."""
+    return Counter(REASONS[reason] for reason in reasons(table, threshold))
+
+
+class Stopwatch:
+    """Seconds by stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+        self._since = time.perf_counter()
+
+    def lap(self, stage: str) -> None:
+        """Puts the time since the last lap down to `stage`."""
+        now = time.perf_counter()
+        self.seconds[stage] += now - self._since
+        self._since = now
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path` to write to; at the end the file is on the disk and takes its place."""
+    temporary = path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}.tmp")
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@cache
+def _detector(people: PeopleFilter) -> Detector:
+    return people.build()
+
+
+def _row(entry: Entry) -> dict[str, Any]:
+    hashed = key_hash(entry.key)
+    return {
+        "source": _printable(entry.source),
+        "label": _printable(entry.label),
+        "key_hash": hashed,
+        "source_hash": key_hash(entry.source),
+        "split": SPLITS.index(split_of(hashed)),
+        "reason": REASONS.index("kept"),
+        "detail": "",
+        "pixels": 0,
+        "outline": 0,
+        "colours": bytes(3 * THUMBNAIL_PX**2),
+        "person_score": None,
+        "png": b"",
+    }
+
+
+def _prepare(entry: Entry, row: dict[str, Any], size: int, for_detector: bool, clock: Stopwatch) -> NDArray[np.uint8]:
+    """Fills in `row`; returns the square as the detector is to see it."""
+    try:
+        data = entry.read()
+    except (FileNotFoundError, PermissionError) as error:
+        raise BadPicture("unreadable", error.strerror or "no permission") from error
+    clock.lap("read")
+    image = open_picture(data, at_least=max(4 * size, DETECTION_PX))
+    clock.lap("decode")
+    small = square(image, size, min_side=size)
+    clock.lap("resize")
+    if (small.max(axis=2).astype(np.int16) - small.min(axis=2)).mean() < GREY_STEPS:
+        row["reason"] = REASONS.index("grey")
+        return small
+    row["pixels"], row["outline"], colours = fingerprint(small)
+    row["colours"] = colours.tobytes()
+    clock.lap("hash")
+    encoded = cv2.imencode(".png", cv2.cvtColor(small, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_COMPRESSION, PNG_LEVEL])[1]
+    row["png"] = encoded.tobytes()
+    clock.lap("encode")
+    large = square(image, min(*image.size, DETECTION_PX)) if for_detector else small
+    clock.lap("detect")
+    return large
+
+
+def _printable(text: str) -> str:
+    """File names need not be UTF-8, columns of text must."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

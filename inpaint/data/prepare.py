@@ -1,0 +1,340 @@
+"""Owns the run of `inpaint prepare`: a source of pictures to a finished dataset, in three passes.
+
+1. Chunks of the source become chunk files, by any number of workers and of ranks (`inpaint.data.chunks`).
+2. All of them together say what is kept (`inpaint.data.plan`).
+3. The dataset's files are written (`inpaint.data.shards`, `inpaint.data.card`).
+
+Passes 2 and 3 are rank 0's. The ranks share a folder and nothing else: what one has finished is a file.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from multiprocessing.connection import wait as wait_for
+from pathlib import Path
+from typing import IO
+
+import cv2
+from tqdm import tqdm
+
+from inpaint.data import shards
+from inpaint.data.archive import Entry, Source, Survey, open_source
+from inpaint.data.card import write_card
+from inpaint.data.chunks import Chunk, Tally, chunks_of, count_reasons, make_chunk, open_chunk
+from inpaint.data.people import PeopleFilter
+from inpaint.data.places365 import folder_name, natural_names, read_classes, spelling
+from inpaint.data.plan import Plan, make_plan
+from inpaint.errors import InpaintError, UsageError
+from inpaint.files import write_atomically
+
+WORK_FOLDER = ".prepare"
+# Of the bytes of the pixels; a photo's PNG at 64 px was seen to take 0.65.
+PNG_SHARE = 0.8
+SIZES_PX = range(16, 1025, 4)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `inpaint prepare` was told; see its help.
+
+    Args:
+        classes: "all", a file of names, or None: the 50 natural ones of a Places365 tree, all of any other source.
+        chunk_pictures: pictures done at a time, which is what a kill costs at most per worker.
+        workers: processes of this rank; None: one a core. The result does not depend on it.
+        rank_timeout_s: when no rank has finished a chunk for so long, rank 0 does what is missing.
+    """
+
+    source: str
+    out: Path
+    size: int = 64
+    classes: str | None = None
+    people: PeopleFilter = field(default_factory=PeopleFilter)
+    workers: int | None = None
+    chunk_pictures: int = 500
+    rank_timeout_s: float = 600.0
+    show_progress: bool = True
+
+
+def prepare(options: Options) -> Plan | None:
+    """Makes the dataset in `options.out`, going on where an earlier run was stopped. Ranks but 0 return None.
+
+    Raises:
+        UsageError: an option makes no sense, or `out` holds something else.
+        InpaintError: nothing to do, no room, or the source cannot be read.
+    """
+    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    if options.size not in SIZES_PX:
+        raise UsageError(f"--size is {options.size}; it must be a multiple of 4 from {SIZES_PX[0]} to {SIZES_PX[-1]}")
+    if options.chunk_pictures < 1 or (options.workers is not None and options.workers < 1):
+        raise UsageError("--workers and --chunk-pictures must be 1 or more")
+    source = open_source(options.source)
+    if options.out.resolve().is_relative_to(Path(options.source).resolve()):
+        raise UsageError(f"--out {options.out} lies in the source; choose a place outside {options.source}")
+    if options.people.kind == "darknet":
+        options.people.build()  # a wrong file is better found now than after listing a million pictures
+    try:
+        with _work_folder(options, rank) as work:
+            survey = source.survey()
+            classes = _choose_classes(options, survey)
+            if rank == 0:
+                _report_survey(options, survey, classes)
+                _check_room(options, survey, classes)
+            return _run(options, source, _num_wanted(survey, classes), classes, work, rank, world)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise InpaintError(
+            f"the disk of {options.out} is full; make room and run the same command again: what is done is kept"
+        ) from error
+
+
+def _run(
+    options: Options, source: Source, num_pictures: int | None, classes: Classes, work: Path, rank: int, world: int
+) -> Plan | None:
+    def chunks() -> Iterator[Chunk]:
+        wanted = filter(None, map(classes.select, source.entries()))
+        return chunks_of(wanted, options.chunk_pictures, work / "chunks", options.size, options.people)
+
+    share = None if num_pictures is None else num_pictures // world
+    files, seconds = _do_chunks(options, chunks(), lambda index, _: index % world == rank, share, shown=rank == 0)
+    if not files:
+        raise InpaintError(f"{options.source} has no pictures of the wanted classes")
+    if rank:
+        return None
+    if missing := _wait_for_ranks(files, options):
+        print(f"no rank has finished anything for {options.rank_timeout_s:g} s: doing their {len(missing)} chunks here")
+        _do_chunks(options, chunks(), lambda _, file: file in missing, None, shown=True)
+    _report_seconds(seconds)
+    plan = make_plan(files, options.people.threshold, classes.names, options.show_progress)
+    shards.write_shards(plan, options.out, work, options.size, options.show_progress)
+    shards.write_holes(options.out)
+    shards.write_dropped(plan, options.out)
+    hub_id = None if Path(options.source).exists() else options.source
+    write_card(plan, options.out, options.size, options.people, hub_id, classes.is_places365)
+    for stale in set((work / "chunks").iterdir()) - set(files):
+        stale.unlink()
+    return plan
+
+
+@dataclass(frozen=True)
+class Classes:
+    """Which classes are wanted, by their spellings, and what they are called in the dataset.
+
+    Args:
+        names: in the order of their numbers; None: every class there is.
+    """
+
+    names: tuple[str, ...] | None = None
+    is_places365: bool = False
+
+    def name_of(self, label: str) -> str | None:
+        """What a class of the source is called in the dataset; None if it is not wanted."""
+        if self.names is None:
+            return label
+        return {spelling(name): name for name in self.names}.get(spelling(label))
+
+    def select(self, entry: Entry) -> Entry | None:
+        """The entry under its class's name, or None."""
+        name = self.name_of(entry.label)
+        if name is None or name == entry.label:
+            return None if name is None else entry
+        return replace(entry, label=name, key=entry.key.replace(f"{entry.label}/", f"{name}/", 1))
+
+
+def _choose_classes(options: Options, survey: Survey) -> Classes:
+    if options.classes == "all" or (options.classes is None and not survey.is_places365):
+        return Classes(None, survey.is_places365)
+    names = natural_names() if options.classes is None else read_classes(Path(options.classes))
+    classes = Classes(tuple(map(folder_name, names)), survey.is_places365)
+    found = {classes.name_of(label) for label in survey.labels} - {None}
+    if survey.labels and not found:
+        has = ", ".join(sorted(survey.labels)[:8])
+        raise UsageError(f"none of the {len(names)} classes is in {options.source}, which has {has}; try --classes all")
+    if survey.labels and (missing := [name for name in classes.names or () if name not in found]):
+        print(f"no pictures in {len(missing)} of the {len(names)} classes: {', '.join(missing)}")
+    return classes
+
+
+def _num_wanted(survey: Survey, classes: Classes) -> int | None:
+    if not survey.labels:
+        return survey.num_pictures
+    return sum(num for label, num in survey.labels.items() if classes.name_of(label))
+
+
+def _report_survey(options: Options, survey: Survey, classes: Classes) -> None:
+    if survey.num_pictures is not None:
+        print(f"{options.source}: {survey.num_pictures} pictures, {_num_wanted(survey, classes)} in the wanted classes")
+    for kind, num in survey.passed_over.items():
+        print(f"passed over: {num} {kind}, such as {survey.examples[kind]!r}")
+
+
+def _check_room(options: Options, survey: Survey, classes: Classes) -> None:
+    """Chunks and shards both hold every kept picture; what an earlier run wrote is there already."""
+    expected = 2 * (_num_wanted(survey, classes) or 0) * 3 * options.size**2 * PNG_SHARE
+    written = sum(path.stat().st_size for path in options.out.rglob("*") if path.is_file())
+    free = shutil.disk_usage(options.out).free
+    print(f"needs about {max(0, expected - written) / 2**30:.1f} GiB in {options.out}, {free / 2**30:.1f} GiB are free")
+    if expected - written > free:
+        raise InpaintError(
+            f"{options.out} has {free / 2**30:.1f} GiB free and about {(expected - written) / 2**30:.1f} GiB are "
+            "needed; make room or choose another --out"
+        )
+
+
+@contextmanager
+def _work_folder(options: Options, rank: int) -> Iterator[Path]:
+    """The folder of what is done so far, kept from being used by two processes for one rank."""
+    out, work = options.out, options.out / WORK_FOLDER
+    try:
+        if out.exists() and any(out.iterdir()) and not work.exists():
+            raise UsageError(f"--out {out} holds files that this command did not make; choose an empty folder")
+        (work / "chunks").mkdir(parents=True, exist_ok=True)
+        lock = (work / f"rank-{rank}.lock").open("w")
+    except OSError as error:
+        raise InpaintError(f"--out {out} can't be written to: {error.strerror}") from error
+    with lock:
+        _lock(lock, options)
+        is_local = Path(options.source).exists()
+        settings = {"source": str(Path(options.source).resolve()) if is_local else options.source, "size": options.size}
+        file = work / "settings.json"
+        if file.exists() and (earlier := json.loads(file.read_text(encoding="utf-8"))) != settings:
+            raise UsageError(
+                f"--out {out} was begun from {earlier['source']} at size {earlier['size']}; choose another, or delete "
+                f"{file} if the pictures only moved"
+            )
+        if rank == 0:
+            write_atomically(file, json.dumps(settings).encode())
+        yield work
+
+
+def _lock(file: IO[str], options: Options) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise InpaintError(f"another inpaint prepare is at work in {options.out}; wait for it or stop it") from error
+
+
+def _do_chunks(
+    options: Options, chunks: Iterator[Chunk], is_mine: Callable[[int, Path], bool], total: int | None, shown: bool
+) -> tuple[list[Path], dict[str, float]]:
+    """Makes those of our chunks that are not there. Returns the files of all chunks, and the seconds by stage."""
+    files: list[Path] = []
+    seconds: dict[str, float] = defaultdict(float)
+    counts: Counter[str] = Counter()
+    workers = options.workers or _default_workers(options.people)
+    bar = tqdm(desc="preparing", total=total, unit="picture", disable=not (shown and options.show_progress))
+
+    def done(tally: Tally) -> None:
+        counts.update(tally.counts)
+        for stage, elapsed in tally.seconds.items():
+            seconds[stage] += elapsed
+        bar.set_postfix_str(" ".join(f"{reason}={num}" for reason, num in sorted(counts.items())), refresh=False)
+        bar.update(tally.counts.total())
+
+    with bar, _pool(workers) as submit:
+        running: set[Future[Tally]] = set()
+        for index, chunk in enumerate(chunks):
+            files.append(chunk.file)
+            if not is_mine(index, chunk.file):
+                continue
+            if chunk.file.exists():
+                with open_chunk(chunk.file) as table:
+                    bar.initial += len(table)  # no part of the rate
+                    done(Tally(count_reasons(table, options.people.threshold), {}))
+                continue
+            running.add(submit(chunk))
+            while len(running) > 2 * workers:
+                finished, running = wait(running, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    done(future.result())
+        for future in running:
+            done(future.result())
+    return files, seconds
+
+
+@contextmanager
+def _pool(workers: int) -> Iterator[Callable[[Chunk], Future[Tally]]]:
+    """Something to hand chunks to; one worker is this process."""
+    if workers == 1:
+        yield _do_here
+        return
+    # Spawned, not forked: OpenCV, torch and CUDA do not survive a fork.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as pool:
+        try:
+            yield lambda chunk: pool.submit(make_chunk, chunk)
+        except BrokenProcessPool as error:
+            raise InpaintError(
+                "a worker died, perhaps for lack of memory; run the same command again, with fewer --workers"
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _do_here(chunk: Chunk) -> Future[Tally]:
+    cv2.setNumThreads(1)
+    future: Future[Tally] = Future()
+    future.set_result(make_chunk(chunk))
+    return future
+
+
+def _start_worker() -> None:
+    """One thread, Ctrl-C left to the parent, and no life after it: a killed parent does not tell its workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    cv2.setNumThreads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def leave_with(sentinel: int) -> None:
+        wait_for([sentinel])
+        os._exit(1)
+
+    threading.Thread(target=leave_with, args=(parent.sentinel,), daemon=True).start()
+
+
+def _default_workers(people: PeopleFilter) -> int:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    here = max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    # Each has the detector on the GPU for itself; a few are enough to keep it busy.
+    return min(here, 4) if people.kind == "transformers" else here
+
+
+def _wait_for_ranks(files: list[Path], options: Options) -> set[Path]:
+    """The chunks that are still missing when no other rank has finished one for a long time."""
+    missing = {file for file in files if not file.exists()}
+    last_seen = time.monotonic()
+    with tqdm(
+        desc="waiting for other ranks",
+        total=len(missing),
+        unit="chunk",
+        disable=not (missing and options.show_progress),
+    ) as bar:
+        while missing and time.monotonic() - last_seen < options.rank_timeout_s:
+            time.sleep(min(1.0, options.rank_timeout_s))
+            arrived = {file for file in missing if file.exists()}
+            if arrived:
+                missing -= arrived
+                bar.update(len(arrived))
+                last_seen = time.monotonic()
+    return missing
+
+
+def _report_seconds(seconds: dict[str, float]) -> None:
+    if total := sum(seconds.values()):
+        parts = ", ".join(f"{stage} {100 * part / total:.0f}%" for stage, part in seconds.items())
+        print(f"{total:.1f} core seconds: {parts}")
