@@ -1,4 +1,4 @@
-"""Owns hashed randomness for pictures: uniform numbers and lattice noise, functions of a picture's key and a counter.
+"""Owns hashed randomness for pictures (uniform numbers and lattice noise, by a picture's key) and their arithmetic.
 
 Integer hashes and the operations that IEEE 754 rounds exactly, so a number does not depend on batch or machine. The
 batch is the last axis: pictures share the points at which noise is read, and every gather then copies whole rows.
@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float32]
 Keys = NDArray[np.uint64]
+
+F = np.float32
 
 LATTICE = 32  # noise repeats after this many cells
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -40,7 +42,7 @@ def uniform(keys: Keys, stream: int, num: int) -> Array:
     bits = (bits ^ (bits >> np.uint32(16))) * np.uint32(0x85EBCA6B) + (keys >> np.uint64(32)).astype(np.uint32)
     bits = (bits ^ (bits >> np.uint32(13))) * np.uint32(0xC2B2AE35)
     bits ^= bits >> np.uint32(16)
-    return (bits >> np.uint32(8)).astype(np.float32) * np.float32(2.0**-24)
+    return (bits >> np.uint32(8)).astype(F) * F(2.0**-24)
 
 
 def taps(u: NDArray[np.float64], v: NDArray[np.float64]) -> Taps:
@@ -52,13 +54,13 @@ def taps(u: NDArray[np.float64], v: NDArray[np.float64]) -> Taps:
     near, far = j % LATTICE * LATTICE, (j + 1) % LATTICE * LATTICE
     left, right = i % LATTICE, (i + 1) % LATTICE
     corners = np.stack([near + left, near + right, far + left, far + right])
-    weights = ((f * f * (3 - 2 * f))[:, None].astype(np.float32) for f in (fu, fv))
+    weights = ((f * f * (3 - 2 * f))[:, None].astype(F) for f in (fu, fv))
     return Taps(corners, *weights)
 
 
 def noise(keys: Keys, stream: int, at: Taps, width: int) -> Array:
     """Value noise in [-1, 1): [points / width, width, N]."""
-    table = uniform(keys, stream, LATTICE * LATTICE) * np.float32(2) - np.float32(1)
+    table = uniform(keys, stream, LATTICE * LATTICE) * F(2) - F(1)
     near, right, far, corner = (table.take(index, axis=0) for index in at.corners)
     right -= near
     right *= at.across
@@ -70,6 +72,35 @@ def noise(keys: Keys, stream: int, at: Taps, width: int) -> Array:
     far *= at.along
     near += far
     return near.reshape(-1, width, len(keys))
+
+
+def fractal(keys: Keys, stream: int, octaves: tuple[Taps, ...], size: int, falloff: float) -> Array:
+    total = noise(keys, stream, octaves[0], size)
+    for number, at in enumerate(octaves[1:], 1):
+        total += noise(keys, stream + number, at, size) * F(falloff**number)
+    return total
+
+
+def smooth(low: Array | np.float32 | float, high: Array | np.float32 | float, value: Array) -> Array:
+    """0 below `low`, 1 above `high`, smooth between."""
+    t = np.clip((value - np.asarray(low, F)) * (F(1) / (np.asarray(high, F) - np.asarray(low, F))), F(0), F(1))
+    return t * t * (F(3) - F(2) * t)
+
+
+def wave(phase: Array) -> Array:
+    """A sine of period 1 drawn with parabolas, in [-1, 1]."""
+    half = F(2) * (phase - np.floor(phase)) - F(1)
+    return F(4) * half * (np.abs(half) - F(1))
+
+
+def mix(colour: Array, other: Array, amount: Array | np.float32) -> Array:
+    mixed = (other - colour) * amount
+    mixed += colour
+    return mixed
+
+
+def rgb(*colour: float) -> Array:
+    return np.array(colour, F)[:, None]
 
 
 def _mix64(value: Keys) -> Keys:
