@@ -203,7 +203,13 @@ def _references(repository: Repository) -> dict[str, object]:
 
 def _commit_record(commit: Commit) -> dict[str, object]:
     authors = [{"user": commit.author}]
-    return {"id": commit.oid, "title": commit.title, "message": "", "date": commit.date, "authors": authors}
+    return {
+        "id": commit.oid,
+        "title": commit.title,
+        "message": commit.description,
+        "date": commit.date,
+        "authors": authors,
+    }
 
 
 def _branch(request: Request, repository: Repository, name: str) -> Response:
@@ -269,4 +275,4 @@ def _commit(state: State, request: Request, repository: Repository, branch: str,
                 raise HubError(400, None, f"unknown operation {key!r}")
     if header.get("parentCommit") not in (None, head.oid):
         raise HubError(412, None, "A commit has happened since. Please refresh and try again.")
-    return repository.commit(branch, files, header["summary"], account.name)
+    return repository.commit(branch, files, header["summary"], account.name, header.get("description", ""))

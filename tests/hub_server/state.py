@@ -58,6 +58,7 @@ class Commit:
     oid: str
     parent: Commit | None
     title: str
+    description: str
     author: str
     date: str
     files: dict[str, File]
@@ -100,14 +101,14 @@ class Repository:
                         return commit
         raise HubError(404, "RevisionNotFound", f"Invalid rev id: {revision}")
 
-    def commit(self, branch: str, files: dict[str, File], title: str, author: str) -> Commit:
+    def commit(self, branch: str, files: dict[str, File], title: str, author: str, description: str = "") -> Commit:
         parent = self.branches.get(branch)
         identity = repr(
             (self.kind, self.name, parent and parent.oid, title, sorted((p, files[p].git_oid) for p in files))
         )
         oid = hashlib.sha1(identity.encode()).hexdigest()
         date = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.000Z")
-        self.branches[branch] = Commit(oid, parent, title, author, date, files)
+        self.branches[branch] = Commit(oid, parent, title, description, author, date, files)
         return self.branches[branch]
 
 

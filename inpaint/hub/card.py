@@ -1,0 +1,150 @@
+"""Owns the model card: the template `model_card.md` filled in from a run's own files, and from nothing else."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+TEMPLATE = Path(__file__).with_name("model_card.md")
+_SYNTHETIC = "synthetic landscapes, drawn by the program itself"
+_METRIC_NAMES = {"psnr": "PSNR (dB)", "l1": "L1", "ssim": "SSIM"}
+
+
+def write_card(folder: Path, repo_id: str) -> None:
+    """Write `README.md` and `curves.png` into a folder that holds a run's files as the repository will hold them.
+
+    Read, each only if it is there: `config.yaml`, `metrics.jsonl`, `samples/*.png`, `evaluation.json` (`split`,
+    `num_pictures`, `rows`: method to metric to value, the network's own row being `generator`) and `environment.json`
+    (what to say of hardware and hours; `data_revision`).
+
+    Raises:
+        ValueError: the metadata are not what the Hub takes, or a file is not the JSON or YAML that it should be.
+    """
+    lines = _metrics(folder)
+    _draw_curves(lines, folder / "curves.png")
+    config = _text(folder / "config.yaml")
+    settings = yaml.safe_load(config) or {}
+    evaluation = json.loads(_text(folder / "evaluation.json") or "{}")
+    environment = json.loads(_text(folder / "environment.json") or "{}")
+    rows = evaluation.get("rows", {})
+    samples = sorted(path.name for path in (folder / "samples").glob("*.png"))
+    data_path = settings.get("data", {}).get("path")
+    last = lines[-1] if lines else {}
+
+    from jinja2 import Environment, StrictUndefined
+
+    # Not ModelCard.from_template, which knows neither filters nor strict names: a misspelt one would leave a gap.
+    jinja = Environment(undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False)
+    jinja.filters["figure"] = _figure
+    card_data = _card_data(repo_id, data_path, evaluation, environment)
+    text = jinja.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+        card_data=card_data.to_yaml(),
+        repo_id=repo_id,
+        progress=f"epoch {last['epoch']} (step {last['step']})" if {"epoch", "step"} <= last.keys() else "",
+        samples=f"samples/{samples[-1]}" if samples else "",
+        rows=rows,
+        metrics=list(next(iter(rows.values()), {})),
+        split=evaluation.get("split", ""),
+        num_pictures=evaluation.get("num_pictures", "all"),
+        data=_data_name(data_path),
+        data_revision=environment.pop("data_revision", None),
+        images_seen=last.get("images_seen"),
+        environment=environment,
+        curves="curves.png" if (folder / "curves.png").exists() else "",
+        config=config.strip() or "# not recorded",
+        image_size=settings.get("data", {}).get("image_size", "?"),
+    )
+    ModelCard(text).save(folder / "README.md")
+
+
+def _card_data(
+    repo_id: str, data_path: str | None, evaluation: dict[str, Any], environment: dict[str, Any]
+) -> ModelCardData:
+    is_on_hub = _is_hub_id(data_path)
+    figures = evaluation.get("rows", {}).get("generator", {})
+    results = [
+        EvalResult(
+            task_type="image-to-image",
+            task_name="Image inpainting",
+            dataset_type=str(data_path) if is_on_hub else "other",
+            dataset_name=_data_name(data_path),
+            dataset_split=evaluation.get("split"),
+            dataset_revision=environment.get("data_revision"),
+            metric_type=name.removeprefix("hole_"),
+            metric_name=_metric_name(name),
+            metric_value=value,
+        )
+        for name, value in figures.items()
+        if math.isfinite(value)
+    ]
+    return ModelCardData(
+        license="apache-2.0",
+        library_name="inpaint",
+        pipeline_tag="image-to-image",
+        tags=["image-inpainting", "gan", "landscapes"],
+        datasets=[str(data_path)] if is_on_hub else None,
+        model_name=repo_id.split("/")[-1],
+        eval_results=results or None,
+    )
+
+
+def _is_hub_id(path: str | None) -> bool:
+    """`ORG/NAME`, unless there is such a folder here."""
+    return (
+        path is not None and path.count("/") == 1 and not path.startswith((".", "/", "~")) and not Path(path).exists()
+    )
+
+
+def _data_name(path: str | None) -> str:
+    """What to call the data; of a local path only its last part, for the others tell about somebody's disk."""
+    if path is None:
+        return _SYNTHETIC
+    return path if _is_hub_id(path) else f"a local folder named {Path(path).name}"
+
+
+def _metric_name(name: str) -> str:
+    place = " in the hole" if name.startswith("hole_") else ""
+    key = name.removeprefix("hole_")
+    return _METRIC_NAMES.get(key, key) + place
+
+
+def _figure(value: float | None, name: str) -> str:
+    if value is None or not math.isfinite(value):
+        return "-"
+    return f"{value:.2f}" if name.endswith("psnr") else f"{value:.4f}"
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.exists() else ""
+
+
+def _metrics(folder: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl. A run that was killed may have cut its last line short."""
+    complete = [line for line in _text(folder / "metrics.jsonl").splitlines() if line.endswith("}")]
+    return [json.loads(line) for line in complete]
+
+
+def _draw_curves(lines: list[dict[str, Any]], path: Path) -> None:
+    """Every loss over the pictures seen; no file where none was written down."""
+    names = sorted({name for line in lines for name in line if name.startswith("loss/")})
+    if not names:
+        return
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    axes = figure.add_subplot()
+    for name in names:
+        points = [(line["images_seen"], line[name]) for line in lines if name in line]
+        axes.plot(*zip(*points, strict=True), label=name.removeprefix("loss/"), linewidth=1)
+    axes.set(xlabel="pictures seen", ylabel="loss", yscale="log")
+    axes.legend()
+    # Without a date and a version in it, the same curves are the same file, and pushing them again is no change.
+    figure.savefig(path, dpi=110, metadata={"Software": None})

@@ -1,0 +1,159 @@
+"""Owns pushing in the background while a run trains: a thread that lets one child process after another do it.
+
+A child, because then nothing that happens on the way to the Hub can stop the training: no crash of native code, no
+request that is never answered, no interpreter lock held, no request timeout set for the whole process.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+
+import inpaint
+from inpaint.errors import UsageError
+from inpaint.hub.errors import Failure
+from inpaint.hub.queue import PushQueue, Snapshot
+
+LONGEST_WAIT_S = 300.0
+SLOWEST_BYTES_PER_S = 2**17
+_POLL_S = 0.05
+
+
+class HubPublisher:
+    """Pushes what it is given, one commit each, and what earlier processes left in the run's queue.
+
+    Args:
+        repo_id: `ORG/NAME`; made if it is not there.
+        private: make it private; nothing is pushed if it is there and public.
+        run_dir: the run directory; its `hub_queue/` keeps what could not be pushed yet.
+        push_checkpoint: take the checkpoints that `submit` is given along.
+        attempt_timeout_s: a try is ended after so long; None allows for the snapshot's size.
+        first_wait_s: pause after a failure, doubled each time up to `LONGEST_WAIT_S`.
+        show_progress: let the client's progress bars through to stderr.
+        say: where news go, one line each.
+
+    Raises:
+        UsageError: no such name is possible on the Hub, or the packages for the card are missing.
+    """
+
+    def __init__(
+        self,
+        repo_id: str,
+        private: bool,
+        run_dir: Path,
+        push_checkpoint: bool = False,
+        *,
+        attempt_timeout_s: float | None = None,
+        first_wait_s: float = 2.0,
+        show_progress: bool = False,
+        say: Callable[[str], None] = lambda line: print(line, file=sys.stderr, flush=True),
+    ) -> None:
+        _require(repo_id)
+        self.repo_id, self.private, self.push_checkpoint = repo_id, private, push_checkpoint
+        self.queue = PushQueue(run_dir)
+        self.queue.sweep()
+        self._attempt_timeout_s, self._first_wait_s = attempt_timeout_s, first_wait_s
+        self._show_progress, self._say = show_progress, say
+        self._changed, self._closing, self._stop = threading.Event(), threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._work, name="hub-publisher", daemon=True)
+        self._thread.start()
+
+    def submit(self, label: str, generator: Path | None = None, checkpoint: Path | None = None) -> None:
+        """Queue the run as it is now. Costs the copying of its files, never waits for the network, never raises.
+
+        Args:
+            label: commit title and tag: `epoch-0007`, `best`, `final`.
+            generator: what `save_pretrained` wrote; None is `RUN/generator`.
+            checkpoint: a finished checkpoint folder, taken along if the publisher was made with `push_checkpoint`.
+        """
+        generator = generator or self.queue.run_dir / "generator"
+        try:
+            self.queue.add(label, self.repo_id, self.private, generator, checkpoint if self.push_checkpoint else None)
+        except OSError as error:
+            self._say(f"Hub: {label} could not be queued and will not be pushed: {error}")
+        else:
+            self._changed.set()
+
+    def close(self, timeout_s: float) -> str:
+        """Wait until all is pushed, until only the user can help, or for `timeout_s`; then say what is on the Hub."""
+        self._closing.set()
+        self._changed.set()
+        self._thread.join(timeout_s)
+        self._stop.set()
+        self._thread.join()
+        return self.queue.statement(self.repo_id)
+
+    def _work(self) -> None:
+        num_failures, is_hopeless = 0, False
+        while not self._stop.is_set():
+            waiting = self.queue.waiting()
+            if not waiting or is_hopeless:
+                if self._closing.is_set() and not self._changed.is_set():
+                    return
+                self._changed.wait()
+                self._changed.clear()
+                is_hopeless = False
+                continue
+            failure = self._attempt(waiting[0])
+            if failure is None:
+                num_failures = 0
+                continue
+            num_failures, is_hopeless = num_failures + 1, failure.is_lasting
+            wait_s = max(failure.retry_after_s, min(LONGEST_WAIT_S, self._first_wait_s * 2 ** (num_failures - 1)))
+            news = "stays in the queue" if is_hopeless else f"next try in {wait_s:.0f} s"
+            self._say(f"Hub: {waiting[0].label} is not pushed yet: {failure.reason}; {news}")
+            if not is_hopeless:
+                self._stop.wait(wait_s)
+
+    def _attempt(self, snapshot: Snapshot) -> Failure | None:
+        """Let a child try to push the oldest snapshot; why it failed, or None."""
+        timeout_s = self._attempt_timeout_s or 600 + snapshot.num_bytes / SLOWEST_BYTES_PER_S
+        self.queue.failure = None
+        child = subprocess.Popen(
+            [sys.executable, "-m", "inpaint.hub.push", str(self.queue.run_dir)],
+            stdin=subprocess.PIPE,  # never written to: it closes with this process, and then the child ends
+            stdout=subprocess.DEVNULL,
+            stderr=None if self._show_progress else subprocess.DEVNULL,
+            env={**os.environ, "PYTHONPATH": _python_path()},
+            start_new_session=True,  # Ctrl-C is for the training, which then closes the publisher
+        )
+        deadline = time.monotonic() + timeout_s
+        while child.poll() is None and not self._stop.is_set() and time.monotonic() < deadline:
+            self._stop.wait(_POLL_S)
+        is_late = child.poll() is None
+        child.kill()
+        child.communicate()
+        if child.returncode == 0:
+            return None
+        if is_late:
+            why = "it was stopped before it was done" if self._stop.is_set() else f"no end after {timeout_s:.0f} s"
+            self.queue.failure = Failure(why, is_lasting=False)
+        elif self.queue.failure is None:
+            self.queue.failure = Failure(f"the uploader ended with code {child.returncode}", is_lasting=False)
+        return self.queue.failure
+
+
+def _require(repo_id: str) -> None:
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise UsageError(f"{repo_id!r} cannot be a repository on the Hub: {error}") from error
+    if "/" not in repo_id:
+        raise UsageError(f"the Hub repository is {repo_id!r}; it must be ORG/NAME or USER/NAME")
+    if missing := [name for name in ("jinja2", "matplotlib") if find_spec(name) is None]:
+        raise UsageError(f"the model card needs {' and '.join(missing)}: pip install 'inpaint[hub]'")
+
+
+def _python_path() -> str:
+    """The child finds the very package that this process runs, installed or not."""
+    here = str(Path(inpaint.__file__).resolve().parents[1])
+    return os.pathsep.join([here, *filter(None, [os.environ.get("PYTHONPATH")])])

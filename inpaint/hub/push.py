@@ -1,0 +1,220 @@
+"""Owns one push: the oldest waiting snapshot becomes one commit and its tag. Also fetching a run back.
+
+Each step may be repeated: a commit whose answer was lost is found again as a commit that changes nothing.
+Run as a program (`python -m inpaint.hub.push RUN`) it makes one try and ends with 0 (pushed, or nothing to push) or 1
+(the reason is in the queue). It ends at once when its standard input is closed, that is with its parent.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from huggingface_hub import (
+    CommitOperationAdd,
+    CommitOperationDelete,
+    HfApi,
+    get_token,
+    set_client_factory,
+    snapshot_download,
+)
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    HfHubHTTPError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.utils._http import default_client_factory
+
+from inpaint.errors import InpaintError
+from inpaint.hub.card import write_card
+from inpaint.hub.errors import CLIENT_ERRORS, Failure, describe
+from inpaint.hub.queue import PushQueue, Snapshot
+
+REQUEST_TIMEOUT_S = 60.0
+_Result = TypeVar("_Result")
+
+
+def push_oldest(queue: PushQueue) -> Failure | None:
+    """One try to push the oldest waiting snapshot; why it failed, or None. The queue keeps the same answer.
+
+    Nothing is raised: whatever goes wrong is written down, and the snapshot stays in the queue.
+    """
+    with queue.lock() as is_mine:
+        failure = None if is_mine else Failure("another process is pushing this run", is_lasting=False)
+        try:
+            if is_mine and (waiting := queue.waiting()):
+                push(HfApi(), queue, waiting[0])
+        except Exception as error:  # noqa: BLE001 - the uploader's outermost line; the reason is kept and told
+            failure = describe(error, get_token())
+        queue.failure = failure
+        return failure
+
+
+def push(api: HfApi, queue: PushQueue, snapshot: Snapshot) -> None:
+    """Make the repository if need be, then one commit with all files and the card, then the tag.
+
+    Raises:
+        InpaintError: the repository is public, and a private one was asked for.
+        Exception: whatever the client raises; see `inpaint.hub.errors.describe`.
+    """
+    repo_id = snapshot.repo_id
+    if _create_repository(api, snapshot):
+        queue.record("created", repo_id=repo_id, private=snapshot.private)
+    try:
+        info = api.model_info(repo_id)
+    except RepositoryNotFoundError as error:
+        raise InpaintError(
+            f"{repo_id} is taken, but not by a model repository that this token may see; choose another name"
+        ) from error
+    if snapshot.private and not info.private:
+        raise InpaintError(
+            f"{repo_id} is public and --hub.private was asked for: nothing was pushed; "
+            "make it private in its settings, or choose another repository"
+        )
+    notes = _others_commits(api, queue, repo_id)
+    write_card(snapshot.files, repo_id)
+    paths = {path.relative_to(snapshot.files).as_posix(): path for path in snapshot.files.rglob("*") if path.is_file()}
+    stale = [
+        sibling.rfilename
+        for sibling in info.siblings or []
+        if sibling.rfilename.startswith("checkpoints/") and sibling.rfilename not in paths
+    ]
+    commit = api.create_commit(
+        repo_id,
+        [CommitOperationAdd(name, path) for name, path in sorted(paths.items())]
+        + [CommitOperationDelete(name) for name in stale],
+        commit_message=snapshot.label,
+        commit_description=f"run {queue.run_id}",
+        parent_commit=info.sha,
+    )
+    notes += _tag(api, queue, snapshot, commit.oid)
+    url = f"{api.endpoint}/{repo_id}/tree/{commit.oid}"
+    queue.finish(snapshot, "pushed", commit=commit.oid, url=url, notes=notes)
+
+
+def _create_repository(api: HfApi, snapshot: Snapshot) -> bool:
+    """Whether it had to be made: for the first time, or again because somebody deleted it."""
+    try:
+        api.create_repo(snapshot.repo_id, private=snapshot.private)
+    except HfHubHTTPError as error:
+        status = error.response.status_code
+        # Tokens for one repository may push to it and yet not make it, so a refusal counts only if it is not there.
+        if status == 409 or (status == 403 and api.repo_exists(snapshot.repo_id)):
+            return False
+        raise
+    return True
+
+
+def _others_commits(api: HfApi, queue: PushQueue, repo_id: str) -> list[str]:
+    """A note if another run has pushed to the repository since this run did."""
+    mine = {line["commit"] for line in queue.pushed(repo_id).values()}
+    if not mine:
+        return []
+    others = []
+    for commit in api.list_repo_commits(repo_id):
+        if commit.commit_id in mine:
+            break
+        if f"run {queue.run_id}" not in commit.message:
+            others.append(f"{commit.commit_id[:8]} ({commit.title})")
+    if not others:
+        return []
+    return [f"somebody else pushes to this repository too; files of the same name were replaced: {', '.join(others)}"]
+
+
+def _tag(api: HfApi, queue: PushQueue, snapshot: Snapshot, commit: str) -> list[str]:
+    """Set the tag; one that another run has set is left alone, and that is said."""
+    repo_id, tag = snapshot.repo_id, snapshot.label
+    for _ in range(2):
+        try:
+            api.create_tag(repo_id, tag=tag, revision=commit)
+            return []
+        except HfHubHTTPError as error:
+            if error.response.status_code != 409:
+                raise
+        at = next((ref.target_commit for ref in api.list_repo_refs(repo_id).tags if ref.name == tag), None)
+        if at == commit:
+            return []
+        mine = {line["commit"] for line in queue.ledger() if line["event"] == "pushed"}
+        if at is not None and at not in mine:
+            return [f"the tag {tag} stays at {at[:8]}, where another run has set it; this run's is {commit[:8]}"]
+        if at is not None:
+            api.delete_tag(repo_id, tag=tag)
+    raise OSError(f"the tag {tag} changes while it is being set")
+
+
+def retried(action: Callable[[], _Result], what: str, num_tries: int = 5, first_wait_s: float = 1.0) -> _Result:
+    """The action's result, tried again with back-off: the client itself does not retry a file's content.
+
+    Raises:
+        InpaintError: it failed for good or too often.
+    """
+    for remaining in reversed(range(num_tries)):
+        try:
+            return action()
+        except CLIENT_ERRORS as error:
+            failure = describe(error, get_token())
+            is_missing = isinstance(error, (RepositoryNotFoundError, RevisionNotFoundError, EntryNotFoundError))
+            if failure.is_lasting or is_missing or not remaining:
+                raise InpaintError(f"{what}: {failure.reason}") from error
+            time.sleep(max(failure.retry_after_s, first_wait_s * 2 ** (num_tries - 1 - remaining)))
+    raise AssertionError("num_tries must be at least 1")
+
+
+def fetch_run(repo_id: str, run_dir: Path, revision: str | None = None) -> Path:
+    """Bring a pushed run with its checkpoint back, so that the same command resumes it on this machine.
+
+    Args:
+        run_dir: must not exist yet; it appears complete or not at all.
+        revision: a tag, branch or commit; None is the newest.
+
+    Raises:
+        InpaintError: the folder exists, the Hub fails, or the repository holds no checkpoint.
+    """
+    if run_dir.exists():
+        raise InpaintError(f"{run_dir} exists already: a run is fetched into a new folder")
+    unfinished = run_dir.with_name(f".{run_dir.name}.fetching")
+    wanted = ["checkpoints/*", "samples/*", "config.yaml", "metrics.jsonl"]
+    retried(
+        lambda: snapshot_download(repo_id, revision=revision, local_dir=unfinished, allow_patterns=wanted),
+        f"{repo_id} could not be fetched",
+    )
+    if not any(unfinished.glob("checkpoints/*/*")):
+        shutil.rmtree(unfinished)
+        raise InpaintError(f"{repo_id} holds no checkpoint; push one with --hub.checkpoint, or start from its weights")
+    shutil.rmtree(unfinished / ".cache", ignore_errors=True)
+    unfinished.rename(run_dir)
+    return run_dir
+
+
+def limit_waiting(timeout_s: float = REQUEST_TIMEOUT_S) -> None:
+    """Let every request of this process fail after so long without a byte; the client would wait for ever."""
+
+    def client():  # type: ignore[no-untyped-def]  # httpx's client, under whichever name this version imports it
+        client = default_client_factory()
+        client.timeout = timeout_s
+        return client
+
+    set_client_factory(client)
+    os.environ.setdefault("HF_XET_CLIENT_READ_TIMEOUT", f"{timeout_s:.0f}s")
+
+
+def main() -> int:
+    def end_with_parent() -> None:
+        sys.stdin.buffer.read()
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    limit_waiting()
+    return 1 if push_oldest(PushQueue(Path(sys.argv[1]))) else 0
+
+
+if __name__ == "__main__":
+    sys.stdout.flush()
+    os._exit(main())

@@ -1,0 +1,206 @@
+"""Owns the queue on disk: what of a run is to be pushed, what has been, and what to say about it.
+
+`RUN/hub_queue/` holds a numbered folder for each snapshot that waits, `ledger.jsonl` with what happened to the others,
+`failure.json` with why the last try failed, and `run_id`. A snapshot is complete once its folder has its number, so a
+kill at any moment leaves either none or a whole one; what is unfinished is swept away by the next `PushQueue`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from inpaint.hub.errors import Failure
+
+MAX_WAITING = 16
+_RUN_FILES = ("config.yaml", "metrics.jsonl", "report.md", "evaluation.json", "environment.json")
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A run as it was at one moment: `folder/files` is what the repository shall hold."""
+
+    folder: Path
+    label: str
+    """The commit's title and its tag, such as `epoch-0007`, `best` or `final`."""
+    repo_id: str
+    private: bool
+
+    @property
+    def files(self) -> Path:
+        return self.folder / "files"
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(path.stat().st_size for path in self.files.rglob("*") if path.is_file())
+
+
+class PushQueue:
+    """The queue of one run. Any process may add to it; whoever holds `lock` pushes from it."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self.run_dir, self.folder = run_dir, run_dir / "hub_queue"
+
+    @property
+    def run_id(self) -> str:
+        """What tells this run's commits from those of another one that pushes to the same repository."""
+        path = self.folder / "run_id"
+        if not path.exists():
+            _write(path, uuid.uuid4().hex[:12])
+        return path.read_text()
+
+    def add(self, label: str, repo_id: str, private: bool, generator: Path, checkpoint: Path | None = None) -> Snapshot:
+        """Copy what a push needs; afterwards training may change its files as it likes.
+
+        Pictures and checkpoints are written once, so a hard link does for them. A waiting snapshot of the same label
+        is superseded, and so is the oldest when more than `MAX_WAITING` wait.
+
+        Raises:
+            OSError: the disk is full, or a file is not there.
+        """
+        unfinished = self.folder / f".new-{os.getpid()}"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        files = unfinished / "files"
+        shutil.copytree(generator, files, ignore=shutil.ignore_patterns("README.md"))
+        for name in _RUN_FILES:
+            if (self.run_dir / name).is_file():
+                shutil.copy2(self.run_dir / name, files / name)
+        if (self.run_dir / "samples").is_dir():
+            shutil.copytree(self.run_dir / "samples", files / "samples", copy_function=_link)
+        if checkpoint is not None:
+            shutil.copytree(checkpoint, files / "checkpoints" / checkpoint.name, copy_function=_link)
+        (unfinished / "snapshot.json").write_text(json.dumps({"label": label, "repo_id": repo_id, "private": private}))
+        number = 1 + max((int(folder.name) for folder in self._numbered()), default=self._last_number())
+        unfinished.rename(self.folder / f"{number:06}")
+        self._supersede()
+        return Snapshot(self.folder / f"{number:06}", label, repo_id, private)
+
+    def waiting(self) -> list[Snapshot]:
+        """Oldest first."""
+        folders = sorted(self._numbered())
+        return [Snapshot(folder, **json.loads((folder / "snapshot.json").read_text())) for folder in folders]
+
+    def sweep(self) -> None:
+        """Remove what a killed process left half copied."""
+        for folder in self.folder.glob(".new-*"):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def finish(self, snapshot: Snapshot, event: str, **details: Any) -> None:
+        """Write down what became of a snapshot, then remove it: a kill in between repeats it, and that does no harm."""
+        number = int(snapshot.folder.name)
+        about = {"label": snapshot.label, "repo_id": snapshot.repo_id, "private": snapshot.private}
+        self.record(event, number=number, **about, **details)
+        removed = snapshot.folder.with_name(f".new-{number}-done")
+        snapshot.folder.rename(removed)
+        shutil.rmtree(removed)
+
+    def record(self, event: str, **details: Any) -> None:
+        with (self.folder / "ledger.jsonl").open("a") as ledger:
+            ledger.write(json.dumps({"event": event, **details}) + "\n")
+            ledger.flush()
+            os.fsync(ledger.fileno())
+
+    def ledger(self) -> list[dict[str, Any]]:
+        path = self.folder / "ledger.jsonl"
+        # A crash may have cut the last line short; what it would have said is found out anew.
+        return [json.loads(line) for line in _lines(path) if line.endswith("}")]
+
+    @property
+    def failure(self) -> Failure | None:
+        """Why the last try failed; None after a success or before the first try."""
+        path = self.folder / "failure.json"
+        return Failure(**json.loads(path.read_text())) if path.exists() else None
+
+    @failure.setter
+    def failure(self, failure: Failure | None) -> None:
+        path = self.folder / "failure.json"
+        if failure is None:
+            path.unlink(missing_ok=True)
+        else:
+            _write(path, json.dumps(asdict(failure)))
+
+    @contextmanager
+    def lock(self) -> Iterator[bool]:
+        """Whether this process alone may push now; the lock dies with its process."""
+        with (self.folder / "lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+            else:
+                yield True
+
+    def pushed(self, repo_id: str) -> dict[str, dict[str, Any]]:
+        """The ledger's line of each label that is on the Hub, in order; nothing from before a repository was remade."""
+        lines: dict[str, dict[str, Any]] = {}
+        for line in self.ledger():
+            if line["repo_id"] == repo_id and line["event"] == "created":
+                lines.clear()
+            elif line["repo_id"] == repo_id and line["event"] == "pushed":
+                lines[line["label"]] = line
+        return lines
+
+    def statement(self, repo_id: str) -> str:
+        """What is on the Hub and what is not, in a few plain lines."""
+        pushed, waiting = self.pushed(repo_id), [s.label for s in self.waiting()]
+        lines = [f"Hub: nothing of this run is in {repo_id}."]
+        if pushed:
+            newest = list(pushed.values())[-1]
+            lines = [f"Hub: {repo_id} holds {', '.join(pushed)}; newest: {newest['url']}"]
+            lines += [f"Hub: note: {label}: {note}" for label, line in pushed.items() for note in line["notes"]]
+        superseded = [
+            line["label"]
+            for line in self.ledger()
+            if (line["event"], line["repo_id"]) == ("superseded", repo_id) and line["label"] not in (*pushed, *waiting)
+        ]
+        if superseded:
+            lines.append(f"Hub: never pushed, since newer ones took their place: {', '.join(superseded)}.")
+        if waiting:
+            why = f" ({self.failure.reason})" if self.failure else ""
+            lines.append(f"Hub: NOT pushed yet: {', '.join(waiting)}{why}.")
+            lines.append(f"Hub: finish it with: inpaint push {self.run_dir}")
+        return "\n".join(lines)
+
+    def _numbered(self) -> list[Path]:
+        return [folder for folder in self.folder.glob("*") if folder.name.isdigit()]
+
+    def _last_number(self) -> int:
+        return max((line.get("number", 0) for line in self.ledger()), default=0)
+
+    def _supersede(self) -> None:
+        with self.lock() as is_mine:
+            if not is_mine:  # what is being pushed at this moment must not vanish under the pusher's hands
+                return
+            waiting = self.waiting()
+            newest_of = {snapshot.label: snapshot for snapshot in waiting}
+            kept = [snapshot for snapshot in waiting if newest_of[snapshot.label] == snapshot][-MAX_WAITING:]
+            for snapshot in waiting:
+                if snapshot not in kept:
+                    self.finish(snapshot, "superseded")
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without hard links
+        shutil.copy2(source, target)
+
+
+def _write(path: Path, text: str) -> None:
+    """The whole text or none of it, whoever reads meanwhile."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(f".{os.getpid()}")
+    unfinished.write_text(text)
+    unfinished.replace(path)

@@ -1,0 +1,452 @@
+"""Publishing a run: what arrives, what survives which fault, and what is said of it. The Hub is the loopback one."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import pytest
+from hub_server import LoopbackHub
+from huggingface_hub import CommitOperationAdd, HfApi, ModelCard
+
+from inpaint import cli
+from inpaint.errors import InpaintError, UsageError
+from inpaint.hub.errors import describe, redact
+from inpaint.hub.publisher import HubPublisher
+from inpaint.hub.push import fetch_run, push_oldest
+from inpaint.hub.queue import MAX_WAITING, PushQueue
+
+REPO = "alice/landscapes"
+FIGURES = {"hole_psnr": 21.345, "hole_l1": 0.0712, "psnr": 30.5, "l1": 0.01, "hole_ssim": 0.5, "ssim": float("nan")}
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Path:
+    return make_run(tmp_path / "run")
+
+
+def make_run(run: Path, weights: bytes = b"first") -> Path:
+    files = {
+        "config.yaml": "data: {path: null, image_size: 64}\ntraining: {epochs: 2}\n",
+        "metrics.jsonl": "".join(
+            json.dumps(
+                {"step": s, "epoch": 1, "phase": 1, "images_seen": 32 * s, "loss/generator/reconstruction": 1 / s}
+            )
+            + "\n"
+            for s in (1, 2, 3)
+        ),
+        "evaluation.json": json.dumps(
+            {
+                "split": "test",
+                "num_pictures": 9,
+                "rows": {"generator": FIGURES, "Telea": {**FIGURES, "hole_psnr": 18.0}},
+            }
+        ),
+        "environment.json": json.dumps({"devices": "2 CPU cores", "hours": 0.03}),
+        "generator/config.json": "{}",
+        "checkpoints/step_00000003/manifest.json": "{}",
+    }
+    for name, text in files.items():
+        (run / name).parent.mkdir(parents=True, exist_ok=True)
+        (run / name).write_text(text)
+    (run / "samples").mkdir()
+    (run / "samples" / "epoch_0001.png").write_bytes(b"\x89PNG\0" + weights)
+    set_weights(run, weights)
+    return run
+
+
+def set_weights(run: Path, weights: bytes) -> None:
+    (run / "generator" / "model.safetensors").write_bytes(b"\0" * 100 + weights)
+
+
+def submit(run: Path, label: str, weights: bytes, **details: Any) -> PushQueue:
+    set_weights(run, weights)
+    queue = PushQueue(run)
+    queue.add(label, REPO, details.pop("private", False), run / "generator", **details)
+    return queue
+
+
+def weights_at(hub: LoopbackHub, revision: str) -> bytes:
+    return hub.repository(REPO).resolve(revision).files["model.safetensors"].content[100:]
+
+
+def drain(queue: PushQueue, num_tries: int = 8) -> list[str]:
+    """Push until nothing waits; the reasons of the failures on the way."""
+    reasons = []
+    while queue.waiting():
+        failure = push_oldest(queue)
+        if failure is not None:
+            reasons.append(failure.reason)
+            assert len(reasons) < num_tries, reasons
+    return reasons
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client's own pauses between its tries take no time, and large files go by LFS, in this process."""
+    monkeypatch.setattr(huggingface_hub.utils._http.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
+
+
+def publisher(run: Path, **details: Any) -> HubPublisher:
+    return HubPublisher(REPO, False, run, first_wait_s=0.05, say=lambda line: None, **details)
+
+
+def test_what_was_submitted_arrives_as_one_commit_each_whatever_training_does_next(
+    hub: LoopbackHub, run_dir: Path
+) -> None:
+    publishing = publisher(run_dir, push_checkpoint=True)
+    publishing.submit("epoch-0001", checkpoint=run_dir / "checkpoints" / "step_00000003")
+    set_weights(run_dir, b"second")
+    (run_dir / "checkpoints" / "step_00000003").rename(run_dir / "checkpoints" / "step_00000006")
+    publishing.submit("epoch-0002", checkpoint=run_dir / "checkpoints" / "step_00000006")
+    statement = publishing.close(60)
+    assert [weights_at(hub, tag) for tag in ("epoch-0001", "epoch-0002", "main")] == [b"first", b"second", b"second"]
+    assert [commit.title for commit in hub.head(REPO).history()] == ["epoch-0002", "epoch-0001", "initial commit"]
+    assert {name for name in hub.head(REPO).files if name.startswith("checkpoints/")} == {
+        "checkpoints/step_00000006/manifest.json"
+    }
+    assert "holds epoch-0001, epoch-0002" in statement
+    assert "NOT" not in statement
+    assert publishing.queue.waiting() == []
+
+
+FAULTS = {
+    "503 for a while": {"status": 503, "times": 7},  # more often than the client tries by itself
+    "429": {"status": 429, "headers": {"Retry-After": "0"}},
+    "cut in the request": {"cut": "request"},
+    "cut in the answer": {"cut": "response"},
+}
+REQUESTS = [
+    "POST /api/repos/create",
+    "GET /api/models/alice/landscapes$",
+    "GET /commits/",
+    "POST /validate-yaml",
+    "POST /preupload/",
+    "POST /objects/batch",
+    "PUT /lfs/",
+    "POST /lfs-verify",
+    "POST /commit/",
+    "POST /tag/",
+]
+
+
+@pytest.mark.parametrize("request_line", REQUESTS)
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.usefixtures("quick")
+def test_any_fault_at_any_request_only_delays(hub: LoopbackHub, run_dir: Path, fault: str, request_line: str) -> None:
+    (run_dir / "metrics.jsonl").unlink()  # to draw the curves takes longer than to push
+    drain(submit(run_dir, "epoch-0001", b"one"))
+    method, path = request_line.split()
+    injected = hub.fault(path, method=method, **FAULTS[fault])
+    queue = submit(run_dir, "epoch-0002", b"two")
+    drain(queue)
+    assert injected.num_hit > 0, "the fault was never met"
+    assert (weights_at(hub, "epoch-0001"), weights_at(hub, "epoch-0002")) == (b"one", b"two")
+    assert [commit.title for commit in hub.head(REPO).history()][:2] == ["epoch-0002", "epoch-0001"]
+    assert "another run" not in queue.statement(REPO)
+    assert "NOT" not in queue.statement(REPO)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("request_line", ["GET /xet-write-token/", "POST /xet/v1/xorbs", "POST /xet/v1/shards"])
+@pytest.mark.parametrize("fault", FAULTS)
+def test_any_fault_at_any_request_of_xet_only_delays(
+    hub: LoopbackHub, run_dir: Path, monkeypatch: pytest.MonkeyPatch, fault: str, request_line: str
+) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", False)
+    method, path = request_line.split()
+    injected = hub.fault(path, method=method, **FAULTS[fault])
+    queue = submit(run_dir, "epoch-0001", b"one")
+    drain(queue)
+    assert injected.num_hit > 0, "the fault was never met"
+    assert weights_at(hub, "epoch-0001") == b"one"
+    assert "NOT" not in queue.statement(REPO)
+
+
+def test_the_list_of_requests_above_is_complete(hub: LoopbackHub, run_dir: Path, quick: None) -> None:
+    for label in ("epoch-0001", "epoch-0002"):
+        drain(submit(run_dir, label, label.encode()))
+    for seen in hub.requests():
+        assert any(seen.method == line.split()[0] and re.search(line.split()[1], seen.path) for line in REQUESTS), (
+            f"{seen.method} {seen.path} has no fault injected"
+        )
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [({"status": 401}, "does not accept the token"), ({"status": 403}, "no right to write"), ({"status": 400}, "400")],
+)
+@pytest.mark.usefixtures("quick")
+def test_what_only_the_user_can_mend_is_not_tried_again_and_again(
+    hub: LoopbackHub, run_dir: Path, fault: dict[str, int], said: str
+) -> None:
+    hub.fault("/preupload/", times=99, **fault)
+    failure = push_oldest(submit(run_dir, "final", b"x"))
+    assert failure is not None
+    assert failure.is_lasting
+    assert said in failure.reason
+    assert f"NOT pushed yet: final ({failure.reason})" in PushQueue(run_dir).statement(REPO)
+    assert f"inpaint push {run_dir}" in PushQueue(run_dir).statement(REPO)
+    hub.clear_faults()
+    drain(PushQueue(run_dir))
+    assert weights_at(hub, "final") == b"x"
+
+
+@pytest.mark.parametrize(
+    ("token", "said"), [(None, "there is no token"), ("hf_wrong12345", "does not accept"), ("bob", "no right")]
+)
+def test_no_token_a_wrong_one_and_one_without_the_right(
+    hub: LoopbackHub, run_dir: Path, monkeypatch: pytest.MonkeyPatch, token: str | None, said: str
+) -> None:
+    monkeypatch.delenv("HF_TOKEN")
+    if token:
+        monkeypatch.setenv("HF_TOKEN", hub.other_token if token == "bob" else token)
+    failure = push_oldest(submit(run_dir, "final", b"x"))
+    assert failure is not None
+    assert failure.is_lasting
+    assert said in failure.reason
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_name_taken_by_something_else_is_said(hub: LoopbackHub, run_dir: Path) -> None:
+    hub.fault("/repos/create", status=409)
+    failure = push_oldest(submit(run_dir, "final", b"x"))
+    assert failure is not None
+    assert failure.is_lasting
+    assert "is taken" in failure.reason
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_public_repository_is_refused_where_private_was_asked_for(hub: LoopbackHub, run_dir: Path) -> None:
+    HfApi().create_repo(REPO, private=False)
+    failure = push_oldest(submit(run_dir, "final", b"x", private=True))
+    assert failure is not None
+    assert "is public" in failure.reason
+    assert "model.safetensors" not in hub.head(REPO).files
+
+
+@pytest.mark.usefixtures("quick")
+def test_retry_after_is_handed_on(hub: LoopbackHub, run_dir: Path) -> None:
+    hub.fault("/commit/", status=429, headers={"Retry-After": "7"})
+    failure = push_oldest(submit(run_dir, "final", b"x"))
+    assert failure is not None
+    assert (failure.is_lasting, failure.retry_after_s) == (False, 7.0)
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_repository_deleted_meanwhile_is_made_again_and_nothing_is_claimed(hub: LoopbackHub, run_dir: Path) -> None:
+    drain(submit(run_dir, "epoch-0001", b"one"))
+    HfApi().delete_repo(REPO)
+    queue = submit(run_dir, "epoch-0002", b"two")
+    drain(queue)
+    assert weights_at(hub, "main") == b"two"
+    assert "holds epoch-0002;" in queue.statement(REPO)
+
+
+@pytest.mark.usefixtures("quick")
+def test_two_runs_in_one_repository_are_noticed_and_keep_their_tags(hub: LoopbackHub, tmp_path: Path) -> None:
+    ours, theirs = make_run(tmp_path / "ours"), make_run(tmp_path / "theirs")
+    drain(submit(ours, "epoch-0001", b"ours 1"))
+    drain(submit(theirs, "epoch-0001", b"theirs 1"))
+    drain(submit(ours, "epoch-0002", b"ours 2"))
+    assert [weights_at(hub, f"epoch-000{epoch}") for epoch in (1, 2)] == [b"ours 1", b"ours 2"]
+    assert weights_at(hub, "main") == b"ours 2"
+    assert "the tag epoch-0001 stays at" in PushQueue(theirs).statement(REPO)
+    assert "somebody else pushes to this repository too" in PushQueue(ours).statement(REPO)
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_push_that_another_one_overtakes_starts_over_from_the_new_head(
+    hub: LoopbackHub, run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drain(submit(run_dir, "epoch-0001", b"one"))
+    preupload = HfApi.preupload_lfs_files
+
+    def overtaken(api: HfApi, *args: Any, **kwargs: Any) -> None:
+        monkeypatch.setattr(HfApi, "preupload_lfs_files", preupload)
+        api.create_commit(REPO, [CommitOperationAdd("theirs.txt", b"theirs")], commit_message="in between")
+        preupload(api, *args, **kwargs)
+
+    monkeypatch.setattr(HfApi, "preupload_lfs_files", overtaken)
+    queue = submit(run_dir, "epoch-0002", b"two")
+    assert drain(queue) == ["somebody else pushed at the same time (412)"]
+    assert hub.head(REPO).files["theirs.txt"].content == b"theirs"
+    assert weights_at(hub, "epoch-0002") == b"two"
+    assert "in between" in queue.statement(REPO)
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_tag_best_follows_the_best(hub: LoopbackHub, run_dir: Path) -> None:
+    for weights in (b"good", b"better"):
+        drain(submit(run_dir, "best", weights))
+    assert weights_at(hub, "best") == b"better"
+
+
+def test_a_newer_best_and_a_full_queue_supersede_what_waits(run_dir: Path) -> None:
+    for number in range(MAX_WAITING + 2):
+        submit(run_dir, f"epoch-{number:04}", b"x")
+    queue = submit(run_dir, "best", b"good")
+    queue = submit(run_dir, "best", b"better")
+    labels = [snapshot.label for snapshot in queue.waiting()]
+    assert labels == [*(f"epoch-{number:04}" for number in range(3, MAX_WAITING + 2)), "best"]
+    assert (queue.waiting()[-1].files / "model.safetensors").read_bytes().endswith(b"better")
+    assert "newer ones took their place: epoch-0000, epoch-0001, epoch-0002." in queue.statement(REPO)
+
+
+def test_a_hub_that_never_answers_costs_a_try_and_not_the_run(hub: LoopbackHub, run_dir: Path) -> None:
+    hub.fault("/preupload/", hang=True)
+    publishing = publisher(run_dir, attempt_timeout_s=3)
+    publishing.submit("epoch-0001")
+    assert "NOT" not in publishing.close(60)
+    assert weights_at(hub, "epoch-0001") == b"first"
+
+
+def test_close_gives_up_in_time_and_the_next_process_finishes(
+    hub: LoopbackHub, run_dir: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    hang = hub.fault("/xet/v1/xorbs", hang=True, times=99)
+    publishing = publisher(run_dir)
+    publishing.submit("epoch-0001")
+    deadline = time.monotonic() + 30
+    while not hang.num_hit and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert "NOT pushed yet: epoch-0001" in publishing.close(0.1)
+    hub.clear_faults()
+
+    assert cli.main(["push", str(run_dir)]) == 0
+    assert hub.repository(REPO).tags.keys() == {"epoch-0001", "final"}
+    assert weights_at(hub, "final") == b"first"
+    assert "holds epoch-0001, final" in capfd.readouterr().out
+
+
+def test_the_uploader_ends_with_its_parent(hub: LoopbackHub, run_dir: Path) -> None:
+    hang = hub.fault("/preupload/", hang=True, times=99)
+    submit(run_dir, "epoch-0001", b"x")
+    child = subprocess.Popen([sys.executable, "-m", "inpaint.hub.push", str(run_dir)], stdin=subprocess.PIPE)
+    deadline = time.monotonic() + 30
+    while not hang.num_hit and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert child.stdin is not None
+    child.stdin.close()
+    assert child.wait(20) == 1
+
+
+def test_a_full_disk_is_said_and_stops_nothing(hub: LoopbackHub, run_dir: Path) -> None:
+    said: list[str] = []
+    publishing = HubPublisher(REPO, False, run_dir, say=said.append)
+    publishing.submit("epoch-0001", generator=run_dir / "not-there")
+    assert "could not be queued" in said[0]
+    assert "nothing of this run" in publishing.close(10)
+
+
+def test_names_that_cannot_be_are_refused_before_training(run_dir: Path) -> None:
+    for name in ("landscapes", "alice/landscapes/2", "alice/land scapes"):
+        with pytest.raises(UsageError, match=name):
+            HubPublisher(name, False, run_dir)
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_pushed_checkpoint_can_be_fetched_to_resume_elsewhere(
+    hub: LoopbackHub, run_dir: Path, tmp_path: Path
+) -> None:
+    drain(submit(run_dir, "epoch-0001", b"x", checkpoint=run_dir / "checkpoints" / "step_00000003"))
+    hub.fault("/resolve/", method="GET", status=503)  # the client itself gives up at once here
+    there = fetch_run(REPO, tmp_path / "elsewhere", revision="epoch-0001")
+    names = {path.relative_to(there).as_posix() for path in there.rglob("*") if path.is_file()}
+    assert names == {
+        "checkpoints/step_00000003/manifest.json",
+        "config.yaml",
+        "metrics.jsonl",
+        "samples/epoch_0001.png",
+    }
+    with pytest.raises(InpaintError, match="exists already"):
+        fetch_run(REPO, there)
+    with pytest.raises(InpaintError, match="404"):
+        fetch_run(REPO, tmp_path / "other", revision="epoch-9999")
+    with pytest.raises(InpaintError, match="404"):
+        fetch_run("alice/nothing", tmp_path / "other")
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_card_says_what_the_files_say_and_its_code_can_be_pasted(hub: LoopbackHub, run_dir: Path) -> None:
+    drain(submit(run_dir, "final", b"x"))
+    text = hub.head(REPO).files["README.md"].content.decode()
+    card = ModelCard(text)
+    card.validate()
+    assert (card.data.license, card.data.pipeline_tag, card.data.library_name) == (
+        "apache-2.0",
+        "image-to-image",
+        "inpaint",
+    )
+    measured = {(r.metric_name, r.dataset_split): r.metric_value for r in card.data.eval_results}
+    assert measured["PSNR (dB) in the hole", "test"] == FIGURES["hole_psnr"]
+    assert len(measured) == 5, "a figure nobody could measure is left out"
+    assert "| generator | 21.34 |" in text or "| generator | 21.35 |" in text
+    assert "| Telea | 18.00 |" in text
+    for part in ("2 CPU cores", "Hours: 0.03", "Pictures seen: 96", "epoch 1 (step 3)", "training: {epochs: 2}"):
+        assert part in text
+    for picture in re.findall(r"!\[.*?\]\((.*?)\)", text):
+        assert picture in hub.head(REPO).files
+    code = re.findall(r"```python\n(.*?)```", text, re.DOTALL)[0]
+    assert len(code.split("\n\n")) == 2
+    assert len(code.replace("\n\n", "\n").splitlines()) == 4
+    assert f'from_pretrained("{REPO}")' in code
+    compile(code, "card", "exec")
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_card_without_figures_claims_none(hub: LoopbackHub, run_dir: Path) -> None:
+    for name in ("evaluation.json", "metrics.jsonl", "environment.json", "samples/epoch_0001.png"):
+        (run_dir / name).unlink()
+    drain(submit(run_dir, "epoch-0001", b"x"))
+    text = hub.head(REPO).files["README.md"].content.decode()
+    assert "Not measured yet" in text
+    assert ModelCard(text).data.eval_results is None
+    assert "![" not in text
+
+
+def test_no_secret_is_left_in_any_file_or_word(
+    hub: LoopbackHub, run_dir: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    hub.fault("/commit/", status=500, headers={"X-Error-Message": f"bad token {hub.token}"})
+    publishing = HubPublisher(REPO, False, run_dir, first_wait_s=0.05)
+    publishing.submit("epoch-0001")
+    print(publishing.close(60))
+    printed = "".join(capfd.readouterr())
+    assert "the Hub answered 500: bad token [secret]" in printed
+    written = [path.read_bytes() for path in run_dir.rglob("*") if path.is_file()]
+    stored = [file.content for commit in hub.head(REPO).history() for file in commit.files.values()]
+    for text in [printed.encode(), *written, *stored]:
+        assert hub.token.encode() not in text
+
+
+def test_redaction_and_plain_words() -> None:
+    assert redact("a hf_abcdefgh12 b") == "a [secret] b"
+    assert redact("https://me:pw@host/x?signature=12ab&a=1") == "https://[secret]@host/x?signature=[secret]&a=1"
+    assert redact("odd-token", "odd-token") == "[secret]"
+    failure = describe(RuntimeError("two\nlines"))
+    assert (failure.reason, failure.is_lasting) == ("RuntimeError: two lines", False)
+    assert describe(ValueError("no")).is_lasting
+
+
+def test_the_command_line(run_dir: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["push", str(run_dir)]) == 2
+    assert "--repo-id" in capfd.readouterr().err
+    assert cli.main(["push", str(tmp_path / "none"), "--repo-id", REPO]) == 2
+    assert len(capfd.readouterr().err.splitlines()) == 1
+
+
+def test_training_imports_nothing_heavy_to_publish() -> None:
+    code = (
+        "import sys, inpaint.hub.publisher; print([m for m in ('torch', 'matplotlib', 'jinja2') if m in sys.modules])"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ, check=True)
+    assert run.stdout.strip() == "[]"
