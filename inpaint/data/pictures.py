@@ -199,9 +199,9 @@ def _fill(folder: Path, entry: Path, recipe: _Recipe, size: int, max_bad_fractio
     """Decodes all splits into `folder`, which will be called `entry`."""
     from tqdm import tqdm
 
-    check_room(folder, recipe.read_bytes)
+    check_room(entry.parent, recipe.read_bytes)
     supplies = recipe.read(folder / "scratch")
-    check_room(folder, sum(supply.num for supply in supplies.values()) * size * size * 3)
+    check_room(entry.parent, sum(supply.num for supply in supplies.values()) * size * size * 3)
     for split in SPLITS:
         _refuse_empty(recipe.name, split, supplies[split].num)
     bad, num_seen = list(recipe.bad), len(recipe.bad)
