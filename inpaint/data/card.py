@@ -75,7 +75,7 @@ def card_text(plan: Plan, size: int, people: PeopleFilter, hub_id: str | None, i
 
 ![original, what is to be filled, and the local window]({FIGURE})
 
-From left to right: the picture, the picture with its hole, the local window around the hole.
+From left to right: the picture, the picture with its hole, what the local window cuts out around it.
 
 ## Loading
 
@@ -128,7 +128,7 @@ before the one in `train`.
 
 
 def figure_pixels(out: Path, size: int) -> NDArray[np.uint8]:
-    """Some pictures of the test split (or else another): whole, with the hole, and the local window. RGB."""
+    """Some pictures of the test split (or else another): whole, with the hole, and what the window cuts out. RGB."""
     window = HoleSpec.scaled(size).window_px
     rows = []
     for row in _first_rows(out, FIGURE_ROWS):
@@ -138,7 +138,7 @@ def figure_pixels(out: Path, size: int) -> NDArray[np.uint8]:
         masked[y : y + height, x : x + width] = 0
         local = np.full_like(picture, 255)
         start = (size - window) // 2
-        local[start : start + window, start : start + window] = masked[top : top + window, left : left + window]
+        local[start : start + window, start : start + window] = picture[top : top + window, left : left + window]
         gap = np.full((size, FIGURE_GAP_PX, 3), 255, np.uint8)
         rows.append(np.concatenate([picture, gap, masked, gap, local], axis=1))
         rows.append(np.full((FIGURE_GAP_PX, rows[-1].shape[1], 3), 255, np.uint8))
