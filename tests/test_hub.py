@@ -155,10 +155,9 @@ def test_any_fault_at_any_request_only_delays(hub: LoopbackHub, run_dir: Path, f
     assert "NOT" not in queue.statement(REPO)
 
 
-@pytest.mark.soak
 @pytest.mark.parametrize("request_line", ["GET /xet-write-token/", "POST /xet/v1/xorbs", "POST /xet/v1/shards"])
-@pytest.mark.parametrize("fault", FAULTS)
-def test_any_fault_at_any_request_of_xet_only_delays(
+@pytest.mark.parametrize("fault", ["503 for a while", "cut in the answer"])
+def test_a_fault_at_any_request_of_xet_only_delays(
     hub: LoopbackHub, run_dir: Path, monkeypatch: pytest.MonkeyPatch, fault: str, request_line: str
 ) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", False)

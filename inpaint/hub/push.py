@@ -187,7 +187,7 @@ def fetch_run(repo_id: str, run_dir: Path, revision: str | None = None) -> Path:
     )
     if not any(unfinished.glob("checkpoints/*/*")):
         shutil.rmtree(unfinished)
-        raise InpaintError(f"{repo_id} holds no checkpoint; push one with --hub.checkpoint, or start from its weights")
+        raise InpaintError(f"{repo_id} holds no checkpoint; it was pushed without --hub.push-checkpoint")
     shutil.rmtree(unfinished / ".cache", ignore_errors=True)
     unfinished.rename(run_dir)
     return run_dir

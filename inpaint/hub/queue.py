@@ -100,7 +100,7 @@ class PushQueue:
         self.record(event, number=number, **about, **details)
         removed = snapshot.folder.with_name(f".new-{number}-done")
         snapshot.folder.rename(removed)
-        shutil.rmtree(removed)
+        shutil.rmtree(removed, ignore_errors=True)  # `sweep` of another process may be at it too
 
     def record(self, event: str, **details: Any) -> None:
         with (self.folder / "ledger.jsonl").open("a") as ledger:
