@@ -22,11 +22,13 @@ class Network:
 
     Attributes:
         module: the raw network, for forward passes that no gradient reduction may follow.
+        shapes: of all parameters and buffers by name, as `weights` hands them out.
         num_updates: optimizer steps taken.
     """
 
     def __init__(self, runtime: Runtime, accelerator: Any, module: nn.Module, optimizer: Optimizer) -> None:
         self.runtime, self.module = runtime, module
+        self.shapes = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
         self.clip = runtime.gradient_clip
         self.engine, wrapped = accelerator.prepare(module, optimizer)
         self.optimizer = wrapped.optimizer
@@ -158,7 +160,7 @@ class ZeroNetwork(Network):
     def load_weights(self, tensors: dict[str, Tensor]) -> None:
         for name, parameter in self.module.named_parameters():
             value = tensors[name].to(self.runtime.device)
-            self.runtime.deepspeed.utils.safe_set_full_fp32_param(parameter, value)
+            self._set_master(parameter, value)
             # The module's own copy is refreshed only by the next gather, or never under stages 1 and 2.
             with self.runtime.deepspeed.zero.GatheredParameters([parameter], modifier_rank=0, enabled=self.stage == 3):
                 if self.stage != 3 or self.runtime.is_main:
@@ -182,12 +184,22 @@ class ZeroNetwork(Network):
             return
         for name, parameter in self.module.named_parameters():
             for moment in MOMENTS:
-                self.runtime.deepspeed.utils.safe_set_full_optimizer_state(
-                    parameter, tensors[f"{name}/{moment}"].to(self.runtime.device), moment
-                )
+                self._set_master(parameter, tensors[f"{name}/{moment}"].to(self.runtime.device), moment)
         for state in self.engine.optimizer.optimizer.state.values():
             if "step" in state:
                 state["step"] = torch.full_like(torch.as_tensor(state["step"]), float(self.num_updates))
+
+    def _set_master(self, parameter: nn.Parameter, value: Tensor, *moment: str) -> None:
+        """Set this process's part of a float32 weight, or of its `moment`."""
+        utils = self.runtime.deepspeed.utils
+        if self.stage != 3:
+            setter = utils.safe_set_full_optimizer_state if moment else utils.safe_set_full_fp32_param
+            return setter(parameter, value, *moment)
+        # Stage 3 pads each weight to equal parts, but its setters of whole values do not: they fail on the last part.
+        size = parameter.ds_tensor.numel()  # type: ignore[attr-defined]
+        padded = nn.functional.pad(value.flatten(), (0, size * self.runtime.world_size - value.numel()))
+        setter = utils.safe_set_local_optimizer_state if moment else utils.safe_set_local_fp32_param
+        return setter(parameter, padded.narrow(0, size * self.runtime.rank, size), *moment)
 
     def initialise_state(self, *inputs: Tensor) -> None:
         """Make the optimizer's state exist, which DeepSpeed does in the first step: one with no gradient at rate 0.

@@ -10,6 +10,7 @@ import gc
 import json
 import logging
 import os
+import warnings
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
@@ -77,9 +78,7 @@ class Runtime:
         self.zero_stage: int | None = None
         self.deepspeed: Any = None
         if use_deepspeed:
-            import deepspeed
-
-            self.deepspeed = deepspeed
+            self.deepspeed = _import_deepspeed(use_cpu)
             plugins = self._deepspeed_plugins()
             first = Accelerator(
                 deepspeed_plugins=plugins,
@@ -90,6 +89,8 @@ class Runtime:
             second = Accelerator(gradient_accumulation_steps=self.accumulation)
             self.accelerators = {"generator": first, "discriminator": second}
         else:
+            # Accelerate passes the argument by its old name, which torch 2.13 warns of.
+            warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
             ddp = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
             handlers = [ddp, process_group] if self.world_size > 1 else []
             one = Accelerator(cpu=use_cpu, mixed_precision="no", kwargs_handlers=handlers)
@@ -271,11 +272,23 @@ class Runtime:
         }
         if self.precision == "bf16":
             config["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
-        logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
         return {
             name: DeepSpeedPlugin(hf_ds_config=json.loads(json.dumps(config)))
             for name in ("generator", "discriminator")
         }
+
+
+def _import_deepspeed(use_cpu: bool) -> Any:
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", "`torch.distributed.*is deprecated", FutureWarning)
+    if use_cpu:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    import deepspeed
+
+    if use_cpu:
+        # Its reductions through shared memory would be compiled on first use, for minutes; gloo's are good enough.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    return deepspeed
 
 
 def divide_batch(global_batch_size: int, micro_batch_size: int | None, world_size: int) -> tuple[int, int]:

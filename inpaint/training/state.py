@@ -111,20 +111,24 @@ def load_state(
     if state is None:
         return None
     tensors = runtime.broadcast_tensors(checkpoint.tensors if checkpoint else {})
-    try:
-        for name, network in ((GENERATOR, generator), (DISCRIMINATOR, discriminator)):
-            optimizer = tensors[f"optimizer_{name}"]
-            if int(optimizer["num_updates"]):
-                network.initialise_state(*_example_inputs(name, config, runtime))
-            network.load_weights(tensors[name])
-            network.load_optimizer_state(optimizer)
-        if ema is not None:
-            if EMA not in tensors and runtime.is_main:
-                log.warning("the checkpoint holds no average; it starts from the generator's weights")
-            ema.module.load_state_dict(tensors.get(EMA, tensors[GENERATOR]))
-    except (KeyError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InpaintError(f"the checkpoint of step {state['step']} does not fit these networks ({reason})") from error
+    for name, network in ((GENERATOR, generator), (DISCRIMINATOR, discriminator)):
+        found = {key: tuple(tensor.shape) for key, tensor in tensors[name].items()}
+        if differing := {
+            key for key in found.keys() | network.shapes.keys() if found.get(key) != network.shapes.get(key)
+        }:
+            raise InpaintError(
+                f"the checkpoint of step {state['step']} is of another {name} ({min(differing)} and {len(differing) - 1} "
+                "more differ); give another --run-dir, or the old model settings"
+            )
+        optimizer = tensors[f"optimizer_{name}"]
+        if int(optimizer["num_updates"]):
+            network.initialise_state(*_example_inputs(name, config, runtime))
+        network.load_weights(tensors[name])
+        network.load_optimizer_state(optimizer)
+    if ema is not None:
+        if EMA not in tensors and runtime.is_main:
+            log.warning("the checkpoint holds no average; it starts from the generator's weights")
+        ema.module.load_state_dict(tensors.get(EMA, tensors[GENERATOR]))
     progress = Progress(**{item.name: state[item.name] for item in fields(Progress)})
     if state["global_batch_size"] != config.training.global_batch_size:
         progress.position = progress.position * state["global_batch_size"] // config.training.global_batch_size
