@@ -107,7 +107,7 @@ def test_what_was_submitted_arrives_as_one_commit_each_whatever_training_does_ne
     set_weights(run_dir, b"second")
     (run_dir / "checkpoints" / "step_00000003").rename(run_dir / "checkpoints" / "step_00000006")
     publishing.submit("epoch-0002", checkpoint=run_dir / "checkpoints" / "step_00000006")
-    statement = publishing.close(60)
+    statement = publishing.close(300)
     assert [weights_at(hub, tag) for tag in ("epoch-0001", "epoch-0002", "main")] == [b"first", b"second", b"second"]
     assert [commit.title for commit in hub.head(REPO).history()] == ["epoch-0002", "epoch-0001", "initial commit"]
     assert {name for name in hub.head(REPO).files if name.startswith("checkpoints/")} == {
@@ -301,10 +301,11 @@ def test_a_newer_best_and_a_full_queue_supersede_what_waits(run_dir: Path) -> No
 
 
 def test_a_hub_that_never_answers_costs_a_try_and_not_the_run(hub: LoopbackHub, run_dir: Path) -> None:
-    hub.fault("/preupload/", hang=True)
-    publishing = publisher(run_dir, attempt_timeout_s=3)
+    hang = hub.fault("/preupload/", hang=True)
+    publishing = publisher(run_dir, attempt_timeout_s=2)
     publishing.submit("epoch-0001")
-    assert "NOT" not in publishing.close(60)
+    assert "NOT" not in publishing.close(300)
+    assert hang.num_hit > 1
     assert weights_at(hub, "epoch-0001") == b"first"
 
 
@@ -314,7 +315,7 @@ def test_close_gives_up_in_time_and_the_next_process_finishes(
     hang = hub.fault("/xet/v1/xorbs", hang=True, times=99)
     publishing = publisher(run_dir)
     publishing.submit("epoch-0001")
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while not hang.num_hit and time.monotonic() < deadline:
         time.sleep(0.02)
     assert "NOT pushed yet: epoch-0001" in publishing.close(0.1)
@@ -330,12 +331,12 @@ def test_the_uploader_ends_with_its_parent(hub: LoopbackHub, run_dir: Path) -> N
     hang = hub.fault("/preupload/", hang=True, times=99)
     submit(run_dir, "epoch-0001", b"x")
     child = subprocess.Popen([sys.executable, "-m", "inpaint.hub.push", str(run_dir)], stdin=subprocess.PIPE)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while not hang.num_hit and time.monotonic() < deadline:
         time.sleep(0.02)
     assert child.stdin is not None
     child.stdin.close()
-    assert child.wait(20) == 1
+    assert child.wait(120) == 1
 
 
 def test_a_full_disk_is_said_and_stops_nothing(hub: LoopbackHub, run_dir: Path) -> None:
@@ -445,7 +446,7 @@ def test_no_secret_is_left_in_any_file_or_word(
     hub.fault("/commit/", status=500, headers={"X-Error-Message": f"bad token {hub.token}"})
     publishing = HubPublisher(REPO, False, run_dir, first_wait_s=0.05)
     publishing.submit("epoch-0001")
-    print(publishing.close(60))
+    print(publishing.close(300))
     printed = "".join(capfd.readouterr())
     assert "the Hub answered 500: bad token [secret]" in printed
     written = [path.read_bytes() for path in run_dir.rglob("*") if path.is_file()]

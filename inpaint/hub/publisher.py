@@ -36,7 +36,8 @@ class HubPublisher:
         private: make it private; nothing is pushed if it is there and public.
         run_dir: the run directory; its `hub_queue/` keeps what could not be pushed yet.
         push_checkpoint: take the checkpoints that `submit` is given along.
-        attempt_timeout_s: a try is ended after so long; None allows for the snapshot's size.
+        attempt_timeout_s: a try is ended after so long; None allows for the snapshot's size. Doubled each time a try
+            was ended so, for then the line may be slow rather than dead.
         first_wait_s: pause after a failure, doubled each time up to `LONGEST_WAIT_S`.
         show_progress: let the client's progress bars through to stderr.
         say: where news go, one line each.
@@ -62,6 +63,7 @@ class HubPublisher:
         self.queue = PushQueue(run_dir)
         self.queue.sweep()
         self._attempt_timeout_s, self._first_wait_s = attempt_timeout_s, first_wait_s
+        self._patience = 1.0
         self._show_progress, self._say = show_progress, say
         self._changed, self._closing, self._stop = threading.Event(), threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._work, name="hub-publisher", daemon=True)
@@ -116,7 +118,7 @@ class HubPublisher:
 
     def _attempt(self, snapshot: Snapshot) -> Failure | None:
         """Let a child try to push the oldest snapshot; why it failed, or None."""
-        timeout_s = self._attempt_timeout_s or 600 + snapshot.num_bytes / SLOWEST_BYTES_PER_S
+        timeout_s = self._patience * (self._attempt_timeout_s or 600 + snapshot.num_bytes / SLOWEST_BYTES_PER_S)
         self.queue.failure = None
         child = subprocess.Popen(
             [sys.executable, "-m", "inpaint.hub.push", str(self.queue.run_dir)],
@@ -135,6 +137,7 @@ class HubPublisher:
         if child.returncode == 0:
             return None
         if is_late:
+            self._patience *= 2
             why = "it was stopped before it was done" if self._stop.is_set() else f"no end after {timeout_s:.0f} s"
             self.queue.failure = Failure(why, is_lasting=False)
         elif self.queue.failure is None:
