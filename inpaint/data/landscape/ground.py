@@ -197,7 +197,7 @@ def surface(scene: Scene, ground: Ground, z: Array) -> tuple[Array, Array]:
 def veil_of(scene: Scene, z: Array, x: Array, height: Array) -> tuple[Array, Array]:
     """How much haze stands before points of the ground, and its colour [3, points], warmer towards the sun."""
     clear, misty = F(0.005) + F(0.020) * scene["haze"], F(0.03) + F(0.17) * scene["haze"] * scene["haze"]
-    thick = z * np.where(scene["mist"] < F(0.13), misty, clear)
+    thick = z * np.where(scene["mist"] < F(0.09), misty, clear)
     thick += thick * thick * F(0.5)
     pool = np.maximum(z - F(3), F(0)) / (F(1) + height * height * F(12))
     thick += np.where(scene["low_mist"] < F(0.22), F(0.10), F(0)) * pool

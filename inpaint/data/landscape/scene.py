@@ -60,9 +60,9 @@ def scene_of(keys: Keys) -> Scene:
     for name in CLASSES:
         scene[name] = (label == CLASSES.index(name)).astype(F)
 
-    hour = scene["hour"]  # 11% night, 11% dawn and dusk, 28% low sun, the rest day
-    height = np.where(hour < F(0.11), F(-0.30), F(-0.06) + (hour - F(0.11)) * F(0.6))
-    height = np.where(hour > F(0.22), F(0.03) + (hour - F(0.22)) * F(0.65), height)
+    hour = scene["hour"]  # 9% night, 9% dawn and dusk, 32% low sun, the rest day
+    height = np.where(hour < F(0.09), F(-0.30), F(-0.06) + (hour - F(0.09)) * F(0.8))
+    height = np.where(hour > F(0.18), F(0.03) + (hour - F(0.18)) * F(0.58), height)
     height = np.where(hour > F(0.50), F(0.22) + (hour - F(0.50)) * F(1.3), height)
     night = height < F(-0.2)
     weather = scene["weather"]
