@@ -9,6 +9,15 @@ import pytest
 from hub_server import LoopbackHub
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """One cache of decoded pictures for all tests and the processes they start, and nobody's own."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("cache")
+        patch.setenv("INPAINT_CACHE", str(folder))
+        yield folder
+
+
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackHub]:
     """A Hub on loopback that every client of this test talks to, in this process and in those it starts.
