@@ -237,7 +237,7 @@ def metrics(run_dir: Path) -> list[dict[str, Any]]:
 
 
 def _file() -> Any:
-    return tempfile.TemporaryFile()  # noqa: SIM115 - the job closes it
+    return tempfile.TemporaryFile()
 
 
 def _written(file: Any) -> str:
