@@ -43,12 +43,19 @@ def parse_arguments(argv: list[str]) -> tuple[Config, Options]:
     Raises:
         UsageError: with what is wrong, the nearest valid name where there is one.
     """
-    given, flags = _read(argv)
+    given, flags, faults = _read(argv)
     name = given.get("config")
-    config = load_config(name, flags)
-    default = Path("runs") / (DEFAULT_PRESET if name is None else Path(name).stem if name.endswith(".yaml") else name)
+    try:
+        config = load_config(name, flags)
+    except UsageError as error:
+        faults.append(str(error))
     if given.get("overwrite") and not given.get("no-resume"):
-        raise UsageError("--overwrite goes with --no-resume: the same command without both resumes the run")
+        faults.append("--overwrite goes with --no-resume: the same command without both resumes the run")
+    if faults:
+        raise UsageError("\n".join(faults))
+    default = Path("runs") / (DEFAULT_PRESET if name is None else name)
+    if default.suffix in (".yaml", ".yml"):
+        default = Path("runs") / default.stem
     return config, Options(
         run_dir=Path(given.get("run-dir", default)),
         resume=not given.get("no-resume", False),
@@ -77,7 +84,8 @@ def usage() -> str:
     return "\n".join(lines)
 
 
-def _read(argv: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+def _read(argv: list[str]) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
+    """What is given besides the config, the settings' flags, and what is wrong with the rest."""
     known = [*SWITCHES, *VALUES, *(name for name, _ in settings())]
     given: dict[str, Any] = {}
     flags: dict[str, Any] = {}
@@ -101,7 +109,7 @@ def _read(argv: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
             if text not in ("true", "false"):
                 faults.append(f"--{name} is on or off; got {values[0]!r}, allowed: true, false or nothing")
             given[name] = text == "true"
-        elif name in VALUES and len(values) == 1:
+        elif name in VALUES and len(values) == 1 and values[0]:
             given[name] = values[0]
         elif name in VALUES:
             faults.append(f"--{name} takes one value; got {values or 'none'}: {VALUES[name]}")
@@ -110,8 +118,4 @@ def _read(argv: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
             nearest = nearest or [long for long in known if long.endswith(f".{name.replace('-', '_')}")][:1]
             hint = f"; did you mean --{nearest[0]}?" if nearest else "; --help lists all"
             faults.append(f"--{name}: no such flag{hint}")
-    if given.get("help"):
-        return given, {}
-    if faults:
-        raise UsageError("\n".join(faults))
-    return given, flags
+    return given, flags, faults

@@ -9,10 +9,9 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-import types
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -29,6 +28,7 @@ Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Text = Annotated[str, Field(min_length=1)]
 
 
 class Section(BaseModel):
@@ -38,7 +38,7 @@ class Section(BaseModel):
 
 
 class DataConfig(Section):
-    path: str | None = None
+    path: Text | None = None
     """An image folder, a folder of parquet shards or a Hub dataset id; null: landscapes made on the fly."""
     image_size: Annotated[int, Field(ge=16, le=1024, multiple_of=4)] = 64
     """Side in pixels to which pictures are cropped and area-downsampled."""
@@ -56,7 +56,7 @@ class DataConfig(Section):
     """Mirror half of the training pictures left to right, anew each epoch."""
     max_bad_fraction: Fraction = 0.05
     """Stop if more than this share of the pictures cannot be read."""
-    cache_dir: str | None = None
+    cache_dir: Text | None = None
     """Where decoded pictures are kept; null: $INPAINT_CACHE, else ~/.cache/inpaint."""
     synthetic_train: Count = 16384
     """How many pictures are made up for training where there is no path."""
@@ -128,7 +128,7 @@ class TrainingConfig(Section):
     """Steps between two lines of metrics.jsonl."""
     compile: bool = False
     """Compile both networks with torch.compile."""
-    timeout_s: Annotated[float, Field(ge=5)] = 300.0
+    timeout_s: Annotated[float, Field(ge=5, le=86_400)] = 300.0
     """How long a process waits for the others before it gives them up."""
     max_rollbacks: Annotated[int, Field(ge=0)] = 3
     """How often a run may go back to a checkpoint because of a loss that is not finite."""
@@ -204,17 +204,28 @@ def load_config(name: str | None = None, flags: dict[str, Any] | None = None) ->
     name = DEFAULT_PRESET if name is None else name
     path = Path(name) if name.endswith((".yaml", ".yml")) else PRESETS / f"{name}.yaml"
     if path.parent.is_relative_to(PRESETS) and name not in preset_names():
-        raise UsageError(f"--config {name}: no such preset{_nearest(name, preset_names())}; a file must end in .yaml")
+        hint = _nearest(name, preset_names(), f"there are {', '.join(preset_names())}")
+        raise UsageError(f"--config {name}: no such preset{hint}; a file must end in .yaml")
     values = _read_yaml(path)
     origin = {key: f"in {path.name}" for key, _ in _leaves(values)}
+    known = [key for key, _ in settings()]
+    faults = []
     for key, value in (flags or {}).items():
+        if key not in known:
+            faults.append(f"--{key}: no such setting{_nearest(key, known, '--help lists all')}")
+            continue
         origin[key] = f"--{key}"
         _set(values, key, _typed(key, value))
     try:
-        return Config.model_validate_json(json.dumps(values, default=str))
+        config = Config.model_validate_json(json.dumps(values, default=str, ensure_ascii=False).encode())
     except ValidationError as error:
-        faults = "\n".join(f"  {_describe(fault, origin)}" for fault in error.errors())
-        raise UsageError(f"the configuration has {error.error_count()} fault(s):\n{faults}") from None
+        faults += [_describe(fault, origin) for fault in error.errors()]
+    except ValueError as error:
+        faults.append(f"a value can be no setting's ({error})")
+    if faults:
+        lines = "\n".join(f"  {fault}" for fault in faults)
+        raise UsageError(f"the configuration has {len(faults)} fault(s):\n{lines}")
+    return config
 
 
 def settings() -> Iterator[tuple[str, FieldInfo]]:
@@ -228,24 +239,25 @@ def settings() -> Iterator[tuple[str, FieldInfo]]:
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if not isinstance(values, dict | None):
+            kind = type(values).__name__
+            raise UsageError(f"--config {path}: holds a {kind}; sections such as `training:` are expected")
+        return _plain(values or {})
     except OSError as error:
         raise UsageError(f"--config {path}: cannot be read ({error.strerror})") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UsageError(f"--config {path}: not valid YAML ({' '.join(str(error).split())})") from error
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise UsageError(f"--config {path}: holds a {type(values).__name__}; sections such as `training:` are expected")
-    return _numbers(values)
 
 
-def _numbers(value: Any) -> Any:
-    """YAML 1.1 reads 1e-4 as text; everybody who writes it means the number."""
+def _plain(value: Any, key: str = "") -> Any:
+    """What YAML gave for `key`, as JSON means it: 1e-4 is a number (YAML 1.1 says text), an emptied section is one."""
     if isinstance(value, dict):
-        return {str(key): _numbers(inner) for key, inner in value.items()}
+        return {str(name): _plain(inner, f"{key}.{name}" if key else str(name)) for name, inner in value.items()}
     if isinstance(value, list):
-        return [_numbers(inner) for inner in value]
-    if isinstance(value, str) and any(char.isdigit() for char in value):
+        return [_plain(inner, key) for inner in value]
+    if value is None and key in Config.model_fields:
+        return {}
+    if isinstance(value, str) and any(char.isdigit() for char in value) and not _takes_text(key):
         try:
             return float(value)
         except ValueError:
@@ -255,22 +267,21 @@ def _numbers(value: Any) -> Any:
 
 def _typed(key: str, value: Any) -> Any:
     """A flag's text as YAML reads it, but left as text where the setting is text."""
-    setting = dict(settings()).get(key)
     if isinstance(value, list):
         return [_typed(key, inner) for inner in value]
-    if not isinstance(value, str) or value == "null":
-        return None if value == "null" else value
-    takes_text = setting is not None and str in _alternatives(setting.annotation)
-    if takes_text:
+    if value == "null":
+        return None
+    if not isinstance(value, str) or _takes_text(key):
         return value
     try:
-        return _numbers(yaml.safe_load(value))
-    except yaml.YAMLError:
+        return _plain(yaml.safe_load(value), key)
+    except (yaml.YAMLError, ValueError, RecursionError):
         return value
 
 
-def _alternatives(annotation: Any) -> tuple[Any, ...]:
-    return get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+def _takes_text(key: str) -> bool:
+    setting = dict(settings()).get(key)
+    return setting is not None and Text in get_args(setting.annotation)
 
 
 def _set(values: dict[str, Any], dotted: str, value: Any) -> None:
@@ -308,6 +319,6 @@ def _describe(fault: Any, origin: dict[str, str]) -> str:
     return f"{key} = {fault['input']!r}{where}: {message}"
 
 
-def _nearest(name: str, names: list[str]) -> str:
+def _nearest(name: str, names: list[str], otherwise: str) -> str:
     nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    return f"; did you mean {nearest[0]}?" if nearest else f"; there are {', '.join(names)}"
+    return f"; did you mean {nearest[0]}?" if nearest else f"; {otherwise}"
