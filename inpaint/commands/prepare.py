@@ -127,7 +127,7 @@ def push(folder: Path, repo_id: str, private: bool) -> None:
         ),
         f"{trouble}; the same command goes on",
     )
-    print(f"pushed to {commit.repo_url if hasattr(commit, 'repo_url') else repo_id}")
+    print(f"pushed to {commit.repo_url}")
 
 
 def _report(plan: Plan, out: Path) -> None:
@@ -135,6 +135,9 @@ def _report(plan: Plan, out: Path) -> None:
     splits = ", ".join(f"{split} {len(pictures)}" for split, pictures in plan.order.items())
     dropped = ", ".join(f"{num} {reason}" for reason, num in counts.items() if num and reason != "kept")
     print(f"{out}: {counts['kept']} of {counts.total()} pictures kept ({splits}); left out: {dropped or 'none'}")
+    for split, pictures in plan.order.items():
+        if not len(pictures):
+            print(f"there is no picture in {split}: training needs all three splits, so it takes more pictures")
     print(f"{out}/.prepare may be deleted; while it is there, another --person-threshold needs no new detection")
 
 

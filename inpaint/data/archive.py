@@ -142,7 +142,7 @@ class PathSource:
 
     def _files(self, found: Survey, with_data: bool) -> Iterator[Entry]:
         if self.path.is_dir():
-            return _walk(self.path, "", found, seen=set())
+            return _walk(self.path.resolve(), self.path, "", found, seen=set())
         return _tar_members(self.path, found, with_data)
 
 
@@ -204,8 +204,11 @@ def _row_entry(image: dict[str, Any], path: str | None, label: str | None, index
     return Entry(path or f"{split}/{index}", label or NO_CLASS, key, len(data), data=data)
 
 
-def _walk(folder: Path, prefix: str, found: Survey, seen: set[tuple[int, int]]) -> Iterator[Entry]:
-    """The pictures below `folder`. Links to folders are followed, but none is entered twice: links may form loops."""
+def _walk(root: Path, folder: Path, prefix: str, found: Survey, seen: set[tuple[int, int]]) -> Iterator[Entry]:
+    """The pictures below `folder`. Links to folders elsewhere are followed, but none is entered twice.
+
+    Links to folders of the same tree are not: these have their own names, and links may form loops.
+    """
     try:
         status = folder.stat()
         if (status.st_dev, status.st_ino) in seen:
@@ -217,8 +220,10 @@ def _walk(folder: Path, prefix: str, found: Survey, seen: set[tuple[int, int]]) 
     for child in children:
         name = prefix + child.name
         if child.is_dir():
-            if not _is_hidden(child.name):
-                yield from _walk(Path(child.path), f"{name}/", found, seen)
+            if child.is_symlink() and Path(child.path).resolve().is_relative_to(root):
+                found.pass_over("link to a folder of the same tree", name)
+            elif not _is_hidden(child.name):
+                yield from _walk(root, Path(child.path), f"{name}/", found, seen)
         elif _is_picture(name, found):
             if child.is_file():
                 yield Entry(name, "", "", child.stat().st_size, file=Path(child.path))
@@ -235,10 +240,12 @@ def _tar_members(path: Path, found: Survey, with_data: bool) -> Iterator[Entry]:
             while (member := tar.next()) is not None:
                 tar.members.clear()  # type: ignore[attr-defined]  # else it remembers all of them
                 name = member.name.removeprefix("./")
-                if member.isdir() or not _is_picture(name, found):
+                if member.isdir():
                     continue
                 if name.startswith("/") or ".." in name.split("/"):
                     found.pass_over("unsafe path", name)
+                elif not _is_picture(name, found):
+                    continue
                 elif not member.isreg() or member.issparse():
                     found.pass_over("link or special file in a tar", name)
                 elif not compressed:
@@ -246,9 +253,19 @@ def _tar_members(path: Path, found: Survey, with_data: bool) -> Iterator[Entry]:
                 else:
                     content = tar.extractfile(member) if with_data else None
                     yield Entry(name, "", "", member.size, data=content.read() if content else None)
+            if not compressed:
+                _check_end(path, tar.offset)
     except (tarfile.TarError, EOFError, OSError) as error:
         detail = " ".join(str(error).split())
         raise InpaintError(f"the tar {path} can't be read to its end ({detail}); is the download complete?") from error
+
+
+def _check_end(path: Path, offset: int) -> None:
+    """`tarfile` takes a header that is cut short or damaged for the end, which is a block of zeros."""
+    with path.open("rb") as file:
+        file.seek(offset)
+        if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+            raise tarfile.ReadError(f"no header and no end mark at byte {offset}")
 
 
 def _is_compressed(path: Path) -> bool:

@@ -17,7 +17,7 @@ from inpaint.data.dedupe import MAX_BITS
 from inpaint.data.holes import SPLITS, HoleSpec
 from inpaint.data.people import PeopleFilter
 from inpaint.data.plan import Plan
-from inpaint.data.shards import shard_paths
+from inpaint.data.shards import features, shard_paths
 from inpaint.files import write_atomically
 
 FIGURE = "figure.png"
@@ -60,10 +60,15 @@ def card_text(plan: Plan, size: int, people: PeopleFilter, hub_id: str | None, i
         configs=[
             {
                 "config_name": "default",
-                "data_files": [{"split": split, "path": f"data/{split}-*.parquet"} for split in SPLITS],
+                # `datasets` knows a folder it has read before by its name and this header, not by what lies in it.
+                "description": f"content {plan.fingerprint}",
+                "data_files": [
+                    {"split": split, "path": f"data/{split}-*.parquet"} for split in SPLITS if len(plan.order[split])
+                ],
             }
         ],
     )
+    _info(plan).to_dataset_card_data(data)
     return f"""---
 {data.to_yaml()}
 ---
@@ -125,6 +130,20 @@ before the one in `train`.
 ## Licence
 
 {PLACES365_NOTE if is_places365 else OTHER_NOTE}"""
+
+
+def _info(plan: Plan) -> Any:
+    """What `datasets` checks when it has read all shards: how many pictures there are."""
+    from datasets import DatasetInfo, SplitDict, SplitInfo
+    from datasets.info import DatasetInfosDict
+
+    splits = SplitDict()
+    for split, pictures in plan.order.items():
+        if num := len(pictures):
+            splits.add(SplitInfo(split, num_bytes=int(plan.num_bytes[pictures].sum()), num_examples=num))
+    num_bytes = sum(split.num_bytes for split in splits.values())
+    info = DatasetInfo(features=features(plan.labels), splits=splits, download_size=num_bytes, dataset_size=num_bytes)
+    return DatasetInfosDict(default=info)
 
 
 def figure_pixels(out: Path, size: int) -> NDArray[np.uint8]:

@@ -7,6 +7,7 @@ threshold can be moved later without detecting again.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -100,7 +101,9 @@ class PeopleFilter:
         del settings["threshold"]
         for field in ("cfg", "weights", "names"):
             path = getattr(self, field)
-            settings[field] = path and hashlib.sha256(path.read_bytes()).hexdigest()
+            settings[field] = path and _digest([path])
+        if Path(self.model).is_dir():
+            settings["model"] = _digest(sorted(path for path in Path(self.model).iterdir() if path.is_file()))
         return repr(sorted(settings.items()))
 
     def describe(self) -> str:
@@ -233,10 +236,15 @@ def letterbox(picture: NDArray[np.uint8], size: int) -> tuple[NDArray[np.uint8],
     return canvas, scale, left, top
 
 
+def _digest(files: Sequence[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
 def local_rank() -> int:
     """Which of this machine's GPUs is ours, as the launcher says."""
-    import os
-
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 

@@ -125,8 +125,8 @@ def _run(
     shards.write_dropped(plan, options.out)
     hub_id = None if Path(options.source).exists() else options.source
     write_card(plan, options.out, options.size, options.people, hub_id, classes.is_places365)
-    for stale in set((work / "chunks").iterdir()) - set(files):
-        stale.unlink()
+    for stale in {*(work / "chunks").iterdir(), *options.out.rglob("*.tmp")} - set(files):
+        stale.unlink()  # of other settings, or of a run that was killed
     return plan
 
 
@@ -253,7 +253,8 @@ def _do_chunks(
                 continue
             if chunk.file.exists():
                 with open_chunk(chunk.file) as table:
-                    bar.initial += len(table)  # no part of the rate
+                    if not bar.disable:
+                        bar.initial += len(table)  # no part of the rate
                     done(Tally(count_reasons(table, options.people.threshold), {}))
                 continue
             running.add(submit(chunk))

@@ -52,7 +52,7 @@ def shard_paths(out: Path) -> list[Path]:
 
 
 def write_shards(plan: Plan, out: Path, work: Path, size: int, show_progress: bool) -> None:
-    """All shards of the plan; those of another plan go."""
+    """All shards of the plan; those of another plan go. A split without pictures has none: `datasets` refuses such."""
     state, wanted = work / "plan.json", json.dumps({"fingerprint": plan.fingerprint, "size": size})
     (out / "data").mkdir(exist_ok=True)
     if not state.exists() or state.read_text() != wanted:
@@ -98,16 +98,14 @@ def write_dropped(plan: Plan, out: Path) -> None:
 
 
 def _cut(num_bytes: NDArray[np.int64], limit: int) -> Iterator[tuple[int, int]]:
-    """Runs of rows that stay within `limit` bytes each; one empty run where there are no rows."""
+    """Runs of rows that stay within `limit` bytes each, if one row does."""
     ends = np.cumsum(num_bytes + ROW_BYTES)
     start = 0
-    while True:
+    while start < len(ends):
         before = ends[start - 1] if start else 0
         stop = max(start + 1, int(np.searchsorted(ends, before + limit, side="right")))
-        yield start, min(stop, len(ends))
+        yield start, stop
         start = stop
-        if start >= len(ends):
-            return
 
 
 def _write_shard(path: Path, plan: Plan, pictures: NDArray[np.int64], schema: pa.Schema, size: int) -> None:

@@ -1,0 +1,163 @@
+"""The person filter: boxes in the picture's own coordinates, on tiny networks whose answer is known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from inpaint.data.people import LOWEST_SCORE, Box, DarknetDetector, PeopleFilter, letterbox
+from inpaint.errors import InpaintError, UsageError
+
+# Three by three cells of 32 px, each its brightest pixel, and one 1x1 convolution to a box and two classes.
+CFG = """
+[net]
+width=96
+height=96
+channels=3
+
+[maxpool]
+size=32
+stride=32
+padding=0
+
+[convolutional]
+filters=7
+size=1
+stride=1
+pad=0
+activation=linear
+
+[yolo]
+mask=0
+anchors=48,24
+classes=2
+num=1
+"""
+
+
+def write_darknet(folder: Path, extra_bytes: int = 0) -> PeopleFilter:
+    """A network that sees a person (its second class) of 48x24 px centred in every cell that is white."""
+    cfg, weights, names = folder / "tiny.cfg", folder / "tiny.weights", folder / "coco.names"
+    cfg.write_text(CFG)
+    names.write_text("dog\nperson\n")
+    biases = np.array([0, 0, 0, 0, -10, -10, -10], "<f4")  # x, y, w, h, objectness, dog, person
+    kernel = np.zeros((7, 3), "<f4")
+    kernel[[4, 6], 0] = 14.0  # only the first channel counts: RGB, not BGR
+    header = np.array([0, 2, 0], "<i4").tobytes() + np.array([0], "<i8").tobytes()
+    weights.write_bytes(header + biases.tobytes() + kernel.tobytes() + bytes(extra_bytes))
+    return PeopleFilter("darknet", cfg=cfg, weights=weights)
+
+
+def test_darknet_boxes_lie_where_the_person_is_whatever_the_shape(tmp_path: Path) -> None:
+    people = write_darknet(tmp_path)
+    wide = np.zeros((48, 96, 3), np.uint8)
+    wide[8:40, 64:96, 0] = 255  # fills the last cell of the middle row, once there are 24 px above and below
+    (box,) = people.build().detect([wide])[0]
+    assert (box.x + box.width / 2, box.y + box.height / 2) == pytest.approx((80 / 96, 24 / 48), abs=1e-4)
+    assert (box.width, box.height) == pytest.approx((48 / 96, 24 / 48), abs=1e-4)
+    assert box.score == pytest.approx((1 / (1 + np.exp(-4.0))) ** 2, abs=1e-3)
+
+    blue = wide[..., ::-1].copy()
+    assert people.build().detect([blue]) == [[]]
+
+
+def test_darknet_suppresses_the_weaker_of_two_boxes_that_overlap(tmp_path: Path) -> None:
+    people = write_darknet(tmp_path)
+    picture = np.zeros((96, 96, 3), np.uint8)
+    picture[32:64, 0:32, 0] = 255
+    picture[32:64, 64:96, 0] = 255
+    assert len(people.build().detect([picture])[0]) == 2
+    people.cfg.write_text(CFG.replace("anchors=48,24", "anchors=300,24"))  # type: ignore[union-attr]
+    assert len(people.build().detect([picture])[0]) == 1
+
+
+def test_letterbox_keeps_the_shape_and_pads_with_grey() -> None:
+    tall = np.full((200, 50, 3), 255, np.uint8)
+    canvas, scale, left, top = letterbox(tall, 100)
+    assert (canvas.shape, scale, left, top) == ((100, 100, 3), 0.5, 37, 0)
+    assert (canvas[:, 37:62] == 255).all() and (canvas[:, :37] == 128).all() and (canvas[:, 62:] == 128).all()
+
+
+def test_score_is_the_highest_of_the_boxes_that_are_large_enough() -> None:
+    boxes = [Box(0.9, 0, 0, 0.1, 0.1), Box(0.4, 0, 0, 0.5, 0.5)]
+    assert PeopleFilter().score(boxes) == 0.9
+    assert PeopleFilter(min_area=0.02).score(boxes) == 0.4
+    assert PeopleFilter(min_area=0.5).score(boxes) == 0.0
+
+
+def test_identity_changes_with_the_weights_and_not_with_the_threshold_or_the_place(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    first, moved = write_darknet(tmp_path / "a"), write_darknet(tmp_path / "b")
+    looser = PeopleFilter("darknet", threshold=0.9, cfg=first.cfg, weights=first.weights)
+    assert first.identity() == moved.identity() == looser.identity()
+    moved.weights.write_bytes(b"other")  # type: ignore[union-attr]
+    assert first.identity() != moved.identity()
+
+
+@pytest.mark.parametrize("damage", ["cut", "longer", "page"])
+def test_wrong_weights_are_named(tmp_path: Path, damage: str) -> None:
+    people = write_darknet(tmp_path, extra_bytes=400 if damage == "longer" else 0)
+    assert people.weights is not None
+    if damage == "cut":
+        people.weights.write_bytes(people.weights.read_bytes()[:60])
+    if damage == "page":
+        people.weights.write_bytes(b"<html>not found</html>" * 10)
+    with pytest.raises(InpaintError, match=r"tiny\.weights.*belong together"):
+        DarknetDetector(people)
+
+
+def test_settings_that_cannot_be_right_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="use none, darknet or transformers"):
+        PeopleFilter("yolo")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="--darknet-weights, a file; got None"):
+        PeopleFilter("darknet", cfg=write_darknet(tmp_path).cfg)
+    people = write_darknet(tmp_path)
+    with pytest.raises(UsageError, match=r"no class 'cat'; it has dog, person"):
+        PeopleFilter("darknet", cfg=people.cfg, weights=people.weights, class_name="cat").build()
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A randomly initialised detector of the Hub's kind, a few hundred kilobytes, saved as the Hub would hold it."""
+    transformers = pytest.importorskip("transformers")
+    import torch
+
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("detector")
+    config = transformers.YolosConfig(
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        image_size=[64, 64],
+        patch_size=16,
+        num_detection_tokens=5,
+        num_labels=2,
+        id2label={0: "dog", 1: "Person"},
+    )
+    transformers.YolosForObjectDetection(config).save_pretrained(folder)
+    transformers.YolosImageProcessor(size={"height": 64, "width": 64}).save_pretrained(folder)
+    return folder
+
+
+def test_transformers_boxes_do_not_depend_on_the_batch(checkpoint: Path) -> None:
+    people = PeopleFilter("transformers", model=str(checkpoint))
+    detector = people.build()
+    rng = np.random.default_rng(0)
+    pictures = [rng.integers(0, 256, (40 + 8 * i, 64, 3), dtype=np.uint8) for i in range(3)]
+    together = detector.detect(pictures)
+    alone = [detector.detect([picture])[0] for picture in pictures]
+    scores = [people.score(boxes) for boxes in together]
+    assert all(score > LOWEST_SCORE for score in scores)
+    assert scores == pytest.approx([people.score(boxes) for boxes in alone], abs=1e-4)
+    assert all(0 < box.width * box.height <= 1 for boxes in together for box in boxes)
+
+
+def test_a_checkpoint_that_is_none_or_lacks_the_class_is_named(checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(InpaintError, match="no object-detection checkpoint could be loaded"):
+        PeopleFilter("transformers", model=str(tmp_path)).build()
+    with pytest.raises(UsageError, match="no class 'cat'; it has dog, person"):
+        PeopleFilter("transformers", model=str(checkpoint), class_name="cat").build()

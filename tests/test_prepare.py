@@ -1,0 +1,474 @@
+"""`inpaint prepare`: the same bytes from a folder and its tar, after kills, by any number of workers and ranks."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import hashlib
+import io
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+import zlib
+from dataclasses import replace
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from datasets import load_dataset
+from hub_server import LoopbackHub
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from test_people import write_darknet
+
+from inpaint.cli import main
+from inpaint.data import chunks, dedupe, places365
+from inpaint.data.archive import open_source
+from inpaint.data.check import faults
+from inpaint.data.holes import SPLITS, HoleSpec, key_hash, split_of, stored_holes
+from inpaint.data.prepare import WORK_FOLDER, Options, prepare
+from inpaint.errors import InpaintError, UsageError
+
+NUM_GOOD = 42
+
+
+def landscape(seed: int, width: int = 96, height: int = 80) -> Image.Image:
+    """Smooth random colours, no two seeds alike."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small Places365 tree with one of every trouble in it."""
+    root = tmp_path_factory.mktemp("source") / "places365_standard"
+    names = ["beach", "field-wild", "mountain"]
+    for index in range(NUM_GOOD):
+        tree = "val" if index % 7 == 0 else "train"
+        path = root / tree / names[index % 3] / f"{index:08d}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        landscape(index).save(path, quality=90)
+    beach = root / "train" / "beach"
+    landscape(900).convert("CMYK").save(beach / "cmyk.jpg")
+    landscape(901).save(beach / "plage_été_海.jpg")
+    landscape(902).save(beach / "really_a.jpg", format="PNG")
+    landscape(903).save(beach / "moving.gif", save_all=True, append_images=[landscape(904)])
+    landscape(905).convert("L").save(beach / "grey.jpg")
+    landscape(906, 40, 90).save(beach / "small.jpg")
+    (beach / "cut.jpg").write_bytes((beach / "cmyk.jpg").read_bytes()[:900])
+    (beach / "empty.jpg").touch()
+    (beach / "bomb.png").write_bytes(_bomb())
+    shutil.copy(beach / "cmyk.jpg", beach / "zz_copy.jpg")
+    (beach / "notes.txt").write_text("not a picture")
+    (beach / ".hidden.jpg").write_bytes(b"")
+    (root / "train" / "airfield").mkdir()
+    landscape(907).save(root / "train" / "airfield" / "1.jpg")
+    (root / "train" / "glacier").mkdir()
+    (beach / "loop").symlink_to(root / "train")
+    return root
+
+
+def _bomb() -> bytes:
+    """A PNG that says it is 60,000 pixels wide and high."""
+    data = io.BytesIO()
+    Image.new("L", (1, 1)).save(data, "png")
+    header = b"IHDR" + (60_000).to_bytes(4, "big") * 2 + data.getvalue()[24:29]
+    return data.getvalue()[:12] + header + zlib.crc32(header).to_bytes(4, "big") + data.getvalue()[33:]
+
+
+COUNTS = {"kept": NUM_GOOD + 4, "corrupt": 2, "too small": 1, "too large": 1, "grey": 1, "duplicate": 1}
+
+
+def options(source: Path | str, out: Path) -> Options:
+    return Options(str(source), out, workers=1, chunk_pictures=7, show_progress=False)
+
+
+def contents(out: Path) -> dict[str, str]:
+    """The digest of every file of a dataset."""
+    files = [path for path in out.rglob("*") if path.is_file() and WORK_FOLDER not in path.parts]
+    return {str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+@pytest.fixture(scope="module")
+def dataset(places: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("dataset") / "out"
+    plan = prepare(options(places, out))
+    assert plan is not None and +plan.counts() == COUNTS
+    return out
+
+
+def test_the_fifty_classes_are_official() -> None:
+    assert len(places365.official_names()) == len(set(places365.official_names())) == 365
+    assert len(set(places365.natural_names())) == 50
+    assert set(places365.natural_names()) <= set(places365.official_names())
+    assert len(places365.known_spellings()) == 365
+
+
+@pytest.mark.parametrize("folders", [("train", "field", "wild"), ("x", "train", "field-wild")])
+def test_nested_and_flat_trees_have_the_same_classes(folders: tuple[str, ...]) -> None:
+    assert places365.class_of(folders) == places365.folder_name("/f/field/wild") == "field-wild"
+
+
+@pytest.mark.parametrize("kind", ["w", "w:gz"])
+@pytest.mark.parametrize("prefix", ["", "places365_standard/"])
+def test_a_tar_gives_the_bytes_of_its_folder(
+    places: Path, dataset: Path, tmp_path: Path, kind: str, prefix: str
+) -> None:
+    tar_path = tmp_path / "places.tar"
+    with tarfile.open(tar_path, kind) as tar:
+        files = [path for path in places.rglob("*") if path.is_file()]
+        for path in sorted(files, key=lambda path: hashlib.md5(path.name.encode()).digest()):  # in no useful order
+            tar.add(path, f"{prefix}{path.relative_to(places)}")
+        for name in ("/etc/evil.jpg", "train/beach/../../../evil.jpg"):
+            tar.addfile(tarfile.TarInfo(name))
+        link = tarfile.TarInfo(f"{prefix}train/beach/link.jpg")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        tar.addfile(link)
+    source = open_source(str(tar_path))
+    assert source.survey().passed_over["unsafe path"] == 2
+    prepare(options(tar_path, tmp_path / "out"))
+    assert contents(tmp_path / "out") == contents(dataset)
+
+
+def test_the_dataset_is_what_it_says(places: Path, dataset: Path) -> None:
+    loaded, streamed = load_dataset(str(dataset)), load_dataset(str(dataset), streaming=True)
+    assert list(loaded) == list(SPLITS)
+    assert sum(map(len, loaded.values())) == COUNTS["kept"]
+    with (dataset / "holes.csv").open(encoding="utf-8") as file:
+        table = {row["source"]: row for row in csv.DictReader(file)}
+    assert len(table) == COUNTS["kept"] and "train/beach/plage_été_海.jpg" in table
+    spec = HoleSpec.scaled(64)
+    for split, rows in loaded.items():
+        assert [row["source"] for row in streamed[split]] == rows["source"][:]
+        for row in rows:
+            key = "/".join(row["source"].split("/")[-2:])
+            hole, crop = stored_holes(np.array([key_hash(key)], np.uint64), spec)
+            assert split_of(key_hash(key)) == split
+            assert (row["hole"], row["crop"]) == (hole[0].tolist(), crop[0].tolist())
+            assert [int(value) for value in list(table[row["source"]].values())[1:]] == row["hole"] + row["crop"]
+            assert rows.features["label"].int2str(row["label"]) == row["source"].split("/")[1]
+            assert (row["image"].mode, row["image"].size, row["person_score"]) == ("RGB", (64, 64), None)
+    assert len(loaded["train"].features["label"].names) == 50
+    assert "Places365-Standard" in (dataset / "README.md").read_text()
+    assert faults(str(dataset), show_progress=False) == []
+
+
+def test_what_is_left_out_is_listed_with_its_reason(dataset: Path) -> None:
+    with (dataset / "dropped.csv").open(encoding="utf-8") as file:
+        dropped = {Path(row["source"]).name: row["reason"] for row in csv.DictReader(file)}
+    copy = {name: reason for name, reason in dropped.items() if reason == "duplicate"}
+    assert set(copy) < {"cmyk.jpg", "zz_copy.jpg"}
+    assert dropped == {
+        "cut.jpg": "corrupt",
+        "empty.jpg": "corrupt",
+        "bomb.png": "too large",
+        "small.jpg": "too small",
+        "grey.jpg": "grey",
+        **copy,
+    }
+
+
+def test_workers_and_chunks_do_not_change_a_byte(places: Path, dataset: Path, tmp_path: Path) -> None:
+    prepare(replace(options(places, tmp_path / "out"), workers=2, chunk_pictures=20))
+    assert contents(tmp_path / "out") == contents(dataset)
+
+
+def ran(source: Path, out: Path, **environment: str) -> subprocess.Popen[bytes]:
+    """The command in a process of its own."""
+    command = [sys.executable, "-m", "inpaint", "prepare", "--source", str(source), "--out", str(out)]
+    limits = ["--workers", "1", "--chunk-pictures", "3", "--rank-timeout-s", "0.2"]
+    return subprocess.Popen(
+        [*command, *limits], env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+
+
+def test_killed_at_random_it_ends_with_the_same_bytes(places: Path, dataset: Path, tmp_path: Path) -> None:
+    out, inodes = tmp_path / "out", dict[str, int]()
+    rng = np.random.default_rng()
+    for kill in range(3):
+        process = ran(places, out)
+        num_chunks = kill * 5 + int(rng.integers(1, 6))
+        while process.poll() is None and len(list((out / WORK_FOLDER / "chunks").glob("*.arrow"))) < num_chunks:
+            time.sleep(0.002)
+        time.sleep(rng.random() * 0.01)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        finished = {path.name: path.stat().st_ino for path in (out / WORK_FOLDER / "chunks").glob("*.arrow")}
+        assert inodes.items() <= finished.items(), "a finished chunk was made again"
+        inodes = finished
+    assert inodes
+    prepare(replace(options(places, out), chunk_pictures=3))
+    assert contents(out) == contents(dataset)
+    assert not list(out.rglob("*.tmp"))
+
+
+def test_stopped_before_or_after_each_file_it_ends_with_the_same_bytes(
+    places: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every rename and removal in turn is the last thing that a run does, or the first that it does not."""
+    out, num_points = tmp_path / "out", 0
+    originals = {(module, name): getattr(module, name) for module, name in [(os, "replace"), (os, "unlink")]}
+    while True:
+        left = num_points
+
+        def stop_at(*args: object, original: object, **kwargs: object) -> None:
+            nonlocal left
+            if left == 0:
+                raise KeyboardInterrupt
+            left -= 1
+            original(*args, **kwargs)  # type: ignore[operator]
+
+        shutil.rmtree(out, ignore_errors=True)
+        with monkeypatch.context() as patch:
+            for (module, name), original in originals.items():
+                patch.setattr(
+                    module, name, lambda *args, original=original, **kw: stop_at(*args, original=original, **kw)
+                )
+            try:
+                prepare(replace(options(places, out), chunk_pictures=20))
+            except KeyboardInterrupt:
+                pass
+            else:
+                break
+        prepare(replace(options(places, out), chunk_pictures=20))
+        assert contents(out) == contents(dataset), num_points
+        num_points += 1
+    assert num_points >= 10
+
+
+def test_ranks_share_the_work_and_a_lost_one_costs_its_chunks_only(places: Path, dataset: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    ran(places, out, RANK="1", WORLD_SIZE="3").communicate()
+    of_rank_1 = {path: path.stat().st_ino for path in (out / WORK_FOLDER / "chunks").iterdir()}
+    assert 0 < len(of_rank_1) < 8 and not (out / "README.md").exists()
+    process = ran(places, out, RANK="0", WORLD_SIZE="3")  # rank 2 never comes
+    said = process.communicate()[0].decode()
+    assert process.returncode == 0, said
+    assert "no rank has finished anything for 0.2 s" in said
+    assert {path: path.stat().st_ino for path in of_rank_1} == of_rank_1
+    assert contents(out) == contents(dataset)
+
+
+def test_another_threshold_needs_no_new_detection(
+    places: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    people = replace(write_darknet(tmp_path), threshold=0.94)
+    strict = prepare(replace(options(places, tmp_path / "out"), people=people))
+    monkeypatch.setattr(chunks, "_detector", lambda people: pytest.fail("detected again"))
+    loose = prepare(replace(options(places, tmp_path / "out"), people=replace(people, threshold=0.955)))
+    assert strict is not None and loose is not None
+    assert strict.counts()["person"] > loose.counts()["person"]
+    assert strict.counts()["kept"] < loose.counts()["kept"]
+    scores = load_dataset(str(tmp_path / "out"), split="train")["person_score"][:]
+    assert all(score < 0.955 for score in scores) and any(score >= 0.94 for score in scores)
+
+
+def test_no_test_picture_stands_in_train_not_even_saved_again(tmp_path: Path) -> None:
+    source = tmp_path / "source" / "hills"
+    source.mkdir(parents=True)
+    for index in range(300):
+        landscape(index % 100).save(source / f"{index}.jpg", quality=95 - index // 100)
+    prepare(options(source.parent, tmp_path / "out"))
+    scenes: dict[str, set[int]] = {split: set() for split in SPLITS}
+    for index in range(300):
+        scenes[split_of(key_hash(f"hills/{index}.jpg"))].add(index % 100)
+    loaded = load_dataset(str(tmp_path / "out"))
+    kept = {split: [int(Path(name).stem) % 100 for name in rows["source"][:]] for split, rows in loaded.items()}
+    assert sorted(scene for some in kept.values() for scene in some) == list(range(100))
+    assert set(kept["test"]) == scenes["test"]
+    assert set(kept["validation"]) == scenes["validation"] - scenes["test"]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 60), st.integers(0, 2**32 - 1))
+def test_duplicates_are_those_of_comparing_all_with_all(num: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    pixels = rng.integers(0, max(2, num), num, dtype=np.uint64)
+    outlines = rng.integers(0, 2**63, 3, dtype=np.uint64)[rng.integers(0, 3, num)]
+    for _ in range(4):
+        outlines ^= np.uint64(1) << rng.integers(0, 64, num, dtype=np.uint64)
+    colours = (rng.integers(0, 2, (num, 1)) * 100 + rng.integers(0, 6, (num, 48))).astype(np.uint8)
+    stays: list[int] = []
+    for index in range(num):
+        near = [
+            pixels[index] == pixels[other]
+            or (
+                int(outlines[index] ^ outlines[other]).bit_count() <= dedupe.MAX_BITS
+                and np.abs(colours[index].astype(int) - colours[other]).mean() <= dedupe.MAX_COLOUR_STEPS
+            )
+            for other in stays
+        ]
+        if not any(near) and not any(pixels[index] == pixels[earlier] for earlier in range(index)):
+            stays.append(index)
+    assert np.flatnonzero(~dedupe.duplicates(pixels, outlines, colours)).tolist() == stays
+
+
+BAD_CALLS = {
+    "no such folder": (["--source", "{tmp}/none"], "does not exist; give a folder, a tar or a Hub id"),
+    "not a tar": (["--source", "{places}/train/beach/notes.txt"], "is a file, but no tar"),
+    "odd size": (["--size", "63"], "--size is 63; it must be a multiple of 4 from 16 to 1024"),
+    "out in source": (["--out", "{places}/out"], "lies in the source"),
+    "no classes in common": (
+        ["--classes", "{tmp}/moon.txt"],
+        "none of the 1 classes is in {places}, which has airfield",
+    ),
+    "empty list": (["--classes", "{tmp}/empty.yaml"], "holds no list of names"),
+    "filled folder": (["--out", "{tmp}"], "holds files that this command did not make"),
+    "no weights": (["--people-filter", "darknet"], "needs --darknet-cfg, a file; got None"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_CALLS)
+def test_a_bad_call_ends_in_one_line(
+    case: str, places: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "moon.txt").write_text("/m/moon 0\n")
+    (tmp_path / "empty.yaml").touch()
+    flags, message = BAD_CALLS[case]
+    flags, message = ([text.format(tmp=tmp_path, places=places) for text in texts] for texts in (flags, [message]))
+    assert main(["prepare", "--source", str(places), "--out", str(tmp_path / "out"), "--workers", "1", *flags]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message[0] in line
+
+
+def test_a_class_of_the_list_without_pictures_is_named(
+    places: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "list.yaml").write_text("[/b/beach, /g/glacier, /m/moon]")
+    plan = prepare(replace(options(places, tmp_path / "out"), classes=str(tmp_path / "list.yaml")))
+    assert "no pictures in 2 of the 3 classes: glacier, moon" in capsys.readouterr().out
+    assert plan is not None and plan.labels == ("beach", "glacier", "moon")
+
+
+def test_a_tar_cut_short_is_named_and_a_whole_one_goes_on(places: Path, dataset: Path, tmp_path: Path) -> None:
+    whole, cut = tmp_path / "whole.tar", tmp_path / "places.tar"
+    with tarfile.open(whole, "w") as tar:
+        tar.add(places, "")
+    with tarfile.open(whole) as tar:
+        last = tar.getmembers()[-2]
+    for end in (last.offset, last.offset + 100, last.offset_data, last.offset_data + 100):
+        cut.write_bytes(whole.read_bytes()[:end])
+        with pytest.raises(InpaintError, match=r"can't be read to its end .*; is the download complete\?"):
+            prepare(options(cut, tmp_path / "out"))
+    whole.replace(cut)
+    prepare(options(cut, tmp_path / "out"))
+    assert contents(tmp_path / "out") == contents(dataset)
+
+
+def test_a_full_disk_is_told_before_or_while_and_loses_nothing(
+    places: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        usage = shutil.disk_usage(tmp_path)
+        patch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=10_000))
+        with pytest.raises(InpaintError, match=r"0\.0 GiB free and about 0\.0 GiB are needed"):
+            prepare(options(places, out))
+    with monkeypatch.context() as patch:
+        calls: list[int] = []
+
+        def full(descriptor: int) -> None:
+            calls.append(descriptor)
+            if len(calls) == 6:
+                raise OSError(errno.ENOSPC, "No space left on device")
+
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(InpaintError, match="is full; make room and run the same command again"):
+            prepare(options(places, out))
+    assert list((out / WORK_FOLDER / "chunks").glob("*.arrow"))
+    prepare(options(places, out))
+    assert contents(out) == contents(dataset)
+
+
+def test_two_at_once_in_one_folder_are_kept_apart(places: Path, tmp_path: Path) -> None:
+    import fcntl
+
+    prepare(options(places, tmp_path / "out"))
+    with (tmp_path / "out" / WORK_FOLDER / "rank-0.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(InpaintError, match="another inpaint prepare is at work"):
+            prepare(options(places, tmp_path / "out"))
+    with pytest.raises(UsageError, match=r"was begun from .* at size 64"):
+        prepare(replace(options(places, tmp_path / "out"), size=32))
+
+
+def damage_shard(out: Path) -> None:
+    shard = next((out / "data").glob("train-*"))
+    shard.write_bytes(shard.read_bytes()[:-100])
+
+
+def damage_split(out: Path) -> None:
+    next((out / "data").glob("test-*")).unlink()
+    text = (out / "README.md").read_text()
+    (out / "README.md").write_text(text.replace("  - split: test\n    path: data/test-*.parquet\n", ""))
+
+
+def damage_count(out: Path) -> None:
+    shard = next((out / "data").glob("train-*"))
+    shard.rename(shard.with_name("train-00000-of-00002.parquet"))
+
+
+def damage_column(out: Path, name: str, value: object) -> None:
+    shard = next((out / "data").glob("validation-*"))
+    table = pq.read_table(shard)
+    rows = table.to_pylist()
+    rows[0][name] = value if value is not None else pq.read_table(next((out / "data").glob("train-*")))[name][0].as_py()
+    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), shard)
+
+
+DAMAGES = {
+    "damaged or cut short; delete it": damage_shard,
+    "train has 1 of its 2 shards": damage_count,
+    "1 pictures of validation can't be decoded": lambda out: damage_column(out, "image", {"bytes": b"x", "path": None}),
+    "1 pictures of validation stand in another split": lambda out: damage_column(out, "image", None),
+    "1 holes of validation do not lie in their 28 px window": lambda out: damage_column(out, "hole", [60, 0, 20, 20]),
+    "does not say the same as the columns": lambda out: damage_column(out, "hole", None),
+}
+
+
+@pytest.mark.parametrize("fault", DAMAGES)
+def test_check_names_what_is_wrong(
+    fault: str, dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = Path(shutil.copytree(dataset, tmp_path / "out"))
+    DAMAGES[fault](out)
+    assert main(["prepare", "--check", str(out)]) == 1
+    assert fault in capsys.readouterr().out
+
+
+@pytest.fixture
+def datasets_hub(hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LoopbackHub:
+    """The loopback Hub, for `datasets` too, which has its own copy of the settings."""
+    monkeypatch.setattr(datasets.config, "HF_ENDPOINT", hub.endpoint)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    return hub
+
+
+def test_pushed_it_loads_by_its_id_and_can_be_a_source(
+    places: Path, dataset: Path, tmp_path: Path, datasets_hub: LoopbackHub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--source", str(places), "--out", str(tmp_path / "out"), "--workers", "1", "--push-to", "alice/places"]
+    assert main(["prepare", *flags]) == 0, capsys.readouterr().err
+    local, remote = load_dataset(str(dataset)), load_dataset("alice/places")
+    for split in SPLITS:
+        assert remote[split]["source"][:] == local[split]["source"][:]
+        streamed = load_dataset("alice/places", split=split, streaming=True)
+        assert [row["hole"] for row in streamed] == local[split]["hole"][:]
+    assert main(["prepare", "--check", "alice/places"]) == 0
+    again = prepare(options("alice/places", tmp_path / "again"))
+    assert again is not None and again.counts()["kept"] == COUNTS["kept"]
+    holes = [(path / "holes.csv").read_text().splitlines() for path in (dataset, tmp_path / "again")]
+    assert sorted(holes[0]) == sorted(holes[1])
+
+
+def test_an_id_that_nobody_has_is_one_line(datasets_hub: LoopbackHub, tmp_path: Path) -> None:
+    with pytest.raises(InpaintError, match="the dataset alice/nothing can't be opened"):
+        prepare(options("alice/nothing", tmp_path / "out"))
