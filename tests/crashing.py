@@ -57,7 +57,7 @@ class CrashingDisk:
             if name == "open" and changes:
                 self._held.append(os.dup(result))
             elif name == "fsync":
-                self._record(Path(os.readlink(f"/proc/self/fd/{args[0]}")), deep=False)
+                self._record(Path(f"/proc/self/fd/{args[0]}").readlink(), deep=False)
             return result
 
         return watched

@@ -130,6 +130,7 @@ def _train(config: Config, options: Options) -> int:
         watch.close(in_order=outcome != "failed")
         if runtime.is_main:
             run.close(preempted=outcome == "preempted")
+        stop.restore()
     if runtime.is_main and outcome == "preempted":
         print("\nasked to stop: the run is saved; the same command resumes it", file=sys.stderr)
     return 1 if outcome == "unsaved" else 0

@@ -29,7 +29,10 @@ CONFIG, METRICS, LOCK, PREEMPTED, PID, REPORT, EVALUATION = (
     "evaluation.json",
 )
 # All that a run leaves, so that --overwrite never removes anything else.
-OURS = (METRICS, PREEMPTED, PID, REPORT, EVALUATION, "samples", "checkpoints", "generator", "debug", "tensorboard")
+OURS = (
+    *(METRICS, PREEMPTED, PID, REPORT, EVALUATION),
+    *("samples", "checkpoints", "generator", "debug", "tensorboard", "hub_queue"),
+)
 # A changed value here makes a checkpoint's tensors fit no longer.
 SHAPES = ("model.", "data.image_size", "data.window_px")
 # A lock from another machine counts as stale when it was not renewed for so long.

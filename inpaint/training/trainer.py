@@ -134,6 +134,9 @@ class Trainer:
             while not self._done():
                 self.progress.seconds = before + time.monotonic() - started
                 if self.progress.position == self.feed.steps_per_epoch:
+                    if self._end_epoch():  # it is judged here if the run was stopped before that
+                        batches.close()
+                        return self._leave("preempted")
                     self.progress.next_epoch()
                 try:
                     decision = self._step(batches, bar)
