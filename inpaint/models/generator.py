@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from reprlib import repr as shortened
 from typing import Any, get_args
 
 import torch
@@ -46,7 +47,9 @@ class GeneratorConfig:
             "norm": (self.norm in get_args(Norm), "batch, group or none"),
         }
         faults = [
-            f"{name} is {getattr(self, name)!r}; allowed: {rule}" for name, (ok, rule) in allowed.items() if not ok
+            f"{name} is {shortened(getattr(self, name))}; allowed: {rule}"
+            for name, (ok, rule) in allowed.items()
+            if not ok
         ]
         if faults:
             raise InpaintError("the generator's config is wrong: " + "; ".join(faults))
@@ -55,9 +58,12 @@ class GeneratorConfig:
     def from_dict(cls, values: Any) -> GeneratorConfig:
         """The config from parsed JSON; refuses keys it does not know, for they would change what the weights mean."""
         names = {field.name for field in fields(cls)}
-        if not isinstance(values, dict) or set(values) - names:
-            unknown = sorted(set(values) - names) if isinstance(values, dict) else type(values).__name__
-            raise InpaintError(f"not a config of this generator: {unknown} unknown; allowed keys: {sorted(names)}")
+        if not isinstance(values, dict):
+            raise InpaintError(f"the generator's config is wrong: a {type(values).__name__}, not keys and values")
+        if unknown := sorted(set(values) - names):
+            raise InpaintError(
+                f"the generator's config is wrong: {shortened(unknown)} unknown; allowed keys: {sorted(names)}"
+            )
         return cls(**values)
 
 
@@ -133,7 +139,7 @@ class Generator(
     ) -> Generator:
         """The generator saved in a directory or on the Hub, in evaluation mode.
 
-        Reads only JSON and safetensors, and compares every tensor's name, shape and type with the config before
+        Reads only JSON and safetensors, and compares every tensor's name, shape and kind with the config before
         anything is allocated.
 
         Args:
@@ -177,8 +183,8 @@ class Generator(
             return Path(path)
 
         try:
-            config = GeneratorConfig.from_dict(json.loads(fetch(constants.CONFIG_NAME).read_text()))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            config = GeneratorConfig.from_dict(json.loads(fetch(constants.CONFIG_NAME).read_bytes()))
+        except (ValueError, RecursionError) as error:
             raise InpaintError(f"{source}: {constants.CONFIG_NAME} is not JSON ({error})") from error
         with torch.device("meta"):
             generator = cls(config)
@@ -191,17 +197,28 @@ class Generator(
 def read_tensors(path: Path, expected: dict[str, Tensor], source: str, device: str | torch.device) -> dict[str, Tensor]:
     """The tensors of a safetensors file, after its header was found to match `expected` name by name.
 
+    Floats of any precision are taken, and become as wide as expected.
+
     Raises:
-        InpaintError: not a safetensors file; a tensor is missing, unknown, or of another shape or type.
+        InpaintError: not a safetensors file; a tensor is missing, unknown, of another shape, or no float where one is
+            expected.
     """
+
+    def kind(dtype: str) -> str:
+        return "float" if dtype in ("F64", "F32", "F16", "BF16") else dtype
+
     try:
         with safe_open(path, framework="pt", device=str(device)) as file:
-            found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-            wanted = {name: tuple(tensor.shape) for name, tensor in expected.items()}
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            found = {name: f"{kind(part.get_dtype())} {part.get_shape()}" for name, part in slices.items()}
+            wanted = {
+                name: f"{'float' if tensor.is_floating_point() else 'I64'} {list(tensor.shape)}"
+                for name, tensor in expected.items()
+            }
             faults = [f"{name} is missing" for name in wanted.keys() - found.keys()]
-            faults += [f"{name} is unknown" for name in found.keys() - wanted.keys()]
+            faults += [f"{shortened(name)} is unknown" for name in found.keys() - wanted.keys()]
             faults += [
-                f"{name} is {list(found[name])}, not {list(wanted[name])}"
+                f"{name} is {found[name]}, not {wanted[name]}"
                 for name in wanted.keys() & found.keys()
                 if wanted[name] != found[name]
             ]

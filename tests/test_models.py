@@ -1,0 +1,317 @@
+"""The networks: the paper's sizes, any picture's shape, weights that come back bit-equal or are refused in words."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from inpaint.config import Config
+from inpaint.data.holes import HoleSpec
+from inpaint.errors import InpaintError
+from inpaint.models.discriminator import Discriminator
+from inpaint.models.generator import Generator, GeneratorConfig
+
+NORMS = ["batch", "group", "none"]
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
+
+
+def num_parameters(build: Callable[[], nn.Module]) -> int:
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in build().parameters())
+
+
+def discriminator_of(image_size: int, **settings: Any) -> Discriminator:
+    return Discriminator(image_size, HoleSpec.scaled(image_size).window_px, **settings)
+
+
+# --- sizes
+
+
+def test_the_papers_number_of_parameters() -> None:
+    """ "More than 34 million": 35.67; with global average pooling 16.79."""
+    model = Config().model
+    generator = num_parameters(lambda: Generator(GeneratorConfig(model.width, model.bottleneck, model.mask_channel)))
+    flattened, pooled = (
+        num_parameters(lambda on=on: Discriminator(64, 28, model.width, on))
+        for on in (False, True)  # type: ignore[misc]
+    )
+    assert (generator, flattened, pooled) == (6_070_531, 29_596_673, 10_722_305)
+    assert 34e6 < generator + flattened < 36e6
+    assert round((generator + pooled) / 1e6, 2) == 16.79
+
+
+def test_glcics_completion_network_has_its_published_number_of_parameters() -> None:
+    assert num_parameters(lambda: Generator(GeneratorConfig(width=64, mask_channel=True))) == 6_072_131
+
+
+def test_a_bottleneck_of_3_has_one_convolution_less() -> None:
+    four, three = (num_parameters(lambda n=n: Generator(GeneratorConfig(bottleneck=n))) for n in (4, 3))  # type: ignore[misc]
+    assert four - three == 256 * 256 * 9 + 256 + 2 * 256
+
+
+@pytest.mark.parametrize("image_size", [16, 32, 48, 64, 68, 96, 128, 256, 512, 1024])
+def test_heads_do_not_grow_with_the_picture(image_size: int) -> None:
+    with torch.device("meta"):
+        network = discriminator_of(image_size)
+    heads = [module for module in network.modules() if isinstance(module, nn.Linear)]
+    assert all(head.in_features <= 4 * 4 * 512 for head in heads)
+    assert sum(p.numel() for p in network.parameters()) < 90e6
+
+
+@pytest.mark.parametrize("bottleneck", [1, 2, 3, 4])
+def test_dilations_double(bottleneck: int) -> None:
+    with torch.device("meta"):
+        network = Generator(GeneratorConfig(width=2, bottleneck=bottleneck))
+    dilations = [module.dilation[0] for module in network.modules() if isinstance(module, nn.Conv2d)]
+    assert [dilation for dilation in dilations if dilation > 1] == [2, 4, 8, 16][:bottleneck]
+
+
+# --- forward and backward
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("mask_channel", [False, True])
+@pytest.mark.parametrize("size", [(4, 4), (16, 36), (64, 64)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_generator_keeps_shape_and_type(
+    norm: Any, mask_channel: bool, size: tuple[int, int], dtype: torch.dtype
+) -> None:
+    network = Generator(GeneratorConfig(width=2, mask_channel=mask_channel, norm=norm)).to(dtype)
+    image, mask = torch.rand(2, 3, *size, dtype=dtype), torch.zeros(2, 1, *size, dtype=dtype)
+    output = network(image, mask)
+    assert (output.shape, output.dtype) == (image.shape, dtype)
+    assert 0 <= output.min() <= output.max() <= 1
+
+
+@pytest.mark.parametrize("size", [(30, 32), (32, 33)])
+def test_other_sizes_are_refused(size: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match=rf"divisible by 4; got {size[0]} x {size[1]}"):
+        Generator(GeneratorConfig(width=2))(torch.zeros(1, 3, *size), torch.zeros(1, 1, *size))
+
+
+def test_the_mask_is_seen_only_with_its_channel() -> None:
+    image = torch.rand(1, 3, 16, 16)
+    for mask_channel in (False, True):
+        network = Generator(GeneratorConfig(width=8, mask_channel=mask_channel, norm="group"))
+        same = torch.equal(network(image, torch.zeros(1, 1, 16, 16)), network(image, torch.ones(1, 1, 16, 16)))
+        assert same is not mask_channel
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("pooled", [False, True])
+@pytest.mark.parametrize("image_size", [16, 20, 64, 100])
+def test_the_discriminator_gives_one_logit_a_picture(norm: Any, pooled: bool, image_size: int) -> None:
+    network = discriminator_of(image_size, width=2, global_average_pooling=pooled, norm=norm).double()
+    window = HoleSpec.scaled(image_size).window_px
+    logits = network(torch.rand(3, 3, image_size, image_size).double(), torch.rand(3, 3, window, window).double())
+    assert (logits.shape, logits.dtype) == ((3, 1), torch.float64)
+    assert logits.isfinite().all()
+
+
+def test_the_discriminator_looks_at_both_the_picture_and_the_window() -> None:
+    network = Discriminator(32, 14, width=2, norm="none")
+    image, local = torch.rand(1, 3, 32, 32, requires_grad=True), torch.rand(1, 3, 14, 14, requires_grad=True)
+    network(image, local).sum().backward()
+    assert image.grad.abs().sum() > 0  # type: ignore[union-attr]
+    assert local.grad.abs().sum() > 0  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("norm", ["group", "none"])
+@pytest.mark.parametrize("pooled", [False, True])
+def test_without_batch_statistics_pictures_do_not_see_one_another(norm: Any, pooled: bool) -> None:
+    generator = Generator(GeneratorConfig(width=4, norm=norm)).double()
+    discriminator = Discriminator(32, 14, 4, pooled, norm).double()
+    image, mask = torch.rand(3, 3, 32, 32).double(), torch.zeros(3, 1, 32, 32).double()
+    together = discriminator(generator(image, mask), image[..., :14, :14])
+    alone = [
+        discriminator(generator(image[i : i + 1], mask[i : i + 1]), image[i : i + 1, :, :14, :14]) for i in range(3)
+    ]
+    torch.testing.assert_close(together, torch.cat(alone), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("pooled", [False, True])
+def test_every_parameter_gets_a_gradient(norm: Any, pooled: bool) -> None:
+    generator = Generator(GeneratorConfig(width=8, mask_channel=True, norm=norm)).double()
+    discriminator = Discriminator(32, 14, 8, pooled, norm).double()
+    output = generator(torch.rand(4, 3, 32, 32).double(), torch.ones(4, 1, 32, 32).double())
+    discriminator(output, output[..., 3:17, 5:19]).square().sum().backward()
+    for network in (generator, discriminator):
+        for name, parameter in network.named_parameters():
+            assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
+
+
+# --- saving and loading
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A saved generator whose BatchNorm statistics have moved."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("model")
+    network = Generator(GeneratorConfig(width=4, bottleneck=3, mask_channel=True))
+    network(torch.rand(2, 3, 16, 16), torch.zeros(2, 1, 16, 16))
+    network.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def copy(model: Path, tmp_path: Path) -> Path:
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).write_bytes((model / name).read_bytes())
+    return tmp_path
+
+
+def refusal(folder: Path) -> str:
+    """The one line with which a folder is refused."""
+    with pytest.raises(InpaintError) as caught:
+        Generator.from_pretrained(folder)
+    text = str(caught.value)
+    assert "\n" not in text
+    assert len(text) < 600
+    assert str(folder) in text or "the generator's config is wrong" in text
+    return text
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("mask_channel", [False, True])
+def test_what_is_saved_comes_back_bit_equal(norm: Any, mask_channel: bool, tmp_path: Path) -> None:
+    network = Generator(GeneratorConfig(width=4, bottleneck=2, mask_channel=mask_channel, norm=norm))
+    image, mask = torch.rand(2, 3, 16, 20), torch.ones(2, 1, 16, 20)
+    network(image, mask)
+    network.save_pretrained(tmp_path)
+    loaded = Generator.from_pretrained(str(tmp_path))
+    assert loaded.config == network.config
+    assert not loaded.training
+    assert all(
+        torch.equal(a, b) for a, b in zip(network.state_dict().values(), loaded.state_dict().values(), strict=True)
+    )
+    assert loaded.state_dict().keys() == network.state_dict().keys()
+    assert torch.equal(loaded(image, mask), network.eval()(image, mask))
+    assert all(parameter.requires_grad for parameter in loaded.parameters())
+    assert not list(tmp_path.glob("*.bin"))
+
+
+def test_half_precision_weights_are_widened(copy: Path) -> None:
+    tensors = load_file(copy / "model.safetensors")
+    save_file({n: t.bfloat16() if t.is_floating_point() else t for n, t in tensors.items()}, copy / "model.safetensors")
+    for name, tensor in Generator.from_pretrained(copy).state_dict().items():
+        assert tensor.dtype == tensors[name].dtype
+        torch.testing.assert_close(tensor, tensors[name], rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "config.json is not JSON"),
+        (b"{", "config.json is not JSON"),
+        (b"\xff\xfe\xfd", "config.json is not JSON"),
+        (b"[" * 100_000, "config.json is not JSON"),
+        (b'{"width": ' + b"9" * 5000 + b"}", "config.json is not JSON"),
+        (b"[1, 2]", "a list, not keys and values"),
+        (b"null", "a NoneType, not keys and values"),
+        (b'{"width": 4, "depth": 3, "activation": "elu"}', "['activation', 'depth'] unknown; allowed keys: ['bottle"),
+        (b'{"width": "4"}', "width is '4'; allowed: even, 2 to 512"),
+        (b'{"width": 4.0}', "width is 4.0"),
+        (b'{"width": true}', "width is True"),
+        (b'{"width": 3}', "width is 3"),
+        (b'{"width": 0}', "width is 0"),
+        (b'{"width": 1000000000}', "width is 1000000000"),
+        (b'{"bottleneck": 5}', "bottleneck is 5; allowed: 1, 2, 3 or 4"),
+        (b'{"mask_channel": 1}', "mask_channel is 1; allowed: true or false"),
+        (b'{"norm": ["batch"]}', "norm is ['batch']; allowed: batch, group or none"),
+        (b'{"norm": null, "width": -2}', "width is -2; allowed: even, 2 to 512; norm is None"),
+        (b'{"norm": "' + b"x" * 100_000 + b'"}', "norm is 'xxx"),
+        (json.dumps(dict.fromkeys(map(str, range(5000)))).encode(), "unknown"),
+    ],
+)  # fmt: skip
+def test_a_hostile_config_is_refused_in_one_line(content: bytes, words: str, copy: Path) -> None:
+    (copy / "config.json").write_bytes(content)
+    assert words in refusal(copy)
+
+
+class Largest(TorchDispatchMode):
+    """The largest tensor that any operation within made in memory, in bytes."""
+
+    num_bytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor) and tensor.device.type != "meta":
+                self.num_bytes = max(self.num_bytes, tensor.nbytes)
+        return result
+
+
+def test_nothing_large_is_allocated_before_the_weights_are_known_to_fit(copy: Path) -> None:
+    (copy / "config.json").write_text('{"width": 512, "bottleneck": 3, "mask_channel": true}')
+    with Largest() as largest:
+        assert "layers.0.0.weight is float [4, 4, 5, 5], not float [512, 4, 5, 5]" in refusal(copy)
+    assert largest.num_bytes < 1e6
+
+
+def rewrite(folder: Path, change: Callable[[dict[str, Tensor]], None]) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda t: t.pop("layers.3.0.bias"), "layers.3.0.bias is missing"),
+        (lambda t: t.update(extra=torch.zeros(1)), "'extra' is unknown"),
+        (lambda t: t.update({"x" * 9999: torch.zeros(1)}), "is unknown"),
+        (lambda t: t.update({"layers.0.0.bias": torch.zeros(5)}), "layers.0.0.bias is float [5], not float [4]"),
+        (lambda t: t.update({"layers.0.0.bias": torch.zeros(4, dtype=torch.int32)}), "is I32 [4], not float [4]"),
+        (lambda t: t.update({"layers.0.1.num_batches_tracked": torch.tensor(1.0)}), "is float [], not I64 []"),
+        (lambda t: t.clear() or t.update(a=torch.zeros(1)), "more"),
+    ],
+)
+def test_tensors_that_do_not_fit_are_named(change: Callable[[dict[str, Tensor]], None], words: str, copy: Path) -> None:
+    rewrite(copy, change)
+    text = refusal(copy)
+    assert "model.safetensors does not fit its config" in text
+    assert words in text
+
+
+def broken_files(whole: bytes) -> Iterator[bytes]:
+    yield b""
+    yield b"\x80\x04}."  # what a pickle looks like
+    yield whole[:-1]
+    yield whole[: len(whole) // 2]
+    yield whole[:4]
+    yield b"\xff" * 8 + whole[8:]  # a header of 2**64 bytes
+    yield whole[:8] + b"\0" * (len(whole) - 8)
+    header = json.dumps(
+        {"layers.0.0.weight": {"dtype": "F32", "shape": [1 << 30, 1 << 30], "data_offsets": [0, 1 << 62]}}
+    )
+    yield len(header).to_bytes(8, "little") + header.encode()
+
+
+@pytest.mark.parametrize("which", range(8))
+def test_a_broken_file_of_weights_is_refused(which: int, copy: Path) -> None:
+    path = copy / "model.safetensors"
+    path.write_bytes([*broken_files(path.read_bytes())][which])
+    with Largest() as largest:
+        assert "model.safetensors is damaged or no safetensors file" in refusal(copy)
+    assert largest.num_bytes < 1e6
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_missing_file_is_named(name: str, copy: Path) -> None:
+    (copy / name).unlink()
+    assert f"holds no {name}" in refusal(copy)
