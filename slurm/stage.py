@@ -1,0 +1,62 @@
+"""Owns staging: the decoded pictures of a run, copied from the shared cache to a folder on this node's own disk.
+
+python slurm/stage.py FOLDER [train.py's arguments]      then train with INPAINT_CACHE=FOLDER
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+from inpaint.arguments import parse_arguments
+from inpaint.data.cache import build_once, check_room
+from inpaint.data.pictures import SyntheticSpec, open_pictures
+from inpaint.errors import InpaintError, UsageError
+
+
+def stage(folder: Path, train_arguments: list[str]) -> Path:
+    """Copy what `train.py` with these arguments will read into `folder`, unless it is there; decoded first if need be.
+
+    Returns:
+        The entry in `folder`.
+
+    Raises:
+        InpaintError: the pictures cannot be read, or there is no room in `folder`.
+    """
+    data = parse_arguments(train_arguments)[0].data
+    if data.cache_dir is not None:
+        raise UsageError(f"data.cache_dir = {data.cache_dir} would be read, not the staged copy; set INPAINT_CACHE")
+    pictures = open_pictures(
+        data.path,
+        data.hole_spec,
+        cache_dir=None,
+        max_bad_fraction=data.max_bad_fraction,
+        synthetic=SyntheticSpec(data.synthetic_train, data.synthetic_held_out, data.synthetic_held_out, seed=0),
+        show_progress=False,
+    )
+    entry = Path(pictures["train"].pixels.filename).parent  # type: ignore[attr-defined]
+    staged = folder / entry.name
+
+    def copy(temporary: Path) -> None:
+        check_room(folder, sum(file.stat().st_size for file in entry.iterdir()))
+        shutil.copytree(entry, temporary, dirs_exist_ok=True)
+
+    build_once(staged, copy)
+    return staged
+
+
+def main(arguments: list[str]) -> int:
+    try:
+        if not arguments:
+            raise UsageError("usage: python slurm/stage.py FOLDER [train.py's arguments]")
+        staged = stage(Path(arguments[0]), arguments[1:])
+    except InpaintError as error:
+        print(f"stage: {error}", file=sys.stderr)
+        return 1
+    print(f"staged: {staged}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
