@@ -64,7 +64,7 @@ def main(argv: list[str]) -> int:
 def dry_run(config: Config, world_size: int) -> int:
     """Print as YAML what this config amounts to."""
     from inpaint.training.runtime import divide_batch
-    from inpaint.training.trainer import build_networks
+    from inpaint.training.build import build_networks
 
     micro, accumulation = divide_batch(config.training.global_batch_size, config.training.micro_batch_size, world_size)
     generator, discriminator = (sum(p.numel() for p in network.parameters()) for network in build_networks(config))
@@ -98,7 +98,6 @@ def _train(config: Config, options: Options) -> int:
     from inpaint.training.trainer import Trainer
     from inpaint.training.watch import Watch
 
-    stop = StopRequest()
     die_with_launcher()
     training = config.training
     runtime = Runtime(
@@ -109,6 +108,8 @@ def _train(config: Config, options: Options) -> int:
         training.timeout_s,
     )
     _compare_configs(runtime, config)
+    # Only now: until all processes have met there is nothing to save, and one that waits in vain shall be stoppable.
+    stop = StopRequest()
     run = RunDirectory(options.run_dir)
     _on_main(runtime, lambda: _open_run(run, config, options))
     watch = Watch(runtime.rank, runtime.world_size, training.timeout_s, run.renew if runtime.is_main else None)
@@ -120,8 +121,12 @@ def _train(config: Config, options: Options) -> int:
             _print_start(runtime, trainer.num_parameters, run)
         outcome = trainer.run()
         watch.busy("leaving")
+        publication = trainer.publication
         del trainer
         runtime.close()
+        # Only now, when the other processes have left: it may take its time.
+        if statement := publication.close(preempted=outcome == "preempted"):
+            print(statement, file=sys.stderr)
     except RuntimeError as error:
         if runtime.world_size == 1 or not _is_connection_lost(error):
             raise
@@ -209,4 +214,5 @@ def _is_connection_lost(error: RuntimeError) -> bool:
 
 
 def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:300]
+    """What went wrong without gloo's advice, which follows in the same line."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__).partition(". This is")[0][:300]

@@ -23,7 +23,6 @@ class Network:
     Attributes:
         module: the raw network, for forward passes that no gradient reduction may follow.
         shapes: of all parameters and buffers by name, as `weights` hands them out.
-        num_updates: optimizer steps taken.
     """
 
     def __init__(self, runtime: Runtime, accelerator: Any, module: nn.Module, optimizer: Optimizer) -> None:
@@ -32,7 +31,6 @@ class Network:
         self.clip = runtime.gradient_clip
         self.engine, wrapped = accelerator.prepare(module, optimizer)
         self.optimizer = wrapped.optimizer
-        self.num_updates = 0
         self.scaler = torch.amp.GradScaler(runtime.device.type, enabled=runtime.precision == "fp16")
 
     def __call__(self, *inputs: Tensor) -> Tensor:
@@ -62,8 +60,12 @@ class Network:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        self.num_updates += 1
-        return norm
+        # Under fp16 an overflow is how the loss scale finds its size: the scaler left the step out, nothing is lost.
+        return norm.nan_to_num(0.0, 0.0) if self.scaler.is_enabled() else norm
+
+    def num_updates(self) -> int:
+        """Optimizer steps taken; those the loss scale left out do not count."""
+        return max((int(state["step"]) for state in self.optimizer.state.values()), default=0)
 
     @contextmanager
     def full_parameters(self) -> Iterator[None]:
@@ -88,11 +90,11 @@ class Network:
         return self.runtime.on_main(moments) | self.runtime.on_main(self._scalars())
 
     def load_optimizer_state(self, tensors: dict[str, Tensor]) -> None:
-        self._load_scalars(tensors)
+        self._load_loss_scale(tensors)
         names = [name for name, _ in self.module.named_parameters()]
         state = {
             index: {moment: tensors[f"{name}/{moment}"] for moment in MOMENTS}
-            | {"step": torch.tensor(float(self.num_updates))}
+            | {"step": tensors["num_updates"].to(torch.float32, copy=True)}
             for index, name in enumerate(names)
             if f"{name}/{MOMENTS[0]}" in tensors
         }
@@ -100,13 +102,12 @@ class Network:
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
 
     def _scalars(self) -> Iterator[tuple[str, Tensor]]:
-        yield "num_updates", torch.tensor(self.num_updates)
+        yield "num_updates", torch.tensor(self.num_updates())
         if self.scaler.is_enabled():
             state = self.scaler.state_dict()
             yield "loss_scale", torch.tensor([state["scale"], state["_growth_tracker"]], dtype=torch.float64)
 
-    def _load_scalars(self, tensors: dict[str, Tensor]) -> None:
-        self.num_updates = int(tensors["num_updates"])
+    def _load_loss_scale(self, tensors: dict[str, Tensor]) -> None:
         if self.scaler.is_enabled() and "loss_scale" in tensors:
             scale, tracker = tensors["loss_scale"].tolist()
             self.scaler.load_state_dict(self.scaler.state_dict() | {"scale": scale, "_growth_tracker": int(tracker)})
@@ -125,6 +126,7 @@ class ZeroNetwork(Network):
         super().__init__(runtime, accelerator, module, optimizer)
         self.module = self.engine.module
         self.stage = self.engine.zero_optimization_stage()
+        self._num_updates = 0
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         return self.engine(*inputs)
@@ -142,8 +144,11 @@ class ZeroNetwork(Network):
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         self.engine.step()
-        self.num_updates += 1
+        self._num_updates += 1
         return torch.as_tensor(self.engine.get_global_grad_norm(), device=self.runtime.device)
+
+    def num_updates(self) -> int:
+        return self._num_updates
 
     @contextmanager
     def full_parameters(self) -> Iterator[None]:
@@ -170,7 +175,7 @@ class ZeroNetwork(Network):
 
     def optimizer_state(self) -> dict[str, Tensor]:
         moments: Iterator = iter(())
-        if self.num_updates:
+        if self._num_updates:
             moments = (
                 (f"{name}/{moment}", self.runtime.deepspeed.utils.safe_get_full_optimizer_state(parameter, moment))
                 for name, parameter in self.module.named_parameters()
@@ -179,15 +184,15 @@ class ZeroNetwork(Network):
         return self.runtime.on_main(moments) | self.runtime.on_main(self._scalars())
 
     def load_optimizer_state(self, tensors: dict[str, Tensor]) -> None:
-        self._load_scalars(tensors)
-        if not self.num_updates:
+        self._num_updates = int(tensors["num_updates"])
+        if not self._num_updates:
             return
         for name, parameter in self.module.named_parameters():
             for moment in MOMENTS:
                 self._set_master(parameter, tensors[f"{name}/{moment}"].to(self.runtime.device), moment)
         for state in self.engine.optimizer.optimizer.state.values():
             if "step" in state:
-                state["step"] = torch.full_like(torch.as_tensor(state["step"]), float(self.num_updates))
+                state["step"] = torch.full_like(torch.as_tensor(state["step"]), float(self._num_updates))
 
     def _set_master(self, parameter: nn.Parameter, value: Tensor, *moment: str) -> None:
         """Set this process's part of a float32 weight, or of its `moment`."""

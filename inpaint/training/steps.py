@@ -71,7 +71,7 @@ class Steps:
         if phase != 1:
             with self.discriminator.micro_step(last):
                 terms |= self._train_discriminator(output.detach(), batch)
-        with torch.no_grad():
+        if len(output) > 1:
             # How much the outputs differ from one another; near 0 the generator paints one picture for all.
             terms["output/spread"] = output.detach().float().std(dim=0, correction=0).mean()
         return terms

@@ -10,12 +10,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import signal
 import socket
 import sys
 import threading
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
+from typing import Any
 
 import torch.distributed as dist
 
@@ -110,7 +113,7 @@ class Watch:
             if json.loads(beat).get("left"):
                 continue
             if silent_s > self.silence_s:
-                self._give_up(f"{_sentence(rank, beat)} (silent for {silent_s:.0f} s)")
+                self._give_up(f"{_sentence(rank, beat)} (silent for {silent_s:.0f} s)", silent=json.loads(beat))
         stuck = {rank: json.loads(beat) for rank, beat in beats.items() if json.loads(beat)["stuck_s"] > self.timeout_s}
         if stuck and self.rank == 0:
             places = "; ".join(f"rank {rank} at {beat['at']!r} for {beat['stuck_s']} s" for rank, beat in stuck.items())
@@ -125,7 +128,7 @@ class Watch:
         values = self._store.multi_get([f"beat/{rank}" for rank in there]) if there else []
         return {rank: value.decode() for rank, value in zip(there, values, strict=True)}
 
-    def _give_up(self, why: str, said: bool = False) -> None:
+    def _give_up(self, why: str, said: bool = False, silent: dict[str, Any] | None = None) -> None:
         """End this process from its thread: its main thread may never come back from where it waits."""
         if self._stop.is_set():
             return
@@ -137,6 +140,9 @@ class Watch:
                 why += f" (and could not be told to the others: {error})"
         print(f"\ninpaint: rank {self.rank}: {why}; the job ends, resume it with the same command", file=sys.stderr)
         sys.stderr.flush()
+        if silent is not None and silent["host"] == socket.gethostname() and _parent(silent["pid"]) == os.getppid():
+            # A stopped process does not hear the launcher's SIGTERM either, and would keep the job for 30 s more.
+            os.kill(silent["pid"], signal.SIGKILL)
         os._exit(1)
 
 
@@ -144,7 +150,16 @@ def _sentence(rank: int, beat: str | None) -> str:
     if beat is None:
         return f"rank {rank} never answered"
     values = json.loads(beat)
-    return f"rank {rank} (process {values['pid']} on {values['host']}) is gone, last seen at {values['at']!r}"
+    who = f"rank {rank} (process {values['pid']} on {values['host']})"
+    return f"{who} does not answer any more, last seen at {values['at']!r}"
+
+
+def _parent(pid: int) -> int | None:
+    """Of a process of this machine; None if it is not there or the system does not tell."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return None
 
 
 def first_to_say(text: str) -> bool:
