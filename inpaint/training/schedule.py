@@ -12,8 +12,8 @@ PHASES = {1: "generator", 2: "discriminator", 3: "both"}
 
 def phase_steps(shares: tuple[float, float, float], num_steps: int) -> tuple[int, int, int]:
     """How many steps of an epoch each phase gets: its share by largest remainder, so that they sum to `num_steps`."""
-    exact = [share * num_steps for share in shares]
-    counts = [math.floor(value + 1e-9) for value in exact]
+    exact = [share / sum(shares) * num_steps for share in shares]
+    counts = [math.floor(value) for value in exact]
     by_remainder = sorted(range(3), key=lambda phase: (counts[phase] - exact[phase], phase))
     for phase in by_remainder[: num_steps - sum(counts)]:
         counts[phase] += 1
