@@ -18,7 +18,7 @@ from importlib import import_module
 
 from inpaint.errors import InpaintError, UsageError
 
-COMMANDS = ("prepare", "fill", "push")
+COMMANDS = ("prepare", "status", "fill", "push")
 
 EXIT_FAILURE, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 

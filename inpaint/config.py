@@ -167,6 +167,18 @@ class EvaluationConfig(Section):
     """Validation pictures in the grid after each epoch (paper: 30)."""
 
 
+class HubConfig(Section):
+    repo_id: str | None = None
+    """ORG/NAME to push to while training; null: nothing is pushed."""
+    private: bool = False
+    push_every: Literal["epoch", "best", "end"] = "end"
+    """After each epoch, after each that is the best so far, or once; the end is pushed in any case."""
+    push_checkpoint: bool = False
+    """Take the newest full checkpoint along, so that the run can be resumed elsewhere."""
+    wait_minutes: Positive = 15.0
+    """How long the end of the run waits for what is still to be pushed; the rest stays queued for `inpaint push`."""
+
+
 class Config(Section):
     """All settings of one run."""
 
@@ -178,6 +190,7 @@ class Config(Section):
     ema: EmaConfig = EmaConfig()
     checkpointing: CheckpointingConfig = CheckpointingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    hub: HubConfig = HubConfig()
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, default_flow_style=None)

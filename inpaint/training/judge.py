@@ -66,13 +66,13 @@ class Judge:
             return None
         if not self.runtime.is_main:
             return ""
-        rows = {**evaluate_baselines(split.pixels, split.holes, _CHUNK), "this generator": ours}
+        rows = {**evaluate_baselines(split.pixels, split.holes, _CHUNK), "generator": ours}
         report = (
             f"# {run.path.name}\n\nOn {len(split.pixels)} held-out pictures of {self.config.data.image_size} px, one "
             f"hole each, figures of the 8-bit composite:\n\n{markdown_table(rows)}\n\n"
             + "".join(f"- {name}: {value}\n" for name, value in facts.items())
         )
-        figures = {"num_pictures": len(split.pixels), "methods": rows, **facts}
+        figures = {"split": "test", "num_pictures": len(split.pixels), "rows": rows, **facts}
         write_atomically(run.path / EVALUATION, (json.dumps(figures, indent=1) + "\n").encode())
         write_atomically(run.path / REPORT, report.encode())
         return report

@@ -28,9 +28,10 @@ CONFIG, METRICS, LOCK, PREEMPTED, PID, REPORT, EVALUATION = (
     "report.md",
     "evaluation.json",
 )
+ENVIRONMENT = "environment.json"
 # All that a run leaves, so that --overwrite never removes anything else.
 OURS = (
-    *(METRICS, PREEMPTED, PID, REPORT, EVALUATION),
+    *(METRICS, PREEMPTED, PID, REPORT, EVALUATION, ENVIRONMENT),
     *("samples", "checkpoints", "generator", "debug", "tensorboard", "hub_queue"),
 )
 # A changed value here makes a checkpoint's tensors fit no longer.
@@ -126,6 +127,10 @@ class RunDirectory:
             remove_directory(final)
         publish_directory(temporary, final)
 
+    def save_environment(self, facts: Mapping[str, Any]) -> None:
+        """environment.json: what the model card says of hardware and hours."""
+        write_atomically(self.path / ENVIRONMENT, (json.dumps(facts, indent=1) + "\n").encode())
+
     def renew(self) -> None:
         """Show other machines that this run is alive; called every `RENEW_S`."""
         os.utime(self.path / LOCK)
@@ -163,7 +168,7 @@ class RunDirectory:
             try:
                 descriptor = os.open(lock, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
             except FileExistsError:
-                if holder := self._live_holder(lock):
+                if holder := live_holder(lock):
                     raise InpaintError(
                         f"--run-dir {self.path} is in use by process {holder['pid']} on {holder['host']}; wait for it, "
                         f"stop it, or give another folder (if it is surely gone, delete {lock})"
@@ -184,27 +189,35 @@ class RunDirectory:
     def _unlock_quietly(self) -> None:
         (self.path / LOCK).unlink(missing_ok=True)
 
-    @staticmethod
-    def _live_holder(lock: Path) -> dict[str, Any] | None:
-        """Who holds the lock, if they live: on this machine by their process, on another by whether they renew it."""
-        try:
-            holder = json.loads(lock.read_text())
-            pid, host = int(holder["pid"]), holder["host"]
-        except FileNotFoundError:
-            return None
-        except (ValueError, KeyError, TypeError):
-            holder, pid, host = {"pid": "unknown", "host": "another machine"}, 0, ""
-        if host == socket.gethostname():
-            return holder if _started(pid) == holder.get("started") and _started(pid) is not None else None
-        try:
-            while time.time() - lock.stat().st_mtime < STALE_S:
-                seen = lock.stat().st_mtime
-                time.sleep(2)
-                if lock.stat().st_mtime != seen:
-                    return holder
-        except FileNotFoundError:
-            pass
+
+def live_holder(lock: Path, patience_s: float = STALE_S) -> dict[str, Any] | None:
+    """Who holds a run's lock, if they live: on this machine by their process, on another by whether they renew it.
+
+    Args:
+        lock: the lock file.
+        patience_s: how long to watch another machine's; a lock renewed less than `STALE_S` ago then counts as alive.
+    """
+    try:
+        holder = json.loads(lock.read_text())
+        pid, host = int(holder["pid"]), holder["host"]
+    except FileNotFoundError:
         return None
+    except (ValueError, KeyError, TypeError):
+        holder, pid, host = {"pid": "unknown", "host": "another machine"}, 0, ""
+    if host == socket.gethostname():
+        return holder if _started(pid) == holder.get("started") and _started(pid) is not None else None
+    deadline = time.monotonic() + patience_s
+    try:
+        while time.time() - lock.stat().st_mtime < STALE_S:
+            seen = lock.stat().st_mtime
+            if time.monotonic() >= deadline:
+                return holder
+            time.sleep(2)
+            if lock.stat().st_mtime != seen:
+                return holder
+    except FileNotFoundError:
+        pass
+    return None
 
 
 def _started(pid: int) -> str | None:

@@ -113,11 +113,12 @@ class Runtime:
         if self.world_size > 1:
             module = synchronise_batch_norm(module, self.device)
         module = module.to(self.device, DTYPES["float64"] if self.precision == "float64" else torch.float32)
-        if self.device.type == "cuda":
-            module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        # Pictures lie in memory as they come, channel by channel of a pixel; so convolutions like them, on CPUs too.
+        module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if compiled:
             module.compile()
-        fused = self.device.type == "cuda" and self.zero_stage is None
+        # On CPUs its rounding depends on where a weight lies, so several processes would differ from ZeRO's in bits.
+        fused = self.zero_stage is None and (self.device.type == "cuda" or self.world_size == 1)
         optimizer = torch.optim.Adam(module.parameters(), fused=fused or None, **optimizer_settings)
         if self.zero_stage is not None:
             self.accelerator.state.select_deepspeed_plugin(name)
@@ -138,6 +139,11 @@ class Runtime:
             f"{self.world_size} process(es) x {self.accumulation} accumulated; BatchNorm over "
             f"{'all processes' if self.world_size > 1 else 'the micro batch'}"
         )
+
+    def hardware(self) -> str:
+        """What the run trains on, in words for the model card."""
+        kind = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type.upper()
+        return f"{self.world_size} x {kind}, {self.precision}, torch {torch.__version__}"
 
     def autocast(self) -> AbstractContextManager:
         """For every forward pass: the half precision of the config, or nothing."""
@@ -247,7 +253,13 @@ class Runtime:
 
     def _deepspeed_plugins(self) -> dict[str, DeepSpeedPlugin]:
         """One plugin for each network from the launcher's JSON, with what our config decides filled in."""
-        path = Path(os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", ""))
+        name = os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "")
+        if name in ("", "none"):
+            raise UsageError(
+                "the launcher asks for DeepSpeed without a deepspeed_config_file; start with one of "
+                "accelerate_configs/deepspeed_*.yaml"
+            )
+        path = Path(name)
         try:
             config = json.loads(path.read_text())
         except (OSError, json.JSONDecodeError) as error:
@@ -255,12 +267,16 @@ class Runtime:
                 f"the launcher's deepspeed_config_file {str(path)!r} cannot be read ({error}); it must name a JSON "
                 f"file, absolute or relative to {Path.cwd()}"
             ) from error
+        if not isinstance(config, dict) or not isinstance(zero := config.get("zero_optimization", {}), dict):
+            raise UsageError(f'{path}: must hold a JSON object with a "zero_optimization" object in it')
         taken = [f"{key} (set {ours} instead)" for key, ours in OURS_IN_DEEPSPEED.items() if key in config]
         if taken:
             raise UsageError(f"{path}: {', '.join(taken)}: our config decides these; the file may set the rest")
-        self.zero_stage = int(config.get("zero_optimization", {}).get("stage", 0))
-        if self.zero_stage not in (1, 2, 3):
-            raise UsageError(f"{path}: zero_optimization.stage is {self.zero_stage}; allowed: 1, 2, 3 (for 0 use DDP)")
+        if zero.get("stage") not in (1, 2, 3):
+            raise UsageError(
+                f"{path}: zero_optimization.stage is {zero.get('stage')!r}; allowed: 1, 2, 3 (without ZeRO use DDP)"
+            )
+        self.zero_stage = zero["stage"]
         # DeepSpeed clips at 1.0 unless it is told a number, and guesses batch sizes wrongly for two engines.
         config |= {
             "train_micro_batch_size_per_gpu": self.micro_batch_size,

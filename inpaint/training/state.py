@@ -117,8 +117,8 @@ def load_state(
             key for key in found.keys() | network.shapes.keys() if found.get(key) != network.shapes.get(key)
         }:
             raise InpaintError(
-                f"the checkpoint of step {state['step']} is of another {name} ({min(differing)} and {len(differing) - 1} "
-                "more differ); give another --run-dir, or the old model settings"
+                f"the checkpoint of step {state['step']} is of another {name} ({min(differing)} and "
+                f"{len(differing) - 1} more differ); give another --run-dir, or the old model settings"
             )
         optimizer = tensors[f"optimizer_{name}"]
         if int(optimizer["num_updates"]):

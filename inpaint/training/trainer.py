@@ -7,7 +7,6 @@ import sys
 import time
 from collections import deque
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,12 +17,13 @@ from inpaint.arguments import Options
 from inpaint.config import Config
 from inpaint.data.batches import Feed
 from inpaint.errors import InpaintError
-from inpaint.models.discriminator import Discriminator
-from inpaint.models.generator import Generator, GeneratorConfig
+from inpaint.models.generator import Generator
+from inpaint.training.build import build_networks, init_generator
 from inpaint.training.checkpoint import CheckpointStore
 from inpaint.training.ema import Ema
 from inpaint.training.judge import Judge
 from inpaint.training.meter import Meter, NonFiniteError, Place
+from inpaint.training.publication import Publication
 from inpaint.training.run_directory import RunDirectory
 from inpaint.training.runtime import DTYPES, Runtime
 from inpaint.training.schedule import LearningRate, phase_at, phase_steps
@@ -37,17 +37,6 @@ log = logging.getLogger(__name__)
 # A flag raised at a step is acted upon so many steps later, when the processes have long exchanged it unawaited.
 FLAG_LAG = 2
 NOTHING, SAVE, STOP = 0, 1, 2
-
-
-def build_networks(config: Config) -> tuple[Generator, Discriminator]:
-    """Both networks with their start values, which depend on the seed alone."""
-    torch.manual_seed(config.training.seed)
-    model = config.model
-    generator = Generator(GeneratorConfig(model.width, model.bottleneck, model.mask_channel, model.norm))
-    discriminator = Discriminator(
-        config.data.image_size, config.data.hole_spec.window_px, model.width, model.global_average_pooling, model.norm
-    )
-    return generator, discriminator
 
 
 class Trainer:
@@ -108,6 +97,7 @@ class Trainer:
         self.learning_rate = LearningRate.of(rates, self.total_steps * training.global_batch_size)
         self.store = CheckpointStore(run.path / "checkpoints", config.checkpointing.keep)
         self.progress = Progress()
+        self.publication = Publication(runtime, run, self.store, config)
         self._flags: deque[Any] = deque()
         self._last_save = time.monotonic()
 
@@ -205,11 +195,13 @@ class Trainer:
             return
         line = {**asdict(place), "images_seen": self.progress.images_seen, **means}
         line |= {"learning_rate_factor": self.learning_rate.factor(self.progress.images_seen)}
-        self.run_directory.log(line | {"time/total_s": round(self.progress.seconds, 2)})
+        self.run_directory.log(
+            line | {"time/total_s": round(self.progress.seconds, 3), "total_steps": self.total_steps}
+        )
         bar.set_postfix({"mse": f"{means.get('loss/generator/reconstruction', float('nan')):.4f}"}, refresh=False)
         if means.get("score/real", 0) > 0.99 and means.get("score/fake", 1) < 0.01:
             tqdm.write(f"step {place.step}: the discriminator is saturated (real > 0.99, fake < 0.01)", file=sys.stderr)
-        if means["output/spread"] < 1e-4:
+        if means.get("output/spread", 1.0) < 1e-4:
             tqdm.write(f"step {place.step}: the generator paints the same picture for every input", file=sys.stderr)
 
     def _end_epoch(self) -> bool:
@@ -228,15 +220,23 @@ class Trainer:
             tqdm.write(
                 f"epoch {epoch}: hole PSNR {figures['hole_psnr']:.2f} dB on validation pictures", file=sys.stderr
             )
-        if figures["hole_psnr"] > self.progress.best_hole_psnr:
+        is_best = figures["hole_psnr"] > self.progress.best_hole_psnr
+        if is_best:
             self.progress.best_hole_psnr = figures["hole_psnr"]
             self._save()
             if self.runtime.is_main:
                 self.store.set_best(self.progress.step, figures)
+        push_every = self.config.hub.push_every
+        if push_every == "epoch" or (push_every == "best" and is_best):
+            self._save_generator()
+            self.publication.push(f"epoch-{epoch:04d}" if push_every == "epoch" else "best")
         return False
 
     def _judged(self) -> nn.Module:
         return self.ema.module if self.ema is not None else self.generator.module
+
+    def _save_generator(self) -> None:
+        self.publication.save(self.generator, self.ema.module if self.ema else None, self.progress.seconds)
 
     def _save(self) -> None:
         """Begin a checkpoint, unless the steps since the last look were not all finite."""
@@ -296,9 +296,7 @@ class Trainer:
             return self._leave("preempted")
         outcome = self._leave("finished")
         self.watch.busy("judging the finished generator")
-        weights = self.generator.weights() if self.ema is None else self.ema.module.state_dict()
-        if self.runtime.is_main:
-            self.run_directory.save_generator(weights, build_networks(self.config)[0])
+        self._save_generator()
         facts = {
             "steps": self.progress.step,
             "epochs": self.progress.epoch,
@@ -308,6 +306,7 @@ class Trainer:
         report = self.judge.finish(self._judged(), self.run_directory, facts, self._stop_now)
         if report is None:
             return "preempted"
+        self.publication.push("final")
         if self.runtime.is_main:
             print(f"\n{report}\nsaved: {self.run_directory.path / 'generator'}", flush=True)
         return outcome
@@ -331,16 +330,3 @@ class Trainer:
             mininterval=0.5 if sys.stderr.isatty() else 10,
             disable=not self.runtime.is_main,
         )
-
-
-def init_generator(generator: Generator, source: str) -> None:
-    """Take the weights of a saved generator of the same shape into a new run.
-
-    Raises:
-        InpaintError: it cannot be read or has another shape.
-    """
-    folder = Path(source) / "generator"
-    loaded = Generator.from_pretrained(str(folder) if folder.is_dir() else source)
-    if loaded.config != generator.config:
-        raise InpaintError(f"--init-from {source} is {loaded.config}, this run's generator is {generator.config}")
-    generator.load_state_dict(loaded.state_dict())
