@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 Norm = Literal["batch", "group", "none"]
 
@@ -15,16 +16,31 @@ def normalisation(norm: Norm, channels: int) -> nn.Module:
     if norm == "batch":
         return nn.BatchNorm2d(channels)
     if norm == "group":
-        return nn.GroupNorm(math.gcd(8, channels), channels)
+        # 16 channels a group (Wu & He 2018, table 3); on CPUs fewer, not filling a vector, take five times as long.
+        return nn.GroupNorm(math.gcd(max(1, channels // 16), channels), channels)
     return nn.Identity()
+
+
+class DilatedConvolution(nn.Conv2d):
+    """A 3x3 convolution that leaves out the taps that can only fall on padding.
+
+    On maps no larger than the dilation that is all but the middle one: at 64 px the paper's layer of dilation 16 sees
+    16 x 16, and a ninth of its work remains. Result and gradients are the same.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        if max(input.shape[-2:]) > self.dilation[0] or torch.compiler.is_exporting():
+            return super().forward(input)
+        return nn.functional.conv2d(input, self.weight[:, :, 1:2, 1:2], self.bias)
 
 
 def convolution(
     in_channels: int, out_channels: int, kernel: int, norm: Norm, stride: int = 1, dilation: int = 1
 ) -> nn.Sequential:
     """Convolution, normalisation, ReLU; padded so that the size is only divided by the stride."""
+    kind = DilatedConvolution if dilation > 1 else nn.Conv2d
     return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, kernel, stride, dilation * (kernel // 2), dilation, bias=True),
+        kind(in_channels, out_channels, kernel, stride, dilation * (kernel // 2), dilation, bias=True),
         normalisation(norm, out_channels),
         nn.ReLU(inplace=True),
     )

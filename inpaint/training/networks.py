@@ -91,11 +91,11 @@ class Network:
 
     def load_optimizer_state(self, tensors: dict[str, Tensor]) -> None:
         self._load_loss_scale(tensors)
-        names = [name for name, _ in self.module.named_parameters()]
+        # A fused optimizer walks through memory: moments that lie in another order than their weight go wrong silently.
         state = {
-            index: {moment: tensors[f"{name}/{moment}"] for moment in MOMENTS}
+            index: {moment: torch.empty_like(p).copy_(tensors[f"{name}/{moment}"]) for moment in MOMENTS}
             | {"step": tensors["num_updates"].to(torch.float32, copy=True)}
-            for index, name in enumerate(names)
+            for index, (name, p) in enumerate(self.module.named_parameters())
             if f"{name}/{MOMENTS[0]}" in tensors
         }
         groups = self.optimizer.state_dict()["param_groups"]
