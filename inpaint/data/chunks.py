@@ -100,8 +100,8 @@ def chunks_of(
 
 def make_chunk(chunk: Chunk) -> Tally:
     """Reads, squares, fingerprints and detects, and writes the chunk's file."""
-    clock = Stopwatch()
     detector = None if chunk.people.kind == "none" else _detector(chunk.people)
+    clock = Stopwatch()
     rows: list[dict[str, Any]] = []
     for start in range(0, len(chunk.entries), BATCH_SIZE):
         waiting: list[tuple[dict[str, Any], NDArray[np.uint8]]] = []

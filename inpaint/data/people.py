@@ -165,11 +165,13 @@ class TransformersDetector:
         try:
             import torch
             from transformers import AutoImageProcessor, AutoModelForObjectDetection
+            from transformers.utils.logging import disable_progress_bar
         except ImportError as error:
             raise InpaintError(
                 f"--people-filter transformers needs a package that is missing ({error.name}): "
                 "pip install 'inpaint[people]'"
             ) from error
+        disable_progress_bar()
         model, _, revision = people.model.partition("@")
         self.device = torch.device("cuda", local_rank()) if torch.cuda.is_available() else torch.device("cpu")
         self.dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32

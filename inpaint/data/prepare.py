@@ -12,32 +12,27 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
-import multiprocessing
 import os
 import shutil
-import signal
-import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from multiprocessing.connection import wait as wait_for
 from pathlib import Path
 from typing import IO
 
-import cv2
 from tqdm import tqdm
 
 from inpaint.data import shards
 from inpaint.data.archive import Entry, Source, Survey, open_source
 from inpaint.data.card import write_card
-from inpaint.data.chunks import Chunk, Tally, chunks_of, count_reasons, make_chunk, open_chunk
+from inpaint.data.chunks import Chunk, Tally, chunks_of, count_reasons, open_chunk
 from inpaint.data.people import PeopleFilter
 from inpaint.data.places365 import folder_name, natural_names, read_classes, spelling
 from inpaint.data.plan import Plan, make_plan
+from inpaint.data.workers import default_workers, pool_of
 from inpaint.errors import InpaintError, UsageError
 from inpaint.files import write_atomically
 
@@ -235,7 +230,7 @@ def _do_chunks(
     files: list[Path] = []
     seconds: dict[str, float] = defaultdict(float)
     counts: Counter[str] = Counter()
-    workers = options.workers or _default_workers(options.people)
+    workers = options.workers or default_workers(options.people)
     bar = tqdm(desc="preparing", total=total, unit="picture", disable=not (shown and options.show_progress))
 
     def done(tally: Tally) -> None:
@@ -245,7 +240,7 @@ def _do_chunks(
         bar.set_postfix_str(" ".join(f"{reason}={num}" for reason, num in sorted(counts.items())), refresh=False)
         bar.update(tally.counts.total())
 
-    with bar, _pool(workers) as submit:
+    with bar, pool_of(workers) as submit:
         running: set[Future[Tally]] = set()
         for index, chunk in enumerate(chunks):
             files.append(chunk.file)
@@ -265,54 +260,6 @@ def _do_chunks(
         for future in running:
             done(future.result())
     return files, seconds
-
-
-@contextmanager
-def _pool(workers: int) -> Iterator[Callable[[Chunk], Future[Tally]]]:
-    """Something to hand chunks to; one worker is this process."""
-    if workers == 1:
-        yield _do_here
-        return
-    # Spawned, not forked: OpenCV, torch and CUDA do not survive a fork.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as pool:
-        try:
-            yield lambda chunk: pool.submit(make_chunk, chunk)
-        except BrokenProcessPool as error:
-            raise InpaintError(
-                "a worker died, perhaps for lack of memory; run the same command again, with fewer --workers"
-            ) from error
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _do_here(chunk: Chunk) -> Future[Tally]:
-    cv2.setNumThreads(1)
-    future: Future[Tally] = Future()
-    future.set_result(make_chunk(chunk))
-    return future
-
-
-def _start_worker() -> None:
-    """One thread, Ctrl-C left to the parent, and no life after it: a killed parent does not tell its workers."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    cv2.setNumThreads(1)
-    os.environ["OMP_NUM_THREADS"] = "1"
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def leave_with(sentinel: int) -> None:
-        wait_for([sentinel])
-        os._exit(1)
-
-    threading.Thread(target=leave_with, args=(parent.sentinel,), daemon=True).start()
-
-
-def _default_workers(people: PeopleFilter) -> int:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    here = max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-    # Each has the detector on the GPU for itself; a few are enough to keep it busy.
-    return min(here, 4) if people.kind == "transformers" else here
 
 
 def _wait_for_ranks(files: list[Path], options: Options) -> set[Path]:
