@@ -130,12 +130,15 @@ class SlurmCluster:
         words = self.call("scontrol", "--oneliner", "show", "job", job).split()
         return dict(word.split("=", 1) for word in words if "=" in word)
 
-    def wait(self, job: str, states: set[str], timeout_s: float = 240) -> dict[str, str]:
-        """Until the job is in one of `states`; on the way, a requeued job need not wait its two minutes."""
+    def wait(self, job: str, states: set[str], timeout_s: float = 240, hurry: bool = True) -> dict[str, str]:
+        """Until the job is in one of `states`; if in a `hurry`, a requeued job need not wait its two minutes.
+
+        After a node has failed it must: a slurmd that was cut off kills what comes too early with the same job id.
+        """
 
         def arrived() -> bool:
             state = self.facts(job)["JobState"]
-            if state == "PENDING" and "PENDING" not in states:
+            if hurry and state == "PENDING" and "PENDING" not in states:
                 # Refused while the job before is still being cleared away; asked again at the next look.
                 command = ["scontrol", "update", f"jobid={job}", "StartTime=now"]
                 subprocess.run(command, env=self.environment, capture_output=True, timeout=60)
