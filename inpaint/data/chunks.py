@@ -207,7 +207,8 @@ def _prepare(entry: Entry, row: dict[str, Any], size: int, for_detector: bool, c
     clock.lap("decode")
     small = square(image, size, min_side=size)
     clock.lap("resize")
-    if (small.max(axis=2).astype(np.int16) - small.min(axis=2)).mean() < GREY_STEPS:
+    red, green, blue = cv2.split(small)
+    if (cv2.max(cv2.max(red, green), blue) - cv2.min(cv2.min(red, green), blue)).mean() < GREY_STEPS:
         row["reason"] = REASONS.index("grey")
         return small
     row["pixels"], row["outline"], colours = fingerprint(small)
