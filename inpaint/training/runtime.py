@@ -72,9 +72,10 @@ class Runtime:
         use_cpu = _env_true("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
         self._refuse_mixes(use_deepspeed, use_cpu)
 
-        process_group = InitProcessGroupKwargs(
-            backend="gloo" if use_cpu else "nccl", timeout=timedelta(seconds=timeout_s)
-        )
+        backend, timeout = "gloo" if use_cpu else "nccl", timedelta(seconds=timeout_s)
+        if self.world_size > 1 and not dist.is_initialized():
+            _meet(backend, timeout)
+        process_group = InitProcessGroupKwargs(backend=backend, timeout=timeout)
         self.zero_stage: int | None = None
         self.deepspeed: Any = None
         if use_deepspeed:
@@ -114,7 +115,9 @@ class Runtime:
             module = synchronise_batch_norm(module, self.device)
         module = module.to(self.device, DTYPES["float64"] if self.precision == "float64" else torch.float32)
         # Pictures lie in memory as they come, channel by channel of a pixel; so convolutions like them, on CPUs too.
-        module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        # DeepSpeed sends weights out as the bytes they are and refuses any other order than the plain one.
+        if self.zero_stage is None:
+            module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if compiled:
             module.compile()
         # On CPUs its rounding depends on where a weight lies, so several processes would differ from ZeRO's in bits.
@@ -292,6 +295,18 @@ class Runtime:
             name: DeepSpeedPlugin(hf_ds_config=json.loads(json.dumps(config)))
             for name in ("generator", "discriminator")
         }
+
+
+def _meet(backend: str, timeout: timedelta) -> None:
+    """Join the other processes of this start.
+
+    The launcher's store outlives its workers, and torch gives those of a restart the same keys in it: they would find
+    the addresses of the dead. So each restart has keys of its own.
+    """
+    store, rank, world_size = next(dist.rendezvous("env://", timeout=timeout))
+    restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    own = dist.PrefixStore(f"inpaint/restart_{restart}", store)
+    dist.init_process_group(backend, store=own, rank=rank, world_size=world_size, timeout=timeout)
 
 
 def _import_deepspeed(use_cpu: bool) -> Any:
