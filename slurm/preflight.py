@@ -35,6 +35,7 @@ CODE = ("train.py", "inpaint/**/*.py", "inpaint/**/*.yaml", "accelerate_configs/
 PACKAGES = ("torch", "accelerate", "deepspeed", "numpy")
 # As RunDirectory must find a new folder empty, the batch script removes this again.
 TOKEN = ".preflight"
+MISSING = "missing"
 ALL_REDUCE_BYTES, NUM_REPEATS, MEET_S = 16 << 20, 5, 120
 
 
@@ -75,7 +76,7 @@ def look(run_dir: Path, train_arguments: list[str]) -> Node:
     except UsageError:
         data = "unknown"  # the settings are at fault, which `compare` says once
     except InpaintError as error:
-        data = "missing"
+        data = MISSING
         trouble.append(str(error))
     return Node(
         name=os.environ.get("SLURMD_NODENAME", socket.gethostname()),
@@ -172,12 +173,13 @@ def faults(
         "software": "use one environment on all nodes (PYTHON, SETUP)",
         "data": "data.path must be the same folder everywhere",
     }.items():
-        usual, _ = Counter(getattr(node, what) for node in nodes).most_common(1)[0] if nodes else ("", 0)
+        seen = [(node.name, getattr(node, what)) for node in nodes if getattr(node, what) != MISSING]
+        usual = Counter(value for _, value in seen).most_common(1)[0][0] if seen else ""
+        one = next((name for name, value in seen if value == usual), "")
         found += [
-            f"{node.name} has other {what} than {next(n.name for n in nodes if getattr(n, what) == usual)}: "
-            f"{getattr(node, what)}, not {usual}; {remedy}"
-            for node in nodes
-            if getattr(node, what) not in (usual, "missing")
+            f"{name} has other {what} than {one}: {value}, not {usual}; {remedy}"
+            for name, value in seen
+            if value != usual
         ]
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -130,7 +130,7 @@ class SlurmCluster:
         words = self.call("scontrol", "--oneliner", "show", "job", job).split()
         return dict(word.split("=", 1) for word in words if "=" in word)
 
-    def wait(self, job: str, states: set[str], timeout_s: float = 240, hurry: bool = True) -> dict[str, str]:
+    def wait(self, job: str, states: set[str], timeout_s: float = 400, hurry: bool = True) -> dict[str, str]:
         """Until the job is in one of `states`; if in a `hurry`, a requeued job need not wait its two minutes.
 
         After a node has failed it must: a slurmd that was cut off kills what comes too early with the same job id.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -10,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,6 +96,41 @@ def undisturbed(site: Site) -> dict[str, bytes]:
     return site.weights("reference")
 
 
+def test_faults_name_their_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(REPOSITORY / "slurm")
+    from preflight import Node, faults
+
+    nodes = [
+        Node("a", 0, 2, None, code="1", software="s", data="missing", token="t", trouble=("no pictures",)),
+        Node("b", 1, 2, 1, code="1", software="s", data="d", token="t"),
+        Node("c", 2, 2, 2, code="2", software="s", data="d", token="not there"),
+    ]
+    found = faults(nodes, ["a", "b", "c", "d"], processes_per_node=2, use_cpu=False, token="t", port=0)
+    starts = ("d did not answer", "a: no pictures", "b was given 2 GPU(s), but", "c does not see", "c has other code")
+    assert len(found) == len(starts) and all(map(str.startswith, found, starts)), found
+    alike = [Node(name, number, 2, None, "1", "s", "d", "t") for number, name in enumerate("ab")]
+    assert faults(alike, ["a", "b"], processes_per_node=2, use_cpu=False, token="t", port=0) == []
+
+
+def test_table_of_runs_has_the_best_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(REPOSITORY / "slurm")
+    from summary import main
+
+    for name, psnr in {"worse": 20.0, "better": 21.5, "unfinished": None}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.yaml").touch()
+        if psnr is not None:
+            ours = {"hole_psnr": psnr, "hole_ssim": 0.5, "hole_l1": 0.1}
+            facts = {"methods": {"this generator": ours}, "epochs": 3, "images_seen": 96}
+            (tmp_path / name / "evaluation.json").write_text(json.dumps(facts))
+    assert main([str(tmp_path)]) == 0
+    assert (tmp_path / "table.md").read_text().splitlines()[2:] == [
+        "| better | 3 | 96 | 21.50 | 0.5000 | 0.1000 |",
+        "| worse | 3 | 96 | 20.00 | 0.5000 | 0.1000 |",
+        "| unfinished | - | - | - | - | - |",
+    ]
+
+
 @pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
 def test_scripts_pass_shellcheck() -> None:
     done = subprocess.run(["shellcheck", *map(str, SCRIPTS)], capture_output=True, text=True)
@@ -140,66 +176,62 @@ def test_one_that_always_fails_is_given_up(site: Site) -> None:
     assert "given up after 2 failure(s) without a new checkpoint" in end
 
 
-BAD_INPUT: dict[str, tuple[dict[str, str], tuple[str, ...], str]] = {
-    "too few GPUs": (
-        {"ACCELERATE_CONFIG": "accelerate_configs/multi_node.yaml", "PROCESSES_PER_NODE": "4"},
-        (),
-        "node2 has 2 GPU(s) for 4 process(es): ask for sbatch --gpus-per-node=4",
-    ),
-    "batch not divisible": ({"PROCESSES_PER_NODE": "3"}, (), "global_batch_size = 16 cannot be divided among 6"),
-    "bad setting": ({}, ("--training.epoks", "3"), "did you mean training.epochs?"),
-    "no Python": ({"PYTHON": "/nowhere/python"}, (), "PYTHON=/nowhere/python does not run on node1"),
-    "no repository": ({"REPOSITORY": "/tmp"}, (), "/tmp holds no train.py"),
-    "second life would overwrite": ({}, ("--no-resume", "--overwrite"), "second life would throw its first away"),
+REFUSED: dict[str, tuple[dict[str, str], tuple[str, ...], str]] = {
+    "no run directory": ({}, ("--config", "quickstart"), "no run directory: give --run-dir DIR or set RUN_DIR"),
+    "no Python": ({"PYTHON": "/nowhere/python"}, ("--run-dir", "bad"), "PYTHON=/nowhere/python does not run on node1"),
+    "no repository": ({"REPOSITORY": "/tmp"}, ("--run-dir", "bad"), "/tmp holds no train.py"),
+    "bad setting": ({}, ("--run-dir", "bad", "--training.epoks", "3"), "did you mean training.epochs?"),
+    "a second life that overwrites": ({}, ("--run-dir", "bad", "--no-resume"), "would throw its first away"),
 }
 
 
 @on_slurm
-@pytest.mark.parametrize("case", BAD_INPUT)
+@pytest.mark.parametrize("case", REFUSED)
 def test_bad_settings_are_named_and_not_tried_again(site: Site, case: str) -> None:
-    settings, arguments, message = BAD_INPUT[case]
-    job = site.train("bad", *arguments, options=("--gpus-per-node=2",), **settings)
+    settings, arguments, message = REFUSED[case]
+    script = site.repository / "slurm/train.sbatch"
+    job = site.cluster.submit(script, *arguments, options=("--nodes=2",), settings=site.settings | settings)
     assert_refused(site, job, message)
 
 
 @on_slurm
-def test_no_run_directory_and_a_taken_port(site: Site) -> None:
-    script = site.repository / "slurm/train.sbatch"
-    job = site.cluster.submit(script, "--config", "quickstart", settings=site.settings)
-    assert_refused(site, job, "no run directory: give --run-dir DIR or set RUN_DIR")
+def test_an_allocation_that_does_not_fit_is_refused(site: Site) -> None:
     with socket.socket() as taken:
         taken.bind(("", 0))
         taken.listen()
-        port = taken.getsockname()[1]
-        assert_refused(site, site.train("bad", MASTER_PORT=str(port)), f"port {port} on node1 cannot be had (Address")
+        port = str(taken.getsockname()[1])
+        settings = {"ACCELERATE_CONFIG": "accelerate_configs/multi_node.yaml", "PROCESSES_PER_NODE": "3"}
+        job = site.train("bad", options=("--gpus-per-node=2",), MASTER_PORT=port, **settings)
+        assert_refused(
+            site,
+            job,
+            "node1 has 2 GPU(s) for 3 process(es): ask for sbatch --gpus-per-node=3",
+            "node2 has 2 GPU(s) for 3 process(es)",
+            f"port {port} on node1 cannot be had (Address already in use)",
+            "global_batch_size = 16 cannot be divided among 6 processes",
+        )
 
 
 @on_slurm
-@pytest.mark.parametrize("what", ["run directory", "data", "code"])
-def test_a_node_that_sees_something_else_is_named(site: Site, what: str) -> None:
-    root = site.runs.parent / f"other {what}"
-    photos, elsewhere, other_presets = root / "photos", root / "empty", root / "presets"
-    for folder in (photos, elsewhere):
-        folder.mkdir(parents=True)
-    for number in range(3):
-        write_picture(photos / f"{number}.png")
-    presets = site.repository / "inpaint/presets"
+def test_a_node_that_sees_something_else_is_named(site: Site) -> None:
+    root, presets, runs = site.runs.parent, site.repository / "inpaint/presets", site.runs / "nested"
+    photos, empty, other_presets = root / "photos", root / "empty", root / "presets"
+    for folder in (photos, empty, runs):
+        folder.mkdir()
+    write_picture(photos / "one.png")
     shutil.copytree(presets, other_presets)
     (other_presets / "quickstart.yaml").write_text("training: {epochs: 3}\n")
-    (site.runs / "nested").mkdir(exist_ok=True)
-    mounts: dict[str, AbstractContextManager[None]] = {
-        "run directory": site.cluster.seen_as("node2", site.runs / "nested", elsewhere),
-        "data": site.cluster.seen_as("node2", photos, elsewhere),
-        "code": site.cluster.seen_as("node2", presets, other_presets),
-    }
-    message = {
-        "run directory": "node2 does not see this run directory (No such file or directory",
-        "data": f"node2: no pictures found in {photos}",
-        "code": "node2 has other code than node1",
-    }[what]
-    with mounts[what]:
+    with ExitStack() as mounts:
+        for path, other in {runs: empty, photos: empty, presets: other_presets}.items():
+            mounts.enter_context(site.cluster.seen_as("node2", path, other))
         job = site.train("nested/bad", "--data.path", str(photos))
-        assert_refused(site, job, message)
+        assert_refused(
+            site,
+            job,
+            "node2 does not see this run directory (No such file or directory",
+            f"node2: no pictures found in {photos}",
+            "node2 has other code than node1",
+        )
     assert "preflight: node1" not in site.cluster.log(job)
 
 
@@ -325,10 +357,10 @@ def assert_back_and_equal(site: Site, job: str, run: str, undisturbed: dict[str,
     assert site.weights(run) == undisturbed
 
 
-def assert_refused(site: Site, job: str, message: str) -> None:
+def assert_refused(site: Site, job: str, *messages: str) -> None:
     facts = site.cluster.wait(job, ENDED, 90)
     log = site.cluster.log(job)
-    assert message in log, log
+    assert [message for message in messages if message not in log] == [], log
     assert "Traceback" not in log
     assert facts["JobState"] == "FAILED" and facts["ExitCode"] != "0:0" and facts["Restarts"] == "0"
 
