@@ -142,12 +142,11 @@ class Feed:
 
 def make_batch(pixels: Tensor, coordinates: Tensor, dtype: torch.dtype = torch.float32) -> Batch:
     """uint8 [B, S, S, 3] and int [B, 9] (hole, window, window of the real picture, mirrored or not) to a batch."""
+    pixels = torch.where(coordinates[:, 8, None, None, None] > 0, pixels.flip(2), pixels)
     image = pixels.permute(0, 3, 1, 2).to(dtype).div_(255)
-    image = torch.where(coordinates[:, 8, None, None, None] > 0, image.flip(-1), image)
-    x, y, width, height = coordinates[:, :4, None].unbind(1)
-    at = torch.arange(image.shape[-1], device=image.device)
-    across, down = (at >= x) & (at < x + width), (at >= y) & (at < y + height)
-    mask = (down[:, :, None] & across[:, None, :]).to(dtype)[:, None]
+    from_corner = torch.arange(image.shape[-1], device=image.device) - coordinates[:, :2, None]
+    across, down = ((from_corner >= 0) & (from_corner < coordinates[:, 2:4, None])).unbind(1)
+    mask = (down[:, None, :, None] & across[:, None, None, :]).to(dtype)
     windows = coordinates.long()
     return Batch(image, mask, windows[:, 4:6], windows[:, 6:8])
 
@@ -157,8 +156,10 @@ def crop(image: Tensor, windows: Tensor, size: int) -> Tensor:
     batch, channels, _, width = image.shape
     offsets = torch.arange(size, device=image.device)
     rows, columns = windows[:, 1, None] + offsets, windows[:, 0, None] + offsets
-    places = (rows[:, :, None] * width + columns[:, None, :]).reshape(batch, 1, size * size)
-    return image.flatten(2).gather(2, places.expand(-1, channels, -1)).reshape(batch, channels, size, size)
+    places = (rows[:, :, None] * width + columns[:, None, :]).reshape(batch, size * size, 1)
+    # Pixel by pixel, as the pictures lie in memory; so the windows do too.
+    local = image.permute(0, 2, 3, 1).flatten(1, 2).gather(1, places.expand(-1, -1, channels))
+    return local.reshape(batch, size, size, channels).permute(0, 3, 1, 2)
 
 
 def composite(output: Tensor, image: Tensor, mask: Tensor) -> Tensor:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from inpaint.config import EmaConfig
-from inpaint.training.networks import Network
+from inpaint.training.networks import Network, by_dtype
 
 
 class Ema:
@@ -20,8 +20,11 @@ class Ema:
     """
 
     def __init__(self, module: nn.Module, config: EmaConfig) -> None:
-        self.module = module.eval().requires_grad_(False)
+        # In the memory layout of the generator in training, so that the average takes one pass over all weights.
+        self.module = module.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.config = config
+        self._parameters: list[Tensor] = list(module.parameters())
+        self._buffers = by_dtype(module.buffers())
 
     @torch.no_grad()
     def update(self, network: Network, images_seen: int, batch_size: int) -> None:
@@ -30,6 +33,6 @@ class Ema:
         half_life = min(self.config.half_life_kimg * 1000, images_seen * self.config.ramp_up)
         keep = 0.5 ** (batch_size / max(half_life, 1e-8))
         with network.full_parameters():
-            torch._foreach_lerp_(list(self.module.parameters()), list(network.module.parameters()), 1 - keep)
-        for average, current in zip(self.module.buffers(), network.module.buffers(), strict=True):
-            average.copy_(current)
+            torch._foreach_lerp_(self._parameters, network.parameters, 1 - keep)
+        for dtype, copies in self._buffers.items():
+            torch._foreach_copy_(copies, network.buffers[dtype])

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
@@ -22,12 +23,17 @@ class Network:
 
     Attributes:
         module: the raw network, for forward passes that no gradient reduction may follow.
+        parameters: all of it, in order.
+        buffers: all of it, in order, by type.
         shapes: of all parameters and buffers by name, as `weights` hands them out.
     """
 
     def __init__(self, runtime: Runtime, accelerator: Any, module: nn.Module, optimizer: Optimizer) -> None:
         self.runtime, self.module = runtime, module
         self.shapes = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+        self.parameters: list[Tensor] = list(module.parameters())
+        self.buffers = by_dtype(module.buffers())
+        self._with_statistics = [layer for layer in module.modules() if isinstance(layer, _BatchNorm)]
         self.clip = runtime.gradient_clip
         self.engine, wrapped = accelerator.prepare(module, optimizer)
         self.optimizer = wrapped.optimizer
@@ -49,7 +55,7 @@ class Network:
 
     def step(self, learning_rate: float) -> Tensor:
         """Clip, update, clear; returns the norm of the gradient before clipping (scalar, on the device)."""
-        parameters = [p for p in self.module.parameters() if p.grad is not None]
+        parameters = [p for p in self.parameters if p.grad is not None]
         gradients = [p.grad for p in parameters if p.grad is not None]
         self.scaler.unscale_(self.optimizer) if self.scaler.is_enabled() else None
         norm = torch.nn.utils.get_total_norm(gradients)
@@ -68,8 +74,24 @@ class Network:
         return max((int(state["step"]) for state in self.optimizer.state.values()), default=0)
 
     @contextmanager
+    def inert(self) -> Iterator[None]:
+        """Within, the network passes gradients through, but gathers none and moves no statistics."""
+        # Not by requires_grad_() and eval(), which take as long to walk the tree as a GPU to do a layer.
+        try:
+            self._set_live(False)
+            yield
+        finally:
+            self._set_live(True)
+
+    def _set_live(self, live: bool) -> None:
+        for parameter in self.parameters:
+            parameter.requires_grad = live
+        for layer in self._with_statistics:
+            layer.training = live
+
+    @contextmanager
     def full_parameters(self) -> Iterator[None]:
-        """Within, `module.parameters()` hold all their values on every process."""
+        """Within, `parameters` hold all their values on every process."""
         yield
 
     def weights(self) -> dict[str, Tensor]:
@@ -152,7 +174,7 @@ class ZeroNetwork(Network):
 
     @contextmanager
     def full_parameters(self) -> Iterator[None]:
-        with self.runtime.deepspeed.zero.GatheredParameters(list(self.module.parameters()), enabled=self.stage == 3):
+        with self.runtime.deepspeed.zero.GatheredParameters(self.parameters, enabled=self.stage == 3):
             yield
 
     def weights(self) -> dict[str, Tensor]:
@@ -215,3 +237,11 @@ class ZeroNetwork(Network):
             with self.micro_step(not last):
                 self.backward(self(*inputs).float().sum() * 0)
         self.step(0.0)
+
+
+def by_dtype(tensors: Iterable[Tensor]) -> dict[torch.dtype, list[Tensor]]:
+    """In lists of one type each, as operations on whole lists want them."""
+    groups: dict[torch.dtype, list[Tensor]] = {}
+    for tensor in tensors:
+        groups.setdefault(tensor.dtype, []).append(tensor)
+    return groups

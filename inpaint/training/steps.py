@@ -13,11 +13,8 @@ of both together.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from inpaint.config import Config
 from inpaint.data.batches import Batch, composite, crop
@@ -49,7 +46,9 @@ class Steps:
         collected: list[Terms] = []
         for number, batch in enumerate(batches, start=1):
             collected.append(self._micro_step(phase, batch, last=number == len(batches)))
-        terms = {name: torch.stack([part[name] for part in collected]).mean() for name in collected[0]}
+        terms = collected[0]
+        if len(collected) > 1:
+            terms = {name: torch.stack([part[name] for part in collected]).mean() for name in terms}
         rates = self.config.optimizer
         if phase != 2:
             rate = rates.generator_learning_rate * rate_factor
@@ -62,7 +61,7 @@ class Steps:
     def _micro_step(self, phase: int, batch: Batch, last: bool) -> Terms:
         terms: Terms = {}
         if phase == 2:
-            with torch.no_grad(), inert(self.generator.module), self.runtime.autocast():
+            with torch.no_grad(), self.generator.inert(), self.runtime.autocast():
                 output = self.generator.module(batch.masked_image, batch.mask)
         else:
             with self.generator.micro_step(last):
@@ -73,7 +72,8 @@ class Steps:
                 terms |= self._train_discriminator(output.detach(), batch)
         if len(output) > 1:
             # How much the outputs differ from one another; near 0 the generator paints one picture for all.
-            terms["output/spread"] = output.detach().float().std(dim=0, correction=0).mean()
+            outputs = output.detach().float()
+            terms["output/spread"] = (outputs - outputs.mean(dim=0)).square().mean(dim=0).sqrt().mean()
         return terms
 
     def _train_generator(self, output: Tensor, batch: Batch, adversarial: bool) -> Terms:
@@ -84,7 +84,7 @@ class Steps:
         total = weights.reconstruction_weight * reconstruction
         if adversarial:
             seen = self._seen(output, batch)
-            with inert(self.discriminator.module), self.runtime.autocast():
+            with self.discriminator.inert(), self.runtime.autocast():
                 logits = self.discriminator.module(seen, crop(seen, batch.windows, self.window_px))
             fooled = adversarial_loss(logits)
             terms["loss/generator/adversarial"] = fooled.detach()
@@ -112,13 +112,3 @@ class Steps:
         if self.config.model.discriminator_input == "composite":
             return composite(output, batch.image, batch.mask)
         return output.to(batch.image.dtype)
-
-
-@contextmanager
-def inert(network: nn.Module) -> Iterator[None]:
-    """Within, the network passes gradients through, but gathers none and moves no statistics."""
-    network.requires_grad_(False).eval()
-    try:
-        yield
-    finally:
-        network.requires_grad_(True).train()
