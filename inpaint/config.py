@@ -58,6 +58,8 @@ class DataConfig(Section):
     """Stop if more than this share of the pictures cannot be read."""
     cache_dir: Text | None = None
     """Where decoded pictures are kept; null: $INPAINT_CACHE, else ~/.cache/inpaint."""
+    device_cache: Literal["auto", "on", "off"] = "auto"
+    """Keep the whole training split in the GPU's memory; `auto`: if it takes no more than a quarter of what is free."""
     synthetic_train: Count = 16384
     """How many pictures are made up for training where there is no path."""
     synthetic_held_out: Count = 1024

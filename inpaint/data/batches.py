@@ -6,6 +6,7 @@ the number of processes nor a resume can change what is seen.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,6 +19,9 @@ from torch import Tensor
 from inpaint.config import DataConfig
 from inpaint.data import holes
 from inpaint.data.pictures import Pictures
+from inpaint.errors import UsageError
+
+_CHUNK = 4096
 
 
 @dataclass(frozen=True)
@@ -77,9 +81,12 @@ def plan_epoch(pictures: Pictures, config: DataConfig, seed: int, epoch: int) ->
 class Feed:
     """This process's batches from any position on; the next ones are gathered while the current one is trained on.
 
+    With the split in the device's memory (`data.device_cache`) a step copies nothing to it; else from pinned memory,
+    unawaited.
+
     Args:
         pictures: one split.
-        config: holes, windows and flips.
+        config: holes, windows, flips and `device_cache`.
         seed: of the run.
         global_batch_size: pictures of all processes in a step; the last partial batch of an epoch is dropped.
         rank, world_size: which consecutive share of each global batch is this process's.
@@ -102,6 +109,7 @@ class Feed:
         self.batch_size, self.share = global_batch_size, global_batch_size // world_size
         self.rank, self.device, self.dtype = rank, torch.device(device), dtype
         self.steps_per_epoch = len(pictures.pixels) // global_batch_size
+        self._resident = _resident(pictures.pixels, self.device, config.device_cache)
 
     def indices(self, plan: EpochPlan, position: int) -> NDArray[np.int64]:
         """Which pictures this process sees at `position` (a step of the epoch, from 0)."""
@@ -109,46 +117,80 @@ class Feed:
         return plan.order[start : start + self.share]
 
     def batches(self, epoch: int, position: int) -> Generator[Batch]:
-        """Batches from step `position` of `epoch` on, for ever; close the iterator to stop its thread."""
-        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="feed") as pool:
-            places = self._places(epoch, position)
-            ahead = [pool.submit(self._gather, next(places)) for _ in range(2)]
+        """Batches from step `position` of `epoch` on, for ever; close the iterator to stop its threads."""
+        with ThreadPoolExecutor(max_workers=2, thread_name_prefix="feed") as pool:
+            places = self._places(epoch, position, pool)
+            ahead = deque(pool.submit(self._gather, next(places)) for _ in range(2))
             while True:
-                pixels, coordinates = ahead.pop(0).result()
+                pixels, rows = ahead.popleft().result()
                 ahead.append(pool.submit(self._gather, next(places)))
-                yield make_batch(
-                    pixels.to(self.device, non_blocking=True),
-                    coordinates.to(self.device, non_blocking=True),
-                    self.dtype,
-                )
+                pixels, rows = (tensor.to(self.device, non_blocking=True) for tensor in (pixels, rows))
+                yield make_batch(pixels, rows[:, 1:], self.dtype)
 
-    def _places(self, epoch: int, position: int) -> Iterator[tuple[EpochPlan, int]]:
+    def _places(self, epoch: int, position: int, pool: ThreadPoolExecutor) -> Iterator[Tensor]:
+        """For each step this process's rows of the table; the next epoch is drawn while this one is trained on."""
+        coming = pool.submit(self._table, epoch)
         while True:
-            plan = plan_epoch(self.pictures, self.config, self.seed, epoch)
+            table = coming.result()
+            coming = pool.submit(self._table, epoch + 1)
             for step in range(position, self.steps_per_epoch):
-                yield plan, step
+                yield table[step]
             epoch, position = epoch + 1, 0
 
-    def _gather(self, place: tuple[EpochPlan, int]) -> tuple[Tensor, Tensor]:
-        plan, _ = place
-        chosen = self.indices(*place)
-        pixels = torch.from_numpy(self.pictures.pixels[chosen])
-        columns = [plan.holes, plan.windows, plan.real_windows, plan.flips[:, None].astype(np.int32)]
-        coordinates = torch.from_numpy(np.concatenate([column[chosen] for column in columns], axis=1))
-        if self.device.type == "cuda":
-            return pixels.pin_memory(), coordinates.pin_memory()
-        return pixels, coordinates
+    def _table(self, epoch: int) -> Tensor:
+        """int32 [steps, share, 10] on the device or pinned: the picture's index, then what `make_batch` takes."""
+        plan = plan_epoch(self.pictures, self.config, self.seed, epoch)
+        chosen = np.stack([self.indices(plan, position) for position in range(self.steps_per_epoch)])
+        columns = [plan.holes, plan.windows, plan.real_windows, plan.flips[:, None]]
+        coordinates = np.concatenate(columns, axis=1, dtype=np.int32)[chosen]
+        table = torch.from_numpy(np.concatenate([chosen[..., None], coordinates], axis=-1, dtype=np.int32))
+        if self._resident is not None:
+            return table.to(self.device)
+        return table.pin_memory() if self.device.type == "cuda" else table
+
+    def _gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        if self._resident is not None:
+            return self._resident.index_select(0, rows[:, 0]), rows
+        pixels = torch.from_numpy(self.pictures.pixels[rows[:, 0].numpy()])
+        return pixels.pin_memory() if self.device.type == "cuda" else pixels, rows
+
+
+def _resident(pixels: NDArray[np.uint8], device: torch.device, wish: str) -> Tensor | None:
+    """The whole split in the device's memory, as `data.device_cache` has it, or None.
+
+    Raises:
+        UsageError: `on`, and there is no room.
+    """
+    if wish == "off" or (wish == "auto" and device.type != "cuda"):
+        return None
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        if wish == "auto" and pixels.nbytes > free / 4:
+            return None
+        if pixels.nbytes > free:
+            raise UsageError(
+                f"data.device_cache = on: the pictures take {pixels.nbytes / 2**30:.1f} GiB, {free / 2**30:.1f} GiB of "
+                "the GPU are free; use auto or off"
+            )
+    resident = torch.empty(pixels.shape, dtype=torch.uint8, device=device)
+    for start in range(0, len(pixels), _CHUNK):
+        resident[start : start + _CHUNK] = torch.from_numpy(np.array(pixels[start : start + _CHUNK]))
+    return resident
 
 
 def make_batch(pixels: Tensor, coordinates: Tensor, dtype: torch.dtype = torch.float32) -> Batch:
     """uint8 [B, S, S, 3] and int [B, 9] (hole, window, window of the real picture, mirrored or not) to a batch."""
     pixels = torch.where(coordinates[:, 8, None, None, None] > 0, pixels.flip(2), pixels)
     image = pixels.permute(0, 3, 1, 2).to(dtype).div_(255)
-    from_corner = torch.arange(image.shape[-1], device=image.device) - coordinates[:, :2, None]
-    across, down = ((from_corner >= 0) & (from_corner < coordinates[:, 2:4, None])).unbind(1)
-    mask = (down[:, None, :, None] & across[:, None, None, :]).to(dtype)
     windows = coordinates.long()
-    return Batch(image, mask, windows[:, 4:6], windows[:, 6:8])
+    return Batch(image, hole_masks(coordinates, image.shape[-1], dtype), windows[:, 4:6], windows[:, 6:8])
+
+
+def hole_masks(holes: Tensor, size: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Holes [B, 4 or more] (x, y, width, height, ...) to masks [B, 1, size, size]: 1 in the hole."""
+    from_corner = torch.arange(size, device=holes.device) - holes[:, :2, None]
+    across, down = ((from_corner >= 0) & (from_corner < holes[:, 2:4, None])).unbind(1)
+    return (down[:, None, :, None] & across[:, None, None, :]).to(dtype)
 
 
 def crop(image: Tensor, windows: Tensor, size: int) -> Tensor:

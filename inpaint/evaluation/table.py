@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from inpaint.data.batches import hole_masks
 from inpaint.evaluation.baselines import BASELINES, Fill
 from inpaint.evaluation.metrics import METRICS, composite_u8, picture_metrics
 
@@ -91,12 +92,3 @@ def _heading(metric: str) -> str:
 
 def _cell(metric: str, value: float) -> str:
     return "-" if np.isnan(value) else f"{value:.{_DECIMALS[metric.removeprefix('hole_')]}f}"
-
-
-def hole_masks(holes: Tensor, size: int) -> Tensor:
-    """[B, 4] holes to masks [B, 1, size, size]: 1 in the hole."""
-    x, y, width, height = holes.unbind(1)
-    at = torch.arange(size, device=holes.device)
-    across = (at >= x[:, None]) & (at < (x + width)[:, None])
-    down = (at >= y[:, None]) & (at < (y + height)[:, None])
-    return (down[:, :, None] & across[:, None, :]).float()[:, None]

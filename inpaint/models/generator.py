@@ -158,6 +158,8 @@ class Generator(
                 if not (Path(source) / name).is_file():
                     raise InpaintError(f"{source} holds no {name}; give a folder that save_pretrained wrote")
                 return Path(source) / name
+            if "/" not in source:
+                raise InpaintError(f"there is no folder {source}, and a Hub id has two parts, such as ORG/NAME")
             try:
                 path = hf_hub_download(
                     source,

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from inpaint.config import Config
+from inpaint.data.batches import hole_masks
 from inpaint.data.holes import Split
 from inpaint.data.pictures import Pictures
 from inpaint.evaluation.grid import sample_grid
 from inpaint.evaluation.metrics import METRICS, composite_u8
-from inpaint.evaluation.table import evaluate_baselines, hole_masks, markdown_table, means, metric_sums
+from inpaint.evaluation.table import evaluate_baselines, markdown_table, means, metric_sums
 from inpaint.files import write_atomically
 from inpaint.training.run_directory import EVALUATION, REPORT, RunDirectory
 from inpaint.training.runtime import DTYPES, Runtime
