@@ -136,10 +136,18 @@ class SlurmCluster:
         After a node has failed it must: a slurmd that was cut off kills what comes too early with the same job id.
         """
 
+        pending_since: float | None = None
+
         def arrived() -> bool:
+            nonlocal pending_since
             state = self.facts(job)["JobState"]
-            if hurry and state == "PENDING" and "PENDING" not in states:
-                # Refused while the job before is still being cleared away; asked again at the next look.
+            if state != "PENDING":
+                pending_since = None
+            elif pending_since is None:
+                pending_since = time.monotonic()
+            # Started within a second of its requeue, the same job id would still count as cancelled on its nodes.
+            elif hurry and state not in states and time.monotonic() - pending_since > 3:
+                # Refused while the life before is still being cleared away; asked again at the next look.
                 command = ["scontrol", "update", f"jobid={job}", "StartTime=now"]
                 subprocess.run(command, env=self.environment, capture_output=True, timeout=60)
             return state in states

@@ -53,7 +53,7 @@ class Site:
     def wait_for_step(self, run: str, step: int = 4) -> None:
         """Until the run has logged `step`."""
         path = self.runs / run / "metrics.jsonl"
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while not path.exists() or f'"step": {step},' not in path.read_text():
             assert time.monotonic() < deadline, f"{run} did not come to step {step}"
             time.sleep(0.1)
@@ -247,6 +247,7 @@ INTERRUPTIONS: dict[str, Callable[[Site, str], object]] = {
 
 @on_slurm
 @pytest.mark.soak
+@pytest.mark.timeout(1500)
 @pytest.mark.parametrize("how", INTERRUPTIONS)
 def test_interrupted_it_comes_back(site: Site, undisturbed: dict[str, bytes], how: str) -> None:
     run = how.replace(" ", "-")
@@ -261,7 +262,7 @@ def test_interrupted_it_comes_back(site: Site, undisturbed: dict[str, bytes], ho
 @pytest.mark.parametrize("how", ["preemption", "warning"])
 def test_interrupted_in_the_preflight_it_comes_back(site: Site, how: str) -> None:
     job = site.train(f"early-{how}", PREFLIGHT="full")
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 200
     while "node2  1" not in site.cluster.log(job):
         assert time.monotonic() < deadline
         time.sleep(0.1)
@@ -286,19 +287,21 @@ def test_cancelled_it_stays_cancelled(site: Site) -> None:
 
 @on_slurm
 @pytest.mark.soak
+@pytest.mark.timeout(1500)
 def test_a_real_time_limit(site: Site) -> None:
     """SLURM looks at limits every 30 s: of 2 minutes, with a warning 60 s before, the training sees about one."""
     epochs = ("--training.epochs", "20", "--evaluation.every_epochs", "10")
     job = site.train("limit", *epochs, options=("--time=2", "--signal=B:USR1@60"))
     undisturbed = site.train("no-limit", *epochs)
-    assert site.cluster.wait(job, ENDED, 560)["JobState"] == "COMPLETED", site.cluster.log(job)
+    assert site.cluster.wait(job, ENDED, 1200)["JobState"] == "COMPLETED", site.cluster.log(job)
     assert int(site.cluster.facts(job)["Restarts"]) >= 1, "the limit was not reached"
-    site.cluster.wait(undisturbed, {"COMPLETED"}, 560)
+    site.cluster.wait(undisturbed, {"COMPLETED"}, 1200)
     assert site.weights("limit", 10 * NUM_STEPS) == site.weights("no-limit", 10 * NUM_STEPS)
 
 
 @on_slurm
 @pytest.mark.soak
+@pytest.mark.timeout(1500)
 def test_table1_runs_all_eight(site: Site) -> None:
     smaller = (
         *("--training.epochs", "1", "--training.global_batch_size", "16", "--data.synthetic_train", "64"),
@@ -308,7 +311,7 @@ def test_table1_runs_all_eight(site: Site) -> None:
         site.repository / "slurm/table1.sbatch", *smaller, settings=site.settings | {"TABLE_DIR": str(site.runs / "t1")}
     )
     most = 0
-    deadline = time.monotonic() + 560
+    deadline = time.monotonic() + 1200
     while listed := site.cluster.call("squeue", "--noheader", "--format=%T", f"--jobs={job}").split():
         most = max(most, listed.count("RUNNING"))
         assert time.monotonic() < deadline
