@@ -341,3 +341,22 @@ def test_no_worker_outlives_its_launcher(config: Path, tmp_path: Path) -> None:
             time.sleep(0.1)
         assert not Path(f"/proc/{rank0}").exists(), "rank 0 goes on without its launcher"
     assert not (run / "run.lock").exists() and (run / "PREEMPTED").exists()
+
+
+def test_a_tracker_hides_what_a_lost_life_of_the_run_had_logged(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("tensorboard", reason="TensorBoard is not installed")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    def kill() -> None:
+        raise Killed
+
+    arguments = ["--config", str(config), "--run-dir", str(tmp_path / "run"), "--training.tracker", "tensorboard"]
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        at_step(9, kill, patch)
+        main(arguments)
+    assert main(arguments) == 0
+    shown = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    assert [event.step for event in shown.Scalars("output/spread")] == list(range(1, LAST + 1))
+    assert [event.step for event in shown.Scalars("evaluation/hole_psnr")] == [LAST // 2, LAST]

@@ -18,6 +18,7 @@ from inpaint.config import Config
 from inpaint.errors import InpaintError, UsageError
 from inpaint.files import publish_directory, remove_directory, write_atomically
 from inpaint.models.generator import Generator
+from inpaint.training.tracking import Tracker
 
 CONFIG, METRICS, LOCK, PREEMPTED, PID, REPORT, EVALUATION = (
     "config.yaml",
@@ -46,6 +47,7 @@ class RunDirectory:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._metrics: Any = None
+        self._tracker: Tracker | None = None
 
     def open(self, config: Config, resume: bool, overwrite: bool) -> list[str]:
         """Take the folder for this run, or say why not before anything in it is touched.
@@ -94,6 +96,14 @@ class RunDirectory:
         if self._metrics is None:
             self._metrics = (self.path / METRICS).open("a", buffering=1)
         self._metrics.write(json.dumps(line) + "\n")
+        if self._tracker is not None:
+            self._tracker.log(line)
+
+    def track(self, kind: str, step: int) -> None:
+        """Send what is logged from `step` on to a tracker too."""
+        if self._tracker is not None:
+            self._tracker.close()
+        self._tracker = Tracker(kind, self.path / "tensorboard", step)
 
     def forget_after(self, step: int, evaluated_epoch: int) -> None:
         """Drop the lines of metrics.jsonl that the run, resumed at `step`, will write again."""
@@ -139,6 +149,8 @@ class RunDirectory:
         """Leave the folder to the next."""
         if self._metrics is not None:
             self._metrics.close()
+        if self._tracker is not None:
+            self._tracker.close()
         if preempted:
             write_atomically(self.path / PREEMPTED, b"The run was asked to stop and can be resumed.\n")
         (self.path / PID).unlink(missing_ok=True)

@@ -252,6 +252,7 @@ class Trainer:
         self.meter.forget()
         if self.runtime.is_main:
             self.run_directory.forget_after(self.progress.step, self.progress.evaluated_epoch)
+            self.run_directory.track(self.config.training.tracker, self.progress.step)
             if self.progress.step:
                 tqdm.write(f"resuming at step {self.progress.step} of {self.total_steps}", file=sys.stderr)
 
