@@ -31,12 +31,13 @@ class Network:
     def __init__(self, runtime: Runtime, accelerator: Any, module: nn.Module, optimizer: Optimizer) -> None:
         self.runtime, self.module = runtime, module
         self.shapes = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-        self.parameters: list[Tensor] = list(module.parameters())
-        self.buffers = by_dtype(module.buffers())
-        self._with_statistics = [layer for layer in module.modules() if isinstance(layer, _BatchNorm)]
         self.clip = runtime.gradient_clip
         self.engine, wrapped = accelerator.prepare(module, optimizer)
         self.optimizer = wrapped.optimizer
+        # Kept, since to walk the tree of modules takes as long as some layers; only now, for DDP replaces the buffers.
+        self.parameters: list[Tensor] = list(module.parameters())
+        self.buffers = by_dtype(module.buffers())
+        self._with_statistics = [layer for layer in module.modules() if isinstance(layer, _BatchNorm)]
         self.scaler = torch.amp.GradScaler(runtime.device.type, enabled=runtime.precision == "fp16")
 
     def __call__(self, *inputs: Tensor) -> Tensor:
@@ -76,7 +77,6 @@ class Network:
     @contextmanager
     def inert(self) -> Iterator[None]:
         """Within, the network passes gradients through, but gathers none and moves no statistics."""
-        # Not by requires_grad_() and eval(), which take as long to walk the tree as a GPU to do a layer.
         try:
             self._set_live(False)
             yield
