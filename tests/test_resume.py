@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -360,3 +361,13 @@ def test_a_tracker_hides_what_a_lost_life_of_the_run_had_logged(
     shown = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
     assert [event.step for event in shown.Scalars("output/spread")] == list(range(1, LAST + 1))
     assert [event.step for event in shown.Scalars("evaluation/hole_psnr")] == [LAST // 2, LAST]
+
+
+def test_a_folder_that_vanishes_while_training_costs_the_past_not_the_run(
+    config: Path, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    at_step(11, lambda: shutil.rmtree(run), monkeypatch)
+    assert main(["--config", str(config), "--run-dir", str(run)]) in (0, 1)
+    assert "sample grid cannot be written" in capsys.readouterr().err
+    assert set(differences(weights(run, LAST), weights(straight, LAST)).values()) == {0.0}

@@ -51,7 +51,8 @@ class Judge:
         if self.runtime.is_main:
             shown = [image, masked, (output.clamp(0, 1) * 255).round().byte(), composite_u8(output.cpu(), image, mask)]
             columns = [tensor.byte().permute(0, 2, 3, 1).cpu().numpy() for tensor in shown]
-            sample_grid(*columns).save(run.path / "samples" / f"epoch_{epoch:04d}.png")
+            with run.forgiving("the sample grid"):
+                sample_grid(*columns).save(run.path / "samples" / f"epoch_{epoch:04d}.png")
 
     def finish(
         self, generator: nn.Module, run: RunDirectory, facts: dict[str, Any], stopped: Callable[[], bool]

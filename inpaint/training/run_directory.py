@@ -6,13 +6,16 @@ import json
 import os
 import shutil
 import socket
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
 from torch import Tensor
+from tqdm import tqdm
 
 from inpaint.config import Config
 from inpaint.errors import InpaintError, UsageError
@@ -48,6 +51,7 @@ class RunDirectory:
         self.path = path
         self._metrics: Any = None
         self._tracker: Tracker | None = None
+        self._said: set[str] = set()
 
     def open(self, config: Config, resume: bool, overwrite: bool) -> list[str]:
         """Take the folder for this run, or say why not before anything in it is touched.
@@ -93,11 +97,23 @@ class RunDirectory:
 
     def log(self, line: Mapping[str, Any]) -> None:
         """Append to metrics.jsonl."""
-        if self._metrics is None:
-            self._metrics = (self.path / METRICS).open("a", buffering=1)
-        self._metrics.write(json.dumps(line) + "\n")
-        if self._tracker is not None:
-            self._tracker.log(line)
+        with self.forgiving(METRICS):
+            if self._metrics is None:
+                self._metrics = (self.path / METRICS).open("a", buffering=1)
+            self._metrics.write(json.dumps(line) + "\n")
+            if self._tracker is not None:
+                self._tracker.log(line)
+
+    @contextmanager
+    def forgiving(self, what: str) -> Iterator[None]:
+        """Within, a full disk or a vanished folder costs no more than `what`, and is said once."""
+        try:
+            yield
+        except OSError as error:
+            reason = f"{what} cannot be written ({error.strerror}: {error.filename or self.path}); training goes on"
+            if reason not in self._said:
+                self._said.add(reason)
+                tqdm.write(reason, file=sys.stderr)
 
     def track(self, kind: str, step: int) -> None:
         """Send what is logged from `step` on to a tracker too."""
@@ -143,7 +159,8 @@ class RunDirectory:
 
     def renew(self) -> None:
         """Show other machines that this run is alive; called every `RENEW_S`."""
-        os.utime(self.path / LOCK)
+        with self.forgiving(LOCK):
+            os.utime(self.path / LOCK)
 
     def close(self, preempted: bool = False) -> None:
         """Leave the folder to the next."""

@@ -254,7 +254,9 @@ class Trainer:
             self.run_directory.forget_after(self.progress.step, self.progress.evaluated_epoch)
             self.run_directory.track(self.config.training.tracker, self.progress.step)
             if self.progress.step:
-                tqdm.write(f"resuming at step {self.progress.step} of {self.total_steps}", file=sys.stderr)
+                at = f"at step {self.progress.step} of {self.total_steps}"
+                over = f"this run is finished, {at}; a larger training.epochs extends it"
+                tqdm.write(over if self._done() else f"resuming {at}", file=sys.stderr)
 
     def _roll_back(self, error: NonFiniteError, bar: Any) -> None:
         """Go back to the last checkpoint and leave the batch out that broke the run, or give up."""
