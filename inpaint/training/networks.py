@@ -138,7 +138,7 @@ class Network:
         """Make the optimizer's state exist before it is loaded into, where the engine asks for that."""
 
     def release(self) -> None:
-        del self.engine, self.optimizer, self.module
+        del self.engine, self.optimizer, self.module, self.parameters, self.buffers, self._with_statistics
 
 
 class ZeroNetwork(Network):
