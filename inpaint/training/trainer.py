@@ -23,6 +23,7 @@ from inpaint.training.checkpoint import CheckpointStore
 from inpaint.training.ema import Ema
 from inpaint.training.judge import Judge
 from inpaint.training.meter import Meter, NonFiniteError, Place
+from inpaint.training.profile import Profiler
 from inpaint.training.publication import Publication
 from inpaint.training.run_directory import RunDirectory
 from inpaint.training.runtime import DTYPES, Runtime
@@ -80,6 +81,8 @@ class Trainer:
         )
         self.ema = Ema(shadow.to(runtime.device, dtype), config.ema) if config.ema.half_life_kimg is not None else None
         self.steps = Steps(runtime, self.generator, self.discriminator, config)
+        num_profiled = options.profile if runtime.is_main else 0
+        self.profiler = Profiler(num_profiled, run.path / "profile", self.generator, self.discriminator)
         self.meter = Meter(runtime)
         self.judge = Judge(runtime, pictures, config)
         self.feed = Feed(
@@ -145,8 +148,10 @@ class Trainer:
         """One step of training and all that is due after it; returns what the processes decided."""
         progress, training = self.progress, self.config.training
         self.watch.at(f"step {progress.step + 1}, waiting for data")
-        batch = next(batches)
         phase = phase_at(progress.position, self.phases)
+        self.profiler.at(phase)
+        with self.profiler.span("data wait"):
+            batch = next(batches)
         place = Place(progress.step + 1, progress.epoch, progress.position, phase)
         self.watch.at(f"step {place.step}, phase {phase}")
         if [place.epoch, place.position] not in progress.skipped:
@@ -285,6 +290,7 @@ class Trainer:
 
     def _leave(self, outcome: str) -> str:
         """Save what there is and wait until it is on the disk."""
+        self.profiler.close()
         self._save()
         self.store.wait()
         failure = self.runtime.broadcast(str(self.store.take_failure() or ""))
