@@ -1,0 +1,195 @@
+"""One process of a job under test: trains several small runs in turn and writes down what only it can see.
+
+`distributed_worker.py record FOLDER CONFIG SCENARIOS`: SCENARIOS is a JSON list of {name, engine, flags}, where
+engine is a DeepSpeed JSON or null; each is a run in FOLDER/name, and FOLDER/name.rankN.json is what rank N saw of it.
+One start of the processes serves many runs.
+
+`distributed_worker.py fault KIND RANK STEP ARGUMENTS...`: train.py with ARGUMENTS, in which RANK meets a fault at STEP
+the first time the job is started.
+"""
+
+import gc
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from accelerate.state import AcceleratorState
+from torch import Tensor
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+from torch.nn.parallel import DistributedDataParallel
+
+from inpaint.arguments import Options
+from inpaint.config import load_config
+from inpaint.data.batches import Batch
+from inpaint.training import launch
+from inpaint.training.networks import Network
+from inpaint.training.run_directory import RunDirectory
+from inpaint.training.runtime import Runtime
+from inpaint.training.signals import StopRequest
+from inpaint.training.steps import Steps, Terms
+from inpaint.training.trainer import Trainer
+from inpaint.training.watch import Watch
+
+
+class Recorder:
+    """Stands in the place of a trainer's `steps` and writes down what each step saw, reduced and moved."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.inner, self.trainer = trainer.steps, trainer
+        self.networks = {"generator": trainer.generator, "discriminator": trainer.discriminator}
+        self.index = {_digest([torch.from_numpy(row.copy())]): i for i, row in enumerate(trainer.feed.pictures.pixels)}
+        self.steps: list[dict[str, Any]] = []
+        self.now: dict[str, Any] = {}
+        self.micro_batches_backward = 0
+        for name, network in self.networks.items():
+            self._count_reductions(name, network)
+            self._watch_backward(name, network)
+
+    def __call__(self, phase: int, batches: list[Batch], rate_factor: float) -> Terms:
+        before = {name: _state(network) for name, network in self.networks.items()}
+        self.now = {
+            "phase": phase,
+            "left_over": {name: _gradients(network) for name, network in self.networks.items()},
+            "indices": [self.index[_digest([row])] for batch in batches for row in _pixels(batch)],
+            "holes": _digest([batch.mask.float() for batch in batches] + [batch.real_windows for batch in batches]),
+            "bytes": {"generator": [], "discriminator": []},
+            "other_gradient_moved": 0.0,
+        }
+        terms = self.inner(phase, batches, rate_factor)
+        self.now["terms"] = {name: float(value) for name, value in terms.items()}
+        self.now["moved"] = [name for name, network in self.networks.items() if _state(network) != before[name]]
+        self.steps.append(self.now)
+        return terms
+
+    def _count_reductions(self, name: str, network: Network) -> None:
+        if not isinstance(network.engine, DistributedDataParallel):
+            return
+
+        def hook(state: None, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+            self.now["bytes"][name].append(bucket.buffer().numel() * bucket.buffer().element_size())
+            return allreduce_hook(dist.group.WORLD, bucket)
+
+        network.engine.register_comm_hook(None, hook)
+
+    def _watch_backward(self, name: str, network: Network) -> None:
+        """A backward of one network shall leave the other's gradients as they are."""
+        other = next(candidate for key, candidate in self.networks.items() if key != name)
+        backward = network.backward
+
+        def watched(loss: Tensor) -> None:
+            before = [None if p.grad is None else p.grad.clone() for p in other.module.parameters()]
+            self.now["bytes"][name].append("micro batch")
+            backward(loss)
+            for parameter, gradient in zip(other.module.parameters(), before, strict=True):
+                if parameter.grad is not None:
+                    difference = parameter.grad if gradient is None else parameter.grad - gradient
+                    moved = difference.abs().max().item() if difference.numel() else 0.0
+                    self.now["other_gradient_moved"] = max(self.now["other_gradient_moved"], moved)
+
+        network.backward = watched  # type: ignore[method-assign]
+
+
+def record(folder: Path, base: str, scenarios: list[dict[str, Any]]) -> None:
+    for scenario in scenarios:
+        engine = scenario.get("engine")
+        if engine is not None:
+            os.environ["ACCELERATE_DEEPSPEED_CONFIG_FILE"] = engine
+        AcceleratorState._reset_state(reset_partial_state=False)
+        config = load_config(base, scenario.get("flags", {}))
+        training = config.training
+        runtime = Runtime(
+            training.precision,
+            training.global_batch_size,
+            training.micro_batch_size,
+            config.optimizer.gradient_clip,
+            training.timeout_s,
+        )
+        options = Options(folder / scenario["name"])
+        run = RunDirectory(options.run_dir)
+        launch._on_main(runtime, lambda run=run, config=config, options=options: launch._open_run(run, config, options))
+        stop, watch = StopRequest(), Watch(runtime.rank, runtime.world_size, training.timeout_s)
+        trainer = Trainer(config, options, runtime, run, stop, watch, launch._open_pictures(runtime, config))
+        trainer.steps = recorder = Recorder(trainer)  # type: ignore[assignment]
+        outcome = trainer.run()
+        seen = {
+            "outcome": outcome,
+            "describe": runtime.describe(),
+            "num_bytes": {
+                name: sum(p.numel() * p.element_size() for p in network.module.parameters())
+                for name, network in recorder.networks.items()
+            },
+            "buffers": _digest([b for net in recorder.networks.values() for b in net.module.buffers()]),
+            "ema": _digest(trainer.ema.module.state_dict().values()) if trainer.ema else None,
+            "steps": recorder.steps,
+        }
+        (folder / f"{scenario['name']}.rank{runtime.rank}.json").write_text(json.dumps(seen))
+        watch.close(in_order=True)
+        stop.restore()
+        if runtime.is_main:
+            run.close()
+        for network in runtime.networks:
+            network.release()
+        runtime.networks.clear()
+        del trainer, recorder
+        gc.collect()
+        runtime.barrier()
+    runtime.close()
+    sys.stdout.flush()
+    os._exit(0)
+
+
+def fault(kind: str, rank: int, step: int, arguments: list[str]) -> int:
+    """What goes wrong in one process, in the middle of a step."""
+    inner, count = Steps.__call__, 0
+
+    def faulty(self: Steps, phase: int, batches: list[Batch], rate_factor: float) -> Terms:
+        nonlocal count
+        count += 1
+        if (
+            count == step
+            and int(os.environ["RANK"]) == rank
+            and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0"
+        ):
+            if kind == "raise":
+                raise ValueError("the dog ate\nthe batch")
+            os._exit(7)
+        return inner(self, phase, batches, rate_factor)
+
+    Steps.__call__ = faulty  # type: ignore[method-assign]
+    return launch.main(arguments)
+
+
+def _pixels(batch: Batch) -> Tensor:
+    return (batch.image * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+
+
+def _gradients(network: Network) -> float:
+    """The largest gradient there is, 0 where there is none."""
+    return max((p.grad.abs().max().item() for p in network.module.parameters() if p.grad is not None), default=0.0)
+
+
+def _state(network: Network) -> str:
+    # Under ZeRO-3 a parameter is whole or empty as it comes; this process's part of it is kept beside.
+    parameters = [getattr(parameter, "ds_tensor", parameter) for parameter in network.module.parameters()]
+    return _digest([*parameters, *network.module.buffers()])
+
+
+def _digest(tensors: Iterable[Tensor]) -> str:
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+if __name__ == "__main__":
+    mode, *rest = sys.argv[1:]
+    if mode == "record":
+        record(Path(rest[0]), rest[1], json.loads(rest[2]))
+    else:
+        sys.exit(fault(rest[0], int(rest[1]), int(rest[2]), rest[3:]))
