@@ -26,7 +26,7 @@ def table(folder: Path) -> str:
         except FileNotFoundError:
             unfinished.append(f"| {run.name} | - | - | - | - | - |")
             continue
-        ours = facts["methods"]["this generator"]
+        ours = facts["rows"]["generator"]
         psnr, ssim, l1 = (ours[f"hole_{name}"] for name in ("psnr", "ssim", "l1"))
         line = f"| {run.name} | {facts['epochs']} | {facts['images_seen']} | {psnr:.2f} | {ssim:.4f} | {l1:.4f} |"
         finished.append((-psnr, line))

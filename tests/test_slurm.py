@@ -121,7 +121,7 @@ def test_table_of_runs_has_the_best_first(tmp_path: Path, monkeypatch: pytest.Mo
         (tmp_path / name / "config.yaml").touch()
         if psnr is not None:
             ours = {"hole_psnr": psnr, "hole_ssim": 0.5, "hole_l1": 0.1}
-            facts = {"methods": {"this generator": ours}, "epochs": 3, "images_seen": 96}
+            facts = {"rows": {"generator": ours}, "epochs": 3, "images_seen": 96}
             (tmp_path / name / "evaluation.json").write_text(json.dumps(facts))
     assert main([str(tmp_path)]) == 0
     assert (tmp_path / "table.md").read_text().splitlines()[2:] == [
@@ -139,13 +139,14 @@ def test_scripts_pass_shellcheck() -> None:
 
 @on_slurm
 def test_two_nodes_train_what_two_processes_train(site: Site, undisturbed: dict[str, bytes]) -> None:
-    job = site.train("plain", PREFLIGHT="full")
+    job = site.train("plain", PREFLIGHT="full", TABLE_DIR=str(site.runs))
     assert site.cluster.wait(job, ENDED)["JobState"] == "COMPLETED", site.cluster.log(job)
     assert site.weights("plain") == undisturbed
     log = site.cluster.log(job)
     rows = [line.split()[:2] for line in log.splitlines() if line.startswith("node")]
     assert rows == [["node", "ranks"], ["node1", "0"], ["node2", "1"]]
     assert "2 process(es) on 2 machine(s)" in log and "all-reduce of 16 MiB over 2 processes on cpu" in log
+    assert "\n| plain | 2 | 512 | " in (site.runs / "table.md").read_text()
     assert sorted(path.name for path in site.runs.glob("plain*")) == ["plain"], "something is left beside the run"
     assert not list((site.runs / "plain").glob(".*"))
 
