@@ -21,6 +21,7 @@ class Options:
     dry_run: bool = False
     init_from: str | None = None
     debug: bool = False
+    profile: int = 0
 
 
 SWITCHES = {
@@ -34,6 +35,7 @@ VALUES = {
     "config": f"a preset or a .yaml file (default: {DEFAULT_PRESET})",
     "run-dir": "where the run is kept (default: runs/<preset>)",
     "init-from": "start a new run from a generator's weights: a folder or a Hub id",
+    "profile": "trace so many steps of each phase into <run-dir>/profile, to be opened in ui.perfetto.dev",
 }
 
 
@@ -51,6 +53,9 @@ def parse_arguments(argv: list[str]) -> tuple[Config, Options]:
         faults.append(str(error))
     if given.get("overwrite") and not given.get("no-resume"):
         faults.append("--overwrite goes with --no-resume: the same command without both resumes the run")
+    profile = given.get("profile", "0")
+    if not profile.isdecimal():
+        faults.append(f"--profile is a number of steps, 1 or more; got {profile!r}")
     if faults:
         raise UsageError("\n".join(faults))
     default = Path("runs") / (DEFAULT_PRESET if name is None else name)
@@ -63,6 +68,7 @@ def parse_arguments(argv: list[str]) -> tuple[Config, Options]:
         dry_run=bool(given.get("dry-run")),
         init_from=given.get("init-from"),
         debug=bool(given.get("debug")),
+        profile=int(profile),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,10 @@ class Network:
         parameters: all of it, in order.
         buffers: all of it, in order, by type.
         shapes: of all parameters and buffers by name, as `weights` hands them out.
+        span: around each `forward`, `backward` and `optimizer`; a profiler sets it to see them.
     """
+
+    span: Callable[[str], AbstractContextManager] = nullcontext
 
     def __init__(self, runtime: Runtime, accelerator: Any, module: nn.Module, optimizer: Optimizer) -> None:
         self.runtime, self.module = runtime, module
@@ -42,7 +45,7 @@ class Network:
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         """Forward, for a backward that will reduce this network's gradients."""
-        with self.runtime.autocast():
+        with self.span("forward"), self.runtime.autocast():
             return self.engine(*inputs)
 
     def micro_step(self, last: bool) -> AbstractContextManager:
@@ -52,7 +55,8 @@ class Network:
 
     def backward(self, loss: Tensor) -> None:
         """Add this micro batch's gradient; the mean over micro batches and processes is what counts in the end."""
-        self.scaler.scale(loss / self.runtime.accumulation).backward()
+        with self.span("backward"):
+            self.scaler.scale(loss / self.runtime.accumulation).backward()
 
     def step(self, learning_rate: float) -> Tensor:
         """Clip, update, clear; returns the norm of the gradient before clipping (scalar, on the device)."""
@@ -76,10 +80,11 @@ class Network:
 
     @contextmanager
     def inert(self) -> Iterator[None]:
-        """Within, the network passes gradients through, but gathers none and moves no statistics."""
+        """Around a forward pass of `module` that passes gradients through, but gathers none and moves no statistics."""
         try:
             self._set_live(False)
-            yield
+            with self.span("forward"):
+                yield
         finally:
             self._set_live(True)
 
@@ -151,7 +156,8 @@ class ZeroNetwork(Network):
         self._num_updates = 0
 
     def __call__(self, *inputs: Tensor) -> Tensor:
-        return self.engine(*inputs)
+        with self.span("forward"):
+            return self.engine(*inputs)
 
     @contextmanager
     def micro_step(self, last: bool) -> Iterator[None]:
@@ -160,7 +166,8 @@ class ZeroNetwork(Network):
             self.engine.step()  # counts the micro batch; the engine updates only after the last one
 
     def backward(self, loss: Tensor) -> None:
-        self.engine.backward(loss)
+        with self.span("backward"):
+            self.engine.backward(loss)
 
     def step(self, learning_rate: float) -> Tensor:
         for group in self.optimizer.param_groups:

@@ -52,10 +52,12 @@ class Steps:
         rates = self.config.optimizer
         if phase != 2:
             rate = rates.generator_learning_rate * rate_factor
-            terms["gradient_norm/generator"] = self.generator.step(rate)
+            with self.generator.span("optimizer"):
+                terms["gradient_norm/generator"] = self.generator.step(rate)
         if phase != 1:
             rate = rates.discriminator_learning_rate * rate_factor
-            terms["gradient_norm/discriminator"] = self.discriminator.step(rate)
+            with self.discriminator.span("optimizer"):
+                terms["gradient_norm/discriminator"] = self.discriminator.step(rate)
         return terms
 
     def _micro_step(self, phase: int, batch: Batch, last: bool) -> Terms:
@@ -78,8 +80,11 @@ class Steps:
 
     def _train_generator(self, output: Tensor, batch: Batch, adversarial: bool) -> Terms:
         weights = self.config.loss
-        region = batch.mask if weights.reconstruction_region == "hole" else None
-        reconstruction = reconstruction_loss(output, batch.image, region)
+        if weights.reconstruction_region == "hole":
+            counted = batch.mask
+        else:
+            counted = None if weights.hole_weight == 1 else 1 + (weights.hole_weight - 1) * batch.mask
+        reconstruction = reconstruction_loss(output, batch.image, counted)
         terms = {"loss/generator/reconstruction": reconstruction.detach()}
         total = weights.reconstruction_weight * reconstruction
         if adversarial:
