@@ -20,11 +20,12 @@ def reconstruction_loss(output: Tensor, image: Tensor, mask: Tensor | None = Non
     Args:
         output: [B, 3, H, W] in [0, 1].
         image: [B, 3, H, W] in [0, 1].
-        mask: [B, 1, H, W], the M_c of equation (1); None is all ones, the paper's choice: the whole picture counts.
+        mask: [B, 1, H, W], the M_c of equation (1): how much each pixel counts, such as 1 in the hole and 0 outside;
+            None is all ones, the paper's choice: the whole picture counts.
 
     Returns:
-        Scalar: the mean over pictures of each picture's mean over the values that count, so that the batch may be
-        cut in parts of equal size without changing it. A picture whose mask is empty counts as 0.
+        Scalar: the mean over pictures of each picture's weighted mean, so that the batch may be cut in parts of equal
+        size without changing it. A picture whose mask is empty counts as 0.
     """
     squared = (_wide(output) - _wide(image)).square()
     if mask is None:

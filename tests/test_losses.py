@@ -130,3 +130,9 @@ def test_a_batch_may_be_cut_in_equal_parts(num_parts: int, part: int, seed: int)
     parts = [losses(*cut) for cut in zip(*(tensor.split(part) for tensor in inputs), strict=True)]
     for whole, *cut in zip(losses(*inputs), *parts, strict=True):
         torch.testing.assert_close(torch.stack(cut).mean(), whole, rtol=1e-12, atol=1e-15)
+
+
+def test_weights_other_than_0_and_1_are_a_weighted_mean() -> None:
+    output, image = torch.zeros(1, 3, 1, 2), torch.tensor([1.0, 2.0]).expand(1, 3, 1, 2)
+    weights = torch.tensor([[[[25.0, 1.0]]]])
+    assert reconstruction_loss(output, image, weights).item() == pytest.approx((25 * 1 + 1 * 4) / 26)

@@ -85,8 +85,13 @@ class PushQueue:
 
     def waiting(self) -> list[Snapshot]:
         """Oldest first."""
-        folders = sorted(self._numbered())
-        return [Snapshot(folder, **json.loads((folder / "snapshot.json").read_text())) for folder in folders]
+        snapshots = []
+        for folder in sorted(self._numbered()):
+            try:
+                snapshots.append(Snapshot(folder, **json.loads((folder / "snapshot.json").read_text())))
+            except FileNotFoundError:  # the process that pushes has finished it just now
+                continue
+        return snapshots
 
     def sweep(self) -> None:
         """Remove what a killed process left half copied."""
