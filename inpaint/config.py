@@ -99,14 +99,6 @@ class LossConfig(Section):
     """w2 of equation (3)."""
     reconstruction_region: Literal["image", "hole"] = "image"
     """Where the mean squared error is taken: M_c all ones (paper), or the hole only."""
-    hole_weight: Positive = 1.0
-    """How often a pixel of the hole counts against one outside, with the region `image` (paper: 1)."""
-
-    @model_validator(mode="after")
-    def _weight_is_used(self) -> LossConfig:
-        if self.reconstruction_region == "hole" and self.hole_weight != 1:
-            raise ValueError("hole_weight goes with reconstruction_region = image: outside the hole nothing counts")
-        return self
 
 
 class OptimizerConfig(Section):

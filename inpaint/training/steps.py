@@ -80,11 +80,8 @@ class Steps:
 
     def _train_generator(self, output: Tensor, batch: Batch, adversarial: bool) -> Terms:
         weights = self.config.loss
-        if weights.reconstruction_region == "hole":
-            counted = batch.mask
-        else:
-            counted = None if weights.hole_weight == 1 else 1 + (weights.hole_weight - 1) * batch.mask
-        reconstruction = reconstruction_loss(output, batch.image, counted)
+        region = batch.mask if weights.reconstruction_region == "hole" else None
+        reconstruction = reconstruction_loss(output, batch.image, region)
         terms = {"loss/generator/reconstruction": reconstruction.detach()}
         total = weights.reconstruction_weight * reconstruction
         if adversarial:
