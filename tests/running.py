@@ -103,7 +103,7 @@ class Job:
         codes = [process.returncode for process in self.processes]
         return Ended(codes, self.stdout, self.stderr, time.monotonic() - self._started)
 
-    def until(self, condition: Callable[[], bool], timeout_s: float = 90.0) -> None:
+    def until(self, condition: Callable[[], bool], timeout_s: float = 150.0) -> None:
         """Wait until `condition` holds while the processes run."""
         deadline = time.monotonic() + timeout_s
         while not condition():

@@ -1,0 +1,85 @@
+"""What only a GPU can show, on one: half precision, compilation, BatchNorm under DDP, and steps that never wait."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from accelerate.state import AcceleratorState
+from running import metrics, tiny_config, train
+from test_steps import BATCH, Setup
+from torch.nn.parallel import DistributedDataParallel
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+
+
+@pytest.fixture
+def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Accelerate remembers for the whole process which device it once chose; here it chooses anew."""
+    monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.parametrize("flags", [{}, {"compile": True}], ids=["plain", "compiled"])
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_trains(tmp_path: Path, precision: str, flags: dict[str, bool]) -> None:
+    training = {"precision": precision, "phases": [0.8, 0.1, 0.1], "epochs": 3, **flags}
+    config = tiny_config(tmp_path, training=training, optimizer={"generator_learning_rate": 0.005})
+    visible = {"CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0")}
+    ended = train("--config", config, "--run-dir", tmp_path / "run", env=visible, timeout_s=500).ok()
+    assert f"one process, 1 process(es) on 1 machine(s), cuda, {precision}; batch 16" in ended.stderr
+    assert "back to the last checkpoint" not in ended.stderr
+    losses = [line.get("loss/generator/reconstruction") for line in metrics(tmp_path / "run")]
+    known = [loss for loss in losses if loss is not None]
+    assert sum(known[-9:]) < 0.9 * sum(known[:9])
+
+
+@pytest.mark.parametrize("norm", ["batch", "group"])
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_no_step_waits_for_the_device(device: None, precision: str, norm: str) -> None:
+    setup = Setup(micro=BATCH // 2, precision=precision, model={"norm": norm})
+    assert setup.runtime.device.type == "cuda"
+    batches = setup.batch().split(setup.runtime.micro_batch_size)
+    for phase in (1, 2, 3):
+        setup.steps(phase, batches, 1.0)  # the first use of a kernel may wait
+    try:
+        torch.cuda.set_sync_debug_mode("error")
+        for phase in (1, 2, 3):
+            setup.steps(phase, batches, 1.0)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_batch_norm_under_ddp(device: None) -> None:
+    """Two forwards before one backward fail here and not on a CPU; ours is one, of real and generated pictures."""
+    setup = Setup(micro=BATCH // 2, precision="bf16", model={"norm": "batch"})
+    dist.init_process_group("nccl", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        for network in (setup.generator, setup.discriminator):
+            module = torch.nn.SyncBatchNorm.convert_sync_batchnorm(network.module)
+            network.engine = DistributedDataParallel(module, broadcast_buffers=False, gradient_as_bucket_view=True)
+        for phase in (1, 2, 3, 3):
+            terms = setup(phase)
+            assert all(value.isfinite() for value in terms.values())
+    finally:
+        setup.generator.release()
+        setup.discriminator.release()
+        dist.destroy_process_group()
+
+
+def test_fp16_finds_its_loss_scale(device: None) -> None:
+    setup = Setup(precision="fp16", model={"norm": "group"})
+    setup.generator.scaler.update(2.0**60)
+    before = [p.detach().clone() for p in setup.generator.module.parameters()]
+    assert setup(1)["gradient_norm/generator"] == 0
+    assert setup.generator.num_updates() == 0
+    assert all(torch.equal(old, new) for old, new in zip(before, setup.generator.module.parameters(), strict=True))
+    norms = [float(setup(1)["gradient_norm/generator"]) for _ in range(70)]
+    assert norms[-1] > 0
+    assert setup.generator.num_updates() == sum(norm > 0 for norm in norms)
