@@ -31,7 +31,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A run of two epochs from start to end, with its folder and what it printed; nobody may change it."""
     folder = tmp_path_factory.mktemp("finished")
-    ended = train("--config", tiny_config(folder), "--run-dir", folder / "run").ok()
+    ended = train("--config", tiny_config(folder), "--run-dir", folder / "run", timeout_s=500).ok()
     assert "Traceback" not in ended.stderr
     return folder / "run", ended.stdout
 
@@ -240,12 +240,12 @@ def test_a_dry_run_tells_and_writes_nothing(
 def test_the_papers_dry_run_under_the_launcher(tmp_path: Path) -> None:
     """`accelerate launch train.py --config paper/original --dry-run`."""
     with launch(None, "--config", "paper/original", "--dry-run", processes=None, launcher=["--cpu"]) as job:
-        facts = dry(job.wait().ok().stdout)
+        facts = dry(job.wait(500).ok().stdout)
     assert facts["parameters"] == {"generator": 6_070_531, "discriminator": 29_596_673, "total": 35_667_204}
 
 
 def test_train_py_itself_exits_with_2_on_a_misspelt_flag() -> None:
-    ended = train("--trianing.epochs", "3")
+    ended = train("--trianing.epochs", "3", timeout_s=500)
     assert ended.codes == [2]
     assert ended.said[0] == "inpaint: the configuration has 1 fault(s):"
     assert "--trianing.epochs: no such setting; did you mean training.epochs?" in ended.stderr
