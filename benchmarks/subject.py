@@ -1,0 +1,80 @@
+"""Owns what is measured: our training without its loop, on pictures of noise, which cost the same as others."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from inpaint.config import Config, load_config
+from inpaint.data.batches import Batch, Feed
+from inpaint.data.holes import HoleSpec, stored_holes
+from inpaint.data.pictures import Pictures
+from inpaint.training.build import build_networks
+from inpaint.training.ema import Ema
+from inpaint.training.runtime import Runtime
+from inpaint.training.steps import Steps
+
+
+def noise_pictures(num: int, spec: HoleSpec) -> Pictures:
+    """A split of `num` pictures of noise, in memory."""
+    where, windows = stored_holes(np.arange(num, dtype=np.uint64), spec)
+    pixels = np.random.default_rng(0).integers(0, 256, (num, spec.image_size, spec.image_size, 3), dtype=np.uint8)
+    return Pictures(pixels, where, windows, [str(index) for index in range(num)])
+
+
+def configured(preset: str, batch_size: int, precision: str = "float32", **flags: Any) -> Config:
+    """A preset at another batch size and precision; `flags` as `section__field`."""
+    changes = {"training.global_batch_size": batch_size, "training.precision": precision}
+    return load_config(preset, changes | {name.replace("__", "."): value for name, value in flags.items()})
+
+
+class Subject:
+    """Networks, optimizers, average and feed of a config, as the trainer builds them."""
+
+    def __init__(self, config: Config, pictures: Pictures | None = None) -> None:
+        training, rates = config.training, config.optimizer
+        self.config, self.batch_size = config, training.global_batch_size
+        self.runtime = Runtime(training.precision, self.batch_size, training.micro_batch_size, rates.gradient_clip)
+        generator, discriminator = build_networks(config)
+        shadow, _ = build_networks(config)
+        adam: dict[str, Any] = {"betas": (rates.beta1, rates.beta2), "lr": rates.generator_learning_rate}
+        self.generator = self.runtime.prepare("generator", generator, adam, training.compile)
+        self.discriminator = self.runtime.prepare("discriminator", discriminator, adam, training.compile)
+        self.ema = Ema(shadow.to(self.runtime.device), config.ema)
+        self.steps = Steps(self.runtime, self.generator, self.discriminator, config)
+        pictures = pictures or noise_pictures(max(4 * self.batch_size, 256), config.data.hole_spec)
+        self.feed = Feed(
+            pictures,
+            config.data,
+            training.seed,
+            self.batch_size,
+            self.runtime.rank,
+            self.runtime.world_size,
+            self.runtime.device,
+        )
+        self.batches = self.feed.batches(1, 0)
+        self.images_seen = 0
+
+    def batch(self) -> Batch:
+        return next(self.batches)
+
+    def step(self, phase: int, batch: Batch | None = None) -> None:
+        """One step on the next batch, or on `batch`, with all that belongs to it: metrics and the average."""
+        micro = (batch or self.batch()).split(self.runtime.micro_batch_size)
+        self.steps(phase, micro, 1.0)
+        self.images_seen += self.batch_size
+        if phase != 2:
+            self.ema.update(self.generator, self.images_seen, self.batch_size)
+
+    def close(self) -> None:
+        """Frees the memory and the threads."""
+        self.batches.close()
+        self.runtime.close()
+
+
+def reset_threads() -> None:
+    """One thread on CPUs, so that processor seconds are what a step takes; more threads share the same work."""
+    if not torch.cuda.is_available():
+        torch.set_num_threads(1)
