@@ -153,6 +153,14 @@ class RunDirectory:
             remove_directory(final)
         publish_directory(temporary, final)
 
+    def judged_step(self) -> int | None:
+        """At which step the finished generator was judged and saved; None if it was not."""
+        try:
+            figures = json.loads((self.path / EVALUATION).read_text())
+        except (OSError, json.JSONDecodeError):
+            return None
+        return figures.get("steps") if (self.path / REPORT).exists() and (self.path / "generator").is_dir() else None
+
     def save_environment(self, facts: Mapping[str, Any]) -> None:
         """environment.json: what the model card says of hardware and hours."""
         write_atomically(self.path / ENVIRONMENT, (json.dumps(facts, indent=1) + "\n").encode())
