@@ -19,7 +19,7 @@ from inpaint.evaluation.grid import sample_grid
 from inpaint.evaluation.metrics import METRICS, composite_u8
 from inpaint.evaluation.table import evaluate_baselines, markdown_table, means, metric_sums
 from inpaint.files import write_atomically
-from inpaint.training.run_directory import EVALUATION, RunDirectory
+from inpaint.training.run_directory import EVALUATION, REPORT, RunDirectory
 from inpaint.training.runtime import DTYPES, Runtime
 
 _CHUNK = 64
@@ -57,7 +57,7 @@ class Judge:
     def finish(
         self, generator: nn.Module, run: RunDirectory, facts: dict[str, Any], stopped: Callable[[], bool]
     ) -> str | None:
-        """Measure on the whole test split beside the classical baselines; write evaluation.json, return the report.
+        """Measure on the whole test split beside the classical baselines; write and return the report.
 
         Returns:
             The report on the main process, "" on the others; None if `stopped` said so.
@@ -76,6 +76,7 @@ class Judge:
         )
         figures = {"split": "test", "num_pictures": len(split.pixels), "rows": rows, **facts}
         write_atomically(run.path / EVALUATION, (json.dumps(figures, indent=1) + "\n").encode())
+        write_atomically(run.path / REPORT, report.encode())
         return report
 
     def _measure(

@@ -153,13 +153,19 @@ class RunDirectory:
             remove_directory(final)
         publish_directory(temporary, final)
 
-    def judged_step(self) -> int | None:
-        """At which step the finished generator was judged and saved; None if it was not."""
+    def mark_finished(self, step: int) -> None:
+        """Note that nothing is left to do at `step`: trained, judged, saved, and queued for the Hub."""
+        write_atomically(self.path / EVALUATION, json.dumps(self._evaluation() | {"finished": step}, indent=1).encode())
+
+    def finished_step(self) -> int | None:
+        """The step at which nothing was left to do; None if that never came."""
+        return self._evaluation().get("finished") if (self.path / "generator").is_dir() else None
+
+    def _evaluation(self) -> dict[str, Any]:
         try:
-            figures = json.loads((self.path / EVALUATION).read_text())
+            return json.loads((self.path / EVALUATION).read_text())
         except (OSError, json.JSONDecodeError):
-            return None
-        return figures.get("steps") if (self.path / REPORT).exists() and (self.path / "generator").is_dir() else None
+            return {}
 
     def save_environment(self, facts: Mapping[str, Any]) -> None:
         """environment.json: what the model card says of hardware and hours."""

@@ -17,7 +17,6 @@ from inpaint.arguments import Options
 from inpaint.config import Config
 from inpaint.data.batches import Feed
 from inpaint.errors import InpaintError
-from inpaint.files import write_atomically
 from inpaint.models.generator import Generator
 from inpaint.training.build import build_networks, init_generator
 from inpaint.training.checkpoint import CheckpointStore
@@ -26,7 +25,7 @@ from inpaint.training.judge import Judge
 from inpaint.training.meter import Meter, NonFiniteError, Place
 from inpaint.training.profile import Profiler
 from inpaint.training.publication import Publication
-from inpaint.training.run_directory import REPORT, RunDirectory
+from inpaint.training.run_directory import RunDirectory
 from inpaint.training.runtime import DTYPES, Runtime
 from inpaint.training.schedule import LearningRate, phase_at, phase_steps
 from inpaint.training.signals import StopRequest
@@ -121,7 +120,7 @@ class Trainer:
             self.store.wait()
             if failure := self.runtime.broadcast(str(self.store.take_failure() or "")):
                 raise InpaintError(f"the first checkpoint cannot be written ({failure}); nothing was trained")
-        if self._done() and self.runtime.broadcast(self.run_directory.judged_step()) == self.progress.step:
+        if self._done() and self.runtime.broadcast(self.run_directory.finished_step()) == self.progress.step:
             return "finished"
         with self._bar() as bar:
             started = time.monotonic()
@@ -320,8 +319,7 @@ class Trainer:
             return "preempted"
         self.publication.push("final")
         if self.runtime.is_main:
-            # Last of all: where it lies, nothing is left to do.
-            write_atomically(self.run_directory.path / REPORT, report.encode())
+            self.run_directory.mark_finished(self.progress.step)
             print(f"\n{report}\nsaved: {self.run_directory.path / 'generator'}", flush=True)
         return outcome
 
