@@ -21,7 +21,7 @@ def main() -> None:
         before = load()
         suite = import_module(f"benchmarks.{name}")
         figures = suite.run()
-        text = f"{heading(name, before)}\n\n{suite.__doc__}\n\n{table(figures)}"
+        text = f"{heading(name, before)}\n\n{str(suite.__doc__).strip()}\n\n{table(figures)}"
         print(f"{text}\n", flush=True)
         if not arguments.dry:
             append_results(text)

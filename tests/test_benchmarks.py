@@ -1,0 +1,122 @@
+"""The benchmarks: that they run, and that what they compare is the same thing. No figure decides anything."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import baseline_loop, overhead, scaling
+from benchmarks.measuring import Figure, middle, rate, ratio, table, take_turns
+from benchmarks.step import picture_files
+from benchmarks.subject import Subject, configured
+from inpaint.config import load_config
+from inpaint.training.build import build_networks
+
+ROOT = Path(__file__).parent.parent
+TINY = {"model__width": 4, "data__image_size": 16}
+
+
+@pytest.fixture(autouse=True)
+def on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+
+
+def test_rivals_take_turns_and_the_first_round_does_not_count() -> None:
+    calls: list[str] = []
+    ticks = iter(range(100))
+    seconds = take_turns({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 2, lambda: next(ticks))
+    assert calls == ["a", "b"] * 3
+    assert seconds == {"a": [1, 1], "b": [1, 1]}
+
+
+def test_figures_by_hand() -> None:
+    assert middle([1, 2, 3, 4, 100]) == (3, 1)
+    assert middle([5]) == (5, 0)
+    assert rate("", [0.5, 0.5], 10, "img/s").value == 20
+    # Of neighbours: a machine that slows down half-way changes both alike, and not their ratio.
+    assert ratio("", [1, 10], [3, 30]) == Figure("", 3, "x", 0)
+    assert "| 12,345 x | ± 0.5  |" in table([Figure("a", 12345, "x", 0.5)])
+
+
+def test_the_rival_has_the_same_layers() -> None:
+    ours = build_networks(load_config("paper/final"))
+    theirs = baseline_loop.completion_network(64), baseline_loop.ContextDiscriminator(64)
+    for mine, rivals in zip(ours, theirs, strict=True):
+        shapes = [sorted(tuple(p.shape) for p in network.parameters()) for network in (mine, rivals)]
+        assert shapes[0] == shapes[1]
+    # With equal weights the generators are equal too.
+    theirs[0].load_state_dict(dict(zip(theirs[0].state_dict(), ours[0].state_dict().values(), strict=True)))
+    image = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.allclose(theirs[0].eval()(image), ours[0].eval()(image, image[:, :1]), atol=1e-5)
+
+
+@pytest.mark.parametrize("phase", [1, 2, 3])
+def test_the_rival_trains_what_the_phase_is_for(phase: int, tmp_path: Path) -> None:
+    loop = baseline_loop.BaselineLoop(picture_files(tmp_path, 2, size=80), batch_size=2, width=4)
+    before = [[p.clone() for p in net.parameters()] for net in (loop.generator, loop.discriminator)]
+    loop.step(phase)
+    moved = [
+        any(not torch.equal(p, q) for p, q in zip(net.parameters(), old, strict=True))
+        for net, old in zip((loop.generator, loop.discriminator), before, strict=True)
+    ]
+    assert moved == [phase != 2, phase != 1]
+
+
+def test_the_bare_loop_does_what_the_trainer_does() -> None:
+    """Else the trainer's overhead would be measured against other work."""
+    config = configured("paper/original", 4, **TINY)
+    subject, bare = Subject(config), overhead.BareLoop(config, torch.device("cpu"))
+    for phase in (1, 2, 3):
+        batch = subject.batch()
+        subject.step(phase, batch)
+        bare.step(phase, batch)
+    for ours, theirs in zip((subject.generator, subject.discriminator), bare.networks, strict=True):
+        for (name, value), other in zip(ours.module.state_dict().items(), theirs.state_dict().values(), strict=True):
+            assert torch.allclose(value, other, atol=1e-3), name
+    subject.close()
+
+
+def test_the_overhead_is_measured_on_the_real_trainer(tmp_path: Path) -> None:
+    config = configured("paper/original", 2, **TINY, training__epochs=10**6, evaluation__every_epochs=10**6)
+    assert [figure.unit for figure in overhead.compare(config, tmp_path, rounds=2)] == ["%", "%"]
+
+
+def test_more_gpus_and_smaller_batches_scale_worse() -> None:
+    step = scaling.StepTime(floor_s=1e-3, picture_s=1e-4)
+    assert scaling.efficiency(1, 8, 1e8, step) == 1
+    across = [scaling.efficiency(gpus, 8, 1e8, step) for gpus in (1, 8, 64, 1024)]
+    assert across == sorted(across, reverse=True) and 0 < across[-1] < 0.9
+    larger = [scaling.efficiency(64, pictures, 1e8, step) for pictures in (8, 64, 512)]
+    assert larger == sorted(larger)
+    batch = scaling.smallest_batch(64, 1e8, step)
+    assert scaling.efficiency(64, batch, 1e8, step) >= 0.9 > scaling.efficiency(64, batch // 2, 1e8, step)
+
+
+def test_a_reduction_by_hand() -> None:
+    """Two machines of eight: 7/8 of the bytes twice inside, an eighth of them once each way between."""
+    inside = 2 * 7 / 8 * 1e6 / scaling.NVLINK_BYTES_S + 14 * scaling.NVLINK_LATENCY_S
+    between = 2 * 1 / 2 * 1e6 / 8 / scaling.ADAPTER_BYTES_S + 2 * scaling.ADAPTER_LATENCY_S
+    assert scaling.reduction_s(16, 1e6) == pytest.approx(inside + between)
+    assert scaling.reduction_s(1, 1e6) == 0
+
+
+def test_the_gpu_check_is_rehearsed() -> None:
+    """From a folder of its own, as on a machine to which only the files were copied."""
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, str(ROOT / "benchmarks" / "gpu_check.py"), "--rehearse", "--seconds", "2000"]
+    ended = subprocess.run(command, env=env, capture_output=True, text=True, timeout=2000)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "FAILED" not in ended.stdout
+    assert "| best epoch of 170k pictures" in ended.stdout
+
+
+def test_an_unknown_suite_is_named() -> None:
+    ended = subprocess.run([sys.executable, "-m", "benchmarks", "steps"], cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode == 2
+    assert "no such suite: steps" in ended.stderr
