@@ -214,6 +214,14 @@ def test_the_shares_of_the_processes_are_the_global_batch_in_order(world_size: i
         source.close()
 
 
+def test_a_split_in_the_devices_memory_gives_the_same_batches() -> None:
+    feed = Feed(PICTURES, config(holes="resampled", flip=True, device_cache="on"), 0, 4)
+    batches = feed.batches(1, 0)
+    for batch, expected in zip(batches, direct(4, 9), strict=False):
+        assert_equal(batch, expected)
+    batches.close()
+
+
 def test_a_closed_feed_leaves_no_thread() -> None:
     import threading
 

@@ -19,6 +19,7 @@ from inpaint.data.holes import HoleSpec
 from inpaint.errors import InpaintError
 from inpaint.models.discriminator import Discriminator
 from inpaint.models.generator import Generator, GeneratorConfig
+from inpaint.models.layers import convolution
 
 NORMS = ["batch", "group", "none"]
 
@@ -60,6 +61,20 @@ def test_glcics_completion_network_has_its_published_number_of_parameters() -> N
 def test_a_bottleneck_of_3_has_one_convolution_less() -> None:
     four, three = (num_parameters(lambda n=n: Generator(GeneratorConfig(bottleneck=n))) for n in (4, 3))  # type: ignore[misc]
     assert four - three == 256 * 256 * 9 + 256 + 2 * 256
+
+
+@pytest.mark.parametrize(("dilation", "size"), [(16, 16), (16, 12), (4, 4), (8, 9), (2, 16)])
+def test_taps_left_out_would_have_met_padding_only(dilation: int, size: int) -> None:
+    left_out = convolution(3, 4, 3, "none", dilation=dilation)[0].double()
+    plain = nn.Conv2d(3, 4, 3, padding=dilation, dilation=dilation).double()
+    plain.load_state_dict(left_out.state_dict())
+    image = torch.randn(2, 3, size, size - 1, dtype=torch.float64)
+    outputs = [network(image) for network in (left_out, plain)]
+    assert torch.allclose(*outputs, atol=1e-12)
+    gradients = [
+        torch.autograd.grad(out.square().sum(), net.weight) for out, net in zip(outputs, (left_out, plain), strict=True)
+    ]
+    assert torch.allclose(gradients[0][0], gradients[1][0], atol=1e-12)
 
 
 @pytest.mark.parametrize("image_size", [16, 32, 48, 64, 68, 96, 128, 256, 512, 1024])
