@@ -53,7 +53,7 @@ def run() -> list[Figure]:
     size = f"{4e-6 * (3 * num_parameters + sum(p.numel() for p in ours.generator.parameters)):.0f} MB"
     named = {
         "training stands still": (seconds["stall"], "the rest is written while it goes on"),
-        "until it is on the disk": (whole, "two copies' hashes and an fsync of each file"),
+        "until it is on the disk": (whole, "with hashes and an fsync of each file"),
         "accelerate.save_state": (seconds["save"], "stands still for all of it; no hash, no fsync"),
         "load, with hashes": (seconds["load"], ""),
         "accelerate.load_state": (seconds["load_state"], ""),

@@ -16,7 +16,7 @@ from benchmarks.measuring import Figure, middle, take_turns
 from benchmarks.subject import Subject, configured, reset_threads
 
 PHASES = {1: ("generator",), 2: ("discriminator",), 3: ("generator", "discriminator")}
-WIDTH, BATCH, ROUNDS = 32, 8, 5
+WIDTH, BATCH, ROUNDS = 16, 8, 15
 
 
 def run() -> list[Figure]:
