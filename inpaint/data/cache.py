@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from inpaint.errors import InpaintError
+from inpaint.files import sync_directory
 
 
 def cache_folder(configured: Path | None) -> Path:
@@ -39,9 +40,9 @@ def build_once(entry: Path, fill: Callable[[Path], None]) -> None:
                     shutil.rmtree(left)
             folder.mkdir()
             fill(folder)
-            _sync(folder)
+            sync_directory(folder)
             folder.rename(entry)
-            _sync(entry.parent)
+            sync_directory(entry.parent)
         except OSError as error:
             raise _cannot_write(entry.parent, error) from error
         finally:
@@ -90,11 +91,3 @@ def _cannot_write(cache: Path, error: Exception) -> InpaintError:
         f"cannot write to the cache of decoded pictures, {cache} ({why}): set data.cache_dir or $INPAINT_CACHE to "
         "another folder"
     )
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

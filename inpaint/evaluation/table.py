@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from inpaint.data.batches import hole_masks
-from inpaint.evaluation.baselines import BASELINES, Fill
+from inpaint.evaluation.baselines import Fill
 from inpaint.evaluation.metrics import METRICS, composite_u8, picture_metrics
 
 _HEADINGS = {"psnr": "PSNR", "l1": "L1", "ssim": "SSIM"}
@@ -63,13 +63,6 @@ def evaluate(
 ) -> dict[str, float]:
     """The mean of each of `METRICS` in one process; arguments as `metric_sums`."""
     return means(metric_sums(fill, images_u8, holes, batch_size, device))
-
-
-def evaluate_baselines(
-    images_u8: NDArray[np.uint8], holes: NDArray[np.int32], batch_size: int
-) -> dict[str, dict[str, float]]:
-    """The rows of the classical baselines, on the CPU; arguments as `metric_sums`."""
-    return {method: evaluate(fill, images_u8, holes, batch_size) for method, fill in BASELINES.items()}
 
 
 def markdown_table(rows: Mapping[str, Mapping[str, float]]) -> str:

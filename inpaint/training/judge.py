@@ -15,9 +15,10 @@ from inpaint.config import Config
 from inpaint.data.batches import hole_masks
 from inpaint.data.holes import Split
 from inpaint.data.pictures import Pictures
+from inpaint.evaluation.baselines import BASELINES, Fill
 from inpaint.evaluation.grid import sample_grid
 from inpaint.evaluation.metrics import METRICS, composite_u8
-from inpaint.evaluation.table import evaluate_baselines, markdown_table, means, metric_sums
+from inpaint.evaluation.table import markdown_table, means, metric_sums
 from inpaint.files import write_atomically
 from inpaint.training.run_directory import EVALUATION, REPORT, RunDirectory
 from inpaint.training.runtime import DTYPES, Runtime
@@ -38,7 +39,9 @@ class Judge:
         """The mean figures on `evaluation.num_pictures` of the validation split; None if `stopped` said so."""
         split = self.pictures["validation"]
         num = min(self.config.evaluation.num_pictures, len(split.pixels))
-        return self._measure(generator, split, _spread(len(split.pixels), num), stopped)
+        return self._measure(
+            self._fill(generator), split, _spread(len(split.pixels), num), stopped, self.runtime.device
+        )
 
     def save_samples(self, generator: nn.Module, run: RunDirectory, epoch: int) -> None:
         """samples/epoch_NNNN.png: the same validation pictures after each epoch."""
@@ -63,35 +66,45 @@ class Judge:
             The report on the main process, "" on the others; None if `stopped` said so.
         """
         split = self.pictures["test"]
-        ours = self._measure(generator, split, np.arange(len(split.pixels)), stopped)
-        if ours is None:
-            return None
+        everything = np.arange(len(split.pixels))
+        rows = {}
+        # The baselines too are shared out: on one process a large split would keep the others waiting past their limit.
+        for method, fill in {**BASELINES, "generator": self._fill(generator)}.items():
+            device = self.runtime.device if method == "generator" else torch.device("cpu")
+            figures = self._measure(fill, split, everything, stopped, device)
+            if figures is None:
+                return None
+            rows[method] = figures
         if not self.runtime.is_main:
             return ""
-        rows = {**evaluate_baselines(split.pixels, split.holes, _CHUNK), "generator": ours}
         report = (
             f"# {run.path.name}\n\nOn {len(split.pixels)} held-out pictures of {self.config.data.image_size} px, one "
             f"hole each, figures of the 8-bit composite:\n\n{markdown_table(rows)}\n\n"
             + "".join(f"- {name}: {value}\n" for name, value in facts.items())
         )
-        figures = {"split": "test", "num_pictures": len(split.pixels), "rows": rows, **facts}
-        write_atomically(run.path / EVALUATION, (json.dumps(figures, indent=1) + "\n").encode())
+        evaluation = {"split": "test", "num_pictures": len(split.pixels), "rows": rows, **facts}
+        write_atomically(run.path / EVALUATION, (json.dumps(evaluation, indent=1) + "\n").encode())
         write_atomically(run.path / REPORT, report.encode())
         return report
 
     def _measure(
-        self, generator: nn.Module, split: Pictures, chosen: NDArray[np.int64], stopped: Callable[[], bool]
+        self,
+        fill: Fill,
+        split: Pictures,
+        chosen: NDArray[np.int64],
+        stopped: Callable[[], bool],
+        device: torch.device,
     ) -> dict[str, float] | None:
         sums = torch.zeros(2, len(METRICS), dtype=torch.float64)
-        fill, world = self._fill(generator), self.runtime.world_size
+        world = self.runtime.world_size
         for start in range(0, len(chosen), _CHUNK * world):
             if stopped():
                 return None
             mine = chosen[start : start + _CHUNK * world][self.runtime.rank :: world]
-            sums += metric_sums(fill, split.pixels[mine], split.holes[mine], _CHUNK, self.runtime.device)
+            sums += metric_sums(fill, split.pixels[mine], split.holes[mine], _CHUNK, device)
         return means(self.runtime.reduce_sum(sums.to(self.runtime.device)).cpu())
 
-    def _fill(self, generator: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
+    def _fill(self, generator: nn.Module) -> Fill:
         dtype = DTYPES["float64"] if self.config.training.precision == "float64" else torch.float32
 
         @torch.no_grad()

@@ -222,7 +222,13 @@ class Trainer:
         self.judge.save_samples(self._judged(), self.run_directory, epoch)
         self.progress.evaluated_epoch = epoch
         if self.runtime.is_main:
-            line = {"step": self.progress.step, "epoch": epoch, "phase": 3, "images_seen": self.progress.images_seen}
+            last_phase = phase_at(self.feed.steps_per_epoch - 1, self.phases)
+            line = {
+                "step": self.progress.step,
+                "epoch": epoch,
+                "phase": last_phase,
+                "images_seen": self.progress.images_seen,
+            }
             self.run_directory.log(line | {f"evaluation/{name}": value for name, value in figures.items()})
             tqdm.write(
                 f"epoch {epoch}: hole PSNR {figures['hole_psnr']:.2f} dB on validation pictures", file=sys.stderr
