@@ -60,6 +60,10 @@ class DataConfig(Section):
     """Where decoded pictures are kept; null: $INPAINT_CACHE, else ~/.cache/inpaint."""
     device_cache: Literal["auto", "on", "off"] = "auto"
     """Keep the whole training split in the GPU's memory; `auto`: if it takes no more than a quarter of what is free."""
+    streaming: bool = False
+    """Read parquet shards while training instead of decoding them into the cache first: for data beyond the disk."""
+    stream_window: Count = 8192
+    """With `streaming`: about how many pictures are mixed with one another, and held in memory by all processes."""
     synthetic_train: Count = 16384
     """How many pictures are made up for training where there is no path."""
     synthetic_held_out: Count = 1024
@@ -69,6 +73,14 @@ class DataConfig(Section):
     def hole_spec(self) -> HoleSpec:
         """The geometry of the holes at `image_size`."""
         return HoleSpec.scaled(self.image_size, self.hole_min_px, self.hole_max_px, self.window_px)
+
+    @model_validator(mode="after")
+    def _streaming_fits(self) -> DataConfig:
+        if self.streaming and self.path is None:
+            raise ValueError("data.streaming needs data.path: made-up landscapes are not streamed")
+        if self.streaming and self.device_cache == "on":
+            raise ValueError("data.streaming and data.device_cache = on exclude one another; use auto")
+        return self
 
     @model_validator(mode="after")
     def _holes_fit(self) -> DataConfig:

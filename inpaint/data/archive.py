@@ -195,7 +195,7 @@ class HubSource:
 def _row_entry(image: dict[str, Any], path: str | None, label: str | None, index: int, split: str) -> Entry:
     data = image["bytes"]
     if data is None:
-        import fsspec  # type: ignore[import-untyped]
+        import fsspec
 
         with fsspec.open(image["path"], "rb") as file:
             data = file.read()

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +20,7 @@ from torch import Tensor
 from inpaint.config import DataConfig
 from inpaint.data import holes
 from inpaint.data.pictures import Pictures
+from inpaint.data.stream import Stream
 from inpaint.errors import UsageError
 
 _CHUNK = 4096
@@ -62,9 +64,9 @@ class EpochPlan:
     flips: NDArray[np.bool_]
 
 
-def plan_epoch(pictures: Pictures, config: DataConfig, seed: int, epoch: int) -> EpochPlan:
+def plan_epoch(pictures: Pictures | Stream, config: DataConfig, seed: int, epoch: int) -> EpochPlan:
     """The plan of `epoch` (from 1): the same on every machine."""
-    num, spec = len(pictures.pixels), config.hole_spec
+    num, spec = len(pictures), config.hole_spec
     if config.holes == "stored":
         where, windows = pictures.holes, pictures.crops
     else:
@@ -75,7 +77,7 @@ def plan_epoch(pictures: Pictures, config: DataConfig, seed: int, epoch: int) ->
     windows = np.where(flips[:, None], mirrored_windows, windows)
     random_windows = config.local_real == "random"
     real_windows = holes.real_windows(num, spec, seed, epoch) if random_windows else windows
-    return EpochPlan(holes.epoch_order(num, seed, epoch), where, windows, real_windows, flips)
+    return EpochPlan(pictures.order(seed, epoch), where, windows, real_windows, flips)
 
 
 class Feed:
@@ -96,7 +98,7 @@ class Feed:
 
     def __init__(
         self,
-        pictures: Pictures,
+        pictures: Pictures | Stream,
         config: DataConfig,
         seed: int,
         global_batch_size: int,
@@ -108,8 +110,10 @@ class Feed:
         self.pictures, self.config, self.seed = pictures, config, seed
         self.batch_size, self.share = global_batch_size, global_batch_size // world_size
         self.rank, self.device, self.dtype = rank, torch.device(device), dtype
-        self.steps_per_epoch = len(pictures.pixels) // global_batch_size
-        self._resident = _resident(pictures.pixels, self.device, config.device_cache)
+        self.steps_per_epoch = len(pictures) // global_batch_size
+        self._resident = (
+            _resident(pictures.pixels, self.device, config.device_cache) if isinstance(pictures, Pictures) else None
+        )
 
     def indices(self, plan: EpochPlan, position: int) -> NDArray[np.int64]:
         """Which pictures this process sees at `position` (a step of the epoch, from 0)."""
@@ -119,23 +123,58 @@ class Feed:
     def batches(self, epoch: int, position: int) -> Generator[Batch]:
         """Batches from step `position` of `epoch` on, for ever; close the iterator to stop its threads."""
         with ThreadPoolExecutor(max_workers=2, thread_name_prefix="feed") as pool:
-            places = self._places(epoch, position, pool)
-            ahead = deque(pool.submit(self._gather, next(places)) for _ in range(2))
-            while True:
-                pixels, rows = ahead.popleft().result()
-                ahead.append(pool.submit(self._gather, next(places)))
-                pixels, rows = (tensor.to(self.device, non_blocking=True) for tensor in (pixels, rows))
-                yield make_batch(pixels, rows[:, 1:], self.dtype)
+            tables = self._tables(epoch, position, pool)
+            steps = self._mapped if isinstance(self.pictures, Pictures) else self._streamed
+            with closing(steps(tables, pool)) as gathered:
+                for pixels, rows in gathered:
+                    pixels, rows = (tensor.to(self.device, non_blocking=True) for tensor in (pixels, rows))
+                    yield make_batch(pixels, rows[:, 1:], self.dtype)
 
-    def _places(self, epoch: int, position: int, pool: ThreadPoolExecutor) -> Iterator[Tensor]:
-        """For each step this process's rows of the table; the next epoch is drawn while this one is trained on."""
+    def _tables(self, epoch: int, position: int, pool: ThreadPoolExecutor) -> Iterator[Tensor]:
+        """For each epoch this process's rows; the next epoch is drawn while this one is trained on."""
         coming = pool.submit(self._table, epoch)
         while True:
             table = coming.result()
-            coming = pool.submit(self._table, epoch + 1)
-            for step in range(position, self.steps_per_epoch):
-                yield table[step]
-            epoch, position = epoch + 1, 0
+            epoch += 1
+            coming = pool.submit(self._table, epoch)
+            yield table[position:]
+            position = 0
+
+    def _mapped(self, tables: Iterator[Tensor], pool: ThreadPoolExecutor) -> Generator[tuple[Tensor, Tensor]]:
+        """Pixels and rows of each step, two steps ahead."""
+        places = (rows for table in tables for rows in table)
+        ahead = deque(pool.submit(self._gather, next(places)) for _ in range(2))
+        while True:
+            gathered = ahead.popleft().result()
+            ahead.append(pool.submit(self._gather, next(places)))
+            yield gathered
+
+    def _streamed(self, tables: Iterator[Tensor], pool: ThreadPoolExecutor) -> Generator[tuple[Tensor, Tensor]]:
+        """The same where the pictures are being read, with the holes that come along with them."""
+        assert isinstance(self.pictures, Stream)
+        steps = self.pictures.follow(table.numpy() for table in tables)
+        coming = pool.submit(next, steps)
+        try:
+            while True:
+                pixels, where, windows, rows = coming.result()
+                coming = pool.submit(next, steps)
+                if self.config.holes == "stored":
+                    rows = self._with_own(rows, where, windows)
+                tensors = torch.from_numpy(pixels), torch.from_numpy(rows)
+                on_cuda = self.device.type == "cuda"
+                yield (tensors[0].pin_memory(), tensors[1].pin_memory()) if on_cuda else tensors
+        finally:
+            coming.exception()
+            steps.close()
+
+    def _with_own(
+        self, rows: NDArray[np.int32], where: NDArray[np.int32], windows: NDArray[np.int32]
+    ) -> NDArray[np.int32]:
+        mirrored = holes.mirror(where, windows, self.config.hole_spec)
+        flipped = rows[:, 9:] > 0
+        where, windows = np.where(flipped, mirrored[0], where), np.where(flipped, mirrored[1], windows)
+        real_windows = rows[:, 7:9] if self.config.local_real == "random" else windows
+        return np.concatenate([rows[:, :1], where, windows, real_windows, rows[:, 9:]], axis=1)
 
     def _table(self, epoch: int) -> Tensor:
         """int32 [steps, share, 10] on the device or pinned: the picture's index, then what `make_batch` takes."""
@@ -146,12 +185,13 @@ class Feed:
         table = torch.from_numpy(np.concatenate([chosen[..., None], coordinates], axis=-1, dtype=np.int32))
         if self._resident is not None:
             return table.to(self.device)
-        return table.pin_memory() if self.device.type == "cuda" else table
+        pinned = self.device.type == "cuda" and isinstance(self.pictures, Pictures)
+        return table.pin_memory() if pinned else table
 
     def _gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         if self._resident is not None:
             return self._resident.index_select(0, rows[:, 0]), rows
-        pixels = torch.from_numpy(self.pictures.pixels[rows[:, 0].numpy()])
+        pixels = torch.from_numpy(self.pictures.take(rows[:, 0].numpy()))
         return pixels.pin_memory() if self.device.type == "cuda" else pixels, rows
 
 

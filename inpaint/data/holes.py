@@ -19,7 +19,7 @@ Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 # One random stream for each thing drawn: adding a stream never shifts the numbers of another.
-STREAMS = {"order": 0, "holes": 1, "real_windows": 2, "flips": 3, "stored": 4}
+STREAMS = {"order": 0, "holes": 1, "real_windows": 2, "flips": 3, "stored": 4, "window": 5}
 
 
 @dataclass(frozen=True)

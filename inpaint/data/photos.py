@@ -99,14 +99,19 @@ def find(path: str, show_progress: bool = False) -> Source:
             num_bytes = sum(folder.sizes[name] for name in folder.shards)
             return Source(folder.fingerprint(), partial(_read_shards, folder, show_progress), num_bytes)
         return Source(folder.fingerprint(), partial(_read_pictures, folder, show_progress), unusable=folder.unusable)
-    if root.exists():
-        raise InpaintError(f"data.path must be a folder or a Hub id; {path} is a file: give the folder that holds it")
-    if not HUB_ID.fullmatch(path):
-        raise InpaintError(f"data.path: there is no folder {path}; give a folder of pictures or a Hub id (owner/name)")
-    loaded = _load(path, f"data.path {path} is no folder here, and the Hub does not give it", None, show_progress)
+    refuse_no_hub_id(path)
+    loaded = load(path, f"data.path {path} is no folder here, and the Hub does not give it", None, show_progress)
     # For a dataset just loaded this is the hash of its name, configuration, commit and split.
     fingerprint = digest(f"{name} {dataset._fingerprint}" for name, dataset in sorted(loaded.items()))
     return Source(f"hub-{fingerprint}", lambda _: _from_tables(path, _known_splits(loaded)))
+
+
+def refuse_no_hub_id(path: str) -> None:
+    """Raises InpaintError if `path`, which is no folder, can be no Hub id either."""
+    if Path(path).expanduser().exists():
+        raise InpaintError(f"data.path must be a folder or a Hub id; {path} is a file: give the folder that holds it")
+    if not HUB_ID.fullmatch(path):
+        raise InpaintError(f"data.path: there is no folder {path}; give a folder of pictures or a Hub id (owner/name)")
 
 
 def picture_key(source: str) -> str:
@@ -119,7 +124,7 @@ def _read_pictures(folder: Folder, show_progress: bool, arrow_dir: Path | None) 
     files = {split: [glob.escape(str(folder.root / name)) for name in names] for split, names in splits.items()}
     trouble = f"the pictures in {folder.root} cannot be read"
     bars = show_progress and len(folder.pictures) > MANY  # of datasets, which calls this reading a download
-    loaded = _load("imagefolder", trouble, arrow_dir, bars, data_files=files, drop_labels=True, drop_metadata=True)
+    loaded = load("imagefolder", trouble, arrow_dir, bars, data_files=files, drop_labels=True, drop_metadata=True)
     photos: dict[Split, Photos] = {}
     for split, names in splits.items():
         read = _paths(loaded[split], "image")
@@ -141,7 +146,7 @@ def _read_shards(folder: Folder, show_progress: bool, arrow_dir: Path | None) ->
         split: [glob.escape(str(folder.root / name)) for name in names] for split, names in split_shards(folder).items()
     }
     trouble = f"the parquet shards in {folder.root} cannot be read"
-    loaded = _load("parquet", trouble, arrow_dir, show_progress, data_files=files)
+    loaded = load("parquet", trouble, arrow_dir, show_progress, data_files=files)
     return _from_tables(str(folder.root), {split: loaded[split] for split in files})
 
 
@@ -155,13 +160,14 @@ def _known_splits(loaded: Mapping[str, Dataset]) -> dict[Split, Dataset]:
 def _from_tables(name: str, loaded: Mapping[Split, Dataset]) -> dict[Split, Photos]:
     if "train" not in loaded:
         raise InpaintError(f"{name} has no split `train`, only {', '.join(loaded) or 'others with names of their own'}")
-    return _carve({split: _from_table(name, dataset) for split, dataset in loaded.items()})
+    return _carve({split: from_table(name, dataset) for split, dataset in loaded.items()})
 
 
-def _from_table(name: str, dataset: Dataset) -> Photos:
-    column = _image_column(name, dataset)
+def from_table(name: str, dataset: Dataset, first: int = 0) -> Photos:
+    """The rows of a dataset `name`, or some of them from row `first` on, with what their columns say of them."""
+    column = image_column(name, dataset)
     labels = _labels(dataset)
-    sources, keys = _names(dataset, column, labels)
+    sources, keys = _names(dataset, column, labels, first)
     has_coordinates = {"hole", "crop"} <= set(dataset.column_names)
     return Photos(
         dataset=_undecoded(dataset, column),
@@ -173,7 +179,7 @@ def _from_table(name: str, dataset: Dataset) -> Photos:
     )
 
 
-def _image_column(name: str, dataset: Dataset) -> str:
+def image_column(name: str, dataset: Dataset) -> str:
     """The column of pictures: `image`, or the first that can be one."""
     from datasets import Image, Value
 
@@ -196,7 +202,7 @@ def _labels(dataset: Dataset) -> list[str] | None:
     return ["" if label is None or label < 0 else feature.names[label] for label in dataset["label"][:]]
 
 
-def _names(dataset: Dataset, column: str, labels: Sequence[str] | None) -> tuple[list[str], list[str]]:
+def _names(dataset: Dataset, column: str, labels: Sequence[str] | None, first: int) -> tuple[list[str], list[str]]:
     """Sources and keys: from `source`, else from the pictures' own paths where these tell them apart, else indices."""
     if "source" in dataset.column_names and all(sources := list(dataset["source"][:])):
         return sources, [picture_key(source) for source in sources]
@@ -207,7 +213,7 @@ def _names(dataset: Dataset, column: str, labels: Sequence[str] | None) -> tuple
             keys = [key if "/" in key else f"{label}/{key}" for key, label in zip(keys, labels, strict=True)]
         if len(set(keys)) == len(keys):
             return paths, keys
-    indices = [str(index) for index in range(len(dataset))]
+    indices = [str(first + index) for index in range(len(dataset))]
     return indices, indices
 
 
@@ -232,17 +238,24 @@ def _carve(photos: Mapping[Split, Photos]) -> dict[Split, Photos]:
     return {**photos, **carved}
 
 
-def _load(
+def load(
     name: str, trouble: str, arrow_dir: Path | None, show_progress: bool = False, **options: Any
 ) -> dict[str, Dataset]:
     """`datasets.load_dataset`, its bars shown or not, its errors in one line that begins with `trouble`."""
     import datasets
+
+    with in_one_line(trouble), _progress_bars(show_progress):
+        return dict(datasets.load_dataset(name, cache_dir=None if arrow_dir is None else str(arrow_dir), **options))
+
+
+@contextmanager
+def in_one_line(trouble: str) -> Iterator[None]:
+    """What reading a dataset raises, as an InpaintError that begins with `trouble`."""
     import pyarrow
     from datasets.exceptions import DatasetsError
 
     try:
-        with _progress_bars(show_progress):
-            return dict(datasets.load_dataset(name, cache_dir=None if arrow_dir is None else str(arrow_dir), **options))
+        yield
     except (DatasetsError, OSError, ValueError, pyarrow.ArrowException) as error:
         cause: BaseException = error
         while cause.__cause__ is not None:  # `datasets` wraps it in "An error occurred while generating the dataset"

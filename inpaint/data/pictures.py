@@ -18,25 +18,23 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, overload
+from typing import Any, BinaryIO, overload
 
 import numpy as np
+import pyarrow
 from numpy.typing import NDArray
 
+from inpaint.data import holes
 from inpaint.data.cache import build_once, cache_folder, check_room, durable
-from inpaint.data.holes import SPLITS, HoleSpec, Split, key_hash, scale_holes, stored_holes
-from inpaint.data.pixels import BadPicture, open_picture, square
+from inpaint.data.decode import Decoded, coordinates_at, decode_photos, table_of
+from inpaint.data.holes import SPLITS, HoleSpec, Split
 from inpaint.errors import InpaintError
-
-if TYPE_CHECKING:
-    from inpaint.data.photos import Photos
 
 # Raised when the same file would become other pixels, or an entry's files change.
 VERSION = 1
 # Where each split's indices begin among the made-up landscapes: far apart, so that a larger split moves no other.
 SYNTHETIC_START: dict[Split, int] = {"train": 0, "validation": 1 << 40, "test": 2 << 40}
 TASK_PICTURES, TASK_BYTES = 64, 4 << 20
-COORDINATES = ("x", "y", "width", "height", "crop_x", "crop_y", "side")
 NUM_NAMED = 20
 
 log = logging.getLogger(__name__)
@@ -68,6 +66,17 @@ class Pictures:
     crops: NDArray[np.int32]
     sources: Sequence[str]
 
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def order(self, seed: int, epoch: int) -> NDArray[np.int64]:
+        """The pictures of `epoch` (from 1) in the order in which they are trained on."""
+        return holes.epoch_order(len(self), seed, epoch)
+
+    def take(self, chosen: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """The pixels [n, S, S, 3] of some of them."""
+        return self.pixels[chosen]
+
 
 def open_pictures(
     path: str | None,
@@ -77,6 +86,7 @@ def open_pictures(
     max_bad_fraction: float,
     synthetic: SyntheticSpec,
     show_progress: bool,
+    splits: Sequence[Split] = SPLITS,
 ) -> dict[Split, Pictures]:
     """The splits of the source at `path` (see `photos.find`), or made-up landscapes, at `spec.image_size`.
 
@@ -87,28 +97,21 @@ def open_pictures(
     Args:
         cache_dir: where decoded pictures are kept; None: $INPAINT_CACHE, else ~/.cache/inpaint.
         max_bad_fraction: how many of all pictures may be bad.
+        splits: which of them; all but `train` where that is streamed.
 
     Raises:
         InpaintError: no such source, an empty split, too many bad pictures, no room or no permission in the cache.
     """
-    recipe = _synthetic_recipe(synthetic, spec.image_size) if path is None else _photo_recipe(path, spec, show_progress)
+    if path is None:
+        recipe = _synthetic_recipe(synthetic, spec.image_size)
+    else:
+        recipe = _photo_recipe(path, spec, "train" not in splits, show_progress)
     entry = cache_folder(cache_dir) / f"{recipe.fingerprint}-{spec.image_size}px-v{VERSION}"
     build_once(entry, lambda folder: _fill(folder, entry, recipe, spec.image_size, max_bad_fraction, show_progress))
-    return _open(entry, recipe.name, spec, max_bad_fraction)
+    return _open(entry, recipe.name, splits, spec, max_bad_fraction)
 
 
 # --- What there is to decode ----------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Decoded:
-    """Some consecutive pictures; `coordinates` is [n, 7] (see COORDINATES) where the source has its own."""
-
-    pixels: NDArray[np.uint8]
-    sources: list[str]
-    keys: list[str]
-    coordinates: NDArray[np.int32] | None = None
-    bad: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -116,7 +119,7 @@ class _Supply:
     """One split before decoding; `decode` may be called from several threads."""
 
     num: int
-    decode: Callable[[range], _Decoded]
+    decode: Callable[[range], Decoded]
 
 
 @dataclass(frozen=True)
@@ -130,14 +133,15 @@ class _Recipe:
     bad: tuple[str, ...] = ()
 
 
-def _photo_recipe(path: str, spec: HoleSpec, show_progress: bool) -> _Recipe:
+def _photo_recipe(path: str, spec: HoleSpec, only_held_out: bool, show_progress: bool) -> _Recipe:
     from inpaint.data import photos
+    from inpaint.data.stream import find_shards
 
-    source = photos.find(path, show_progress)
+    source = find_shards(path).held_out(show_progress) if only_held_out else photos.find(path, show_progress)
 
     def read(scratch: Path) -> dict[Split, _Supply]:
         return {
-            split: _Supply(len(its), partial(_decode_photos, its, spec.image_size))
+            split: _Supply(len(its), partial(decode_photos, its, spec.image_size))
             for split, its in source.read(scratch).items()
         }
 
@@ -145,44 +149,13 @@ def _photo_recipe(path: str, spec: HoleSpec, show_progress: bool) -> _Recipe:
     return _Recipe(path, source.fingerprint, read, source.read_bytes, bad)
 
 
-def _decode_photos(photos: Photos, size: int, rows: range) -> _Decoded:
-    pixels, kept, sides, bad = [], [], [], []
-    # Twice the size leaves the averaging to us; coordinates are scaled from the full size, so it must be known.
-    at_least = 2 * size if photos.holes is None else None
-    for row, cell in zip(rows, photos.dataset[rows.start : rows.stop]["image"], strict=True):
-        try:
-            if cell is None:
-                raise BadPicture("unreadable", "the row holds no picture")
-            image = open_picture(cell["bytes"] if cell["bytes"] is not None else Path(cell["path"]), at_least)
-            pixels.append(square(image, size))
-        except BadPicture as fault:
-            bad.append(f"{photos.sources[row]}: {fault}")
-            continue
-        kept.append(row)
-        sides.append(image.size)
-    coordinates = None
-    if photos.holes is not None and photos.crops is not None:
-        stored = np.array(sides, dtype=np.int32).reshape(-1, 2)
-        side = stored.min(axis=1, keepdims=True)
-        margin = (stored - side) // 2  # what cropping to the square took away at the left and the top
-        holes, crops = photos.holes[kept], photos.crops[kept]
-        coordinates = np.concatenate([holes[:, :2] - margin, holes[:, 2:], crops - margin, side], axis=1)
-    return _Decoded(
-        pixels=np.array(pixels, dtype=np.uint8).reshape(-1, size, size, 3),
-        sources=[photos.sources[row] for row in kept],
-        keys=[photos.keys[row] for row in kept],
-        coordinates=coordinates,
-        bad=tuple(bad),
-    )
-
-
 def _synthetic_recipe(spec: SyntheticSpec, size: int) -> _Recipe:
     from inpaint.data import synthetic
 
-    def decode(start: int, rows: range) -> _Decoded:
+    def decode(start: int, rows: range) -> Decoded:
         indices = np.arange(start + rows.start, start + rows.stop)
         names = [str(index) for index in indices]
-        return _Decoded(synthetic.render(spec.seed, indices, size), names, names)
+        return Decoded(synthetic.render(spec.seed, indices, size), names, names)
 
     nums: dict[Split, int] = {"train": spec.num_train, "validation": spec.num_validation, "test": spec.num_test}
     supplies = {split: _Supply(num, partial(decode, SYNTHETIC_START[split])) for split, num in nums.items()}
@@ -202,17 +175,17 @@ def _fill(folder: Path, entry: Path, recipe: _Recipe, size: int, max_bad_fractio
     check_room(entry.parent, recipe.read_bytes)
     supplies = recipe.read(folder / "scratch")
     check_room(entry.parent, sum(supply.num for supply in supplies.values()) * size * size * 3)
-    for split in SPLITS:
-        _refuse_empty(recipe.name, split, supplies[split].num)
+    for split, supply in supplies.items():
+        _refuse_empty(recipe.name, split, supply.num)
     bad, num_seen = list(recipe.bad), len(recipe.bad)
     total = num_seen + sum(supply.num for supply in supplies.values())
     with ThreadPoolExecutor(_num_processors(), thread_name_prefix="decode") as pool:
-        for split in SPLITS:
-            parts: list[_Decoded] = []
-            bar = tqdm(total=supplies[split].num, desc=f"decoding {split}", unit="picture", disable=not show_progress)
+        for split, supply in supplies.items():
+            parts: list[Decoded] = []
+            bar = tqdm(total=supply.num, desc=f"decoding {split}", unit="picture", disable=not show_progress)
             with bar, durable(folder / f"{split}.npy") as file:
-                _write_header(file, supplies[split].num, size)
-                for part in _decode_in_order(supplies[split], size, pool):
+                _write_header(file, supply.num, size)
+                for part in _decode_in_order(supply, size, pool):
                     file.write(part.pixels.data)
                     parts.append(replace(part, pixels=part.pixels[:0].copy()))
                     bad.extend(part.bad)
@@ -238,7 +211,7 @@ def _num_processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _decode_in_order(supply: _Supply, size: int, pool: ThreadPoolExecutor) -> Iterator[_Decoded]:
+def _decode_in_order(supply: _Supply, size: int, pool: ThreadPoolExecutor) -> Iterator[Decoded]:
     """Decodes on all processors with a few parts ahead, so that memory does not grow with the split."""
     step = max(1, min(TASK_PICTURES, TASK_BYTES // (size * size * 3)))
     tasks = (range(start, min(start + step, supply.num)) for start in range(0, supply.num, step))
@@ -256,17 +229,8 @@ def _write_header(file: BinaryIO, num: int, size: int) -> None:
     np.lib.format.write_array_header_1_0(file, header)
 
 
-def _write_table(path: Path, parts: Sequence[_Decoded]) -> None:
-    import pyarrow
-
-    columns = {
-        "source": pyarrow.array([source for part in parts for source in part.sources], pyarrow.string()),
-        "key_hash": np.array([key_hash(key) for part in parts for key in part.keys], dtype=np.uint64),
-    }
-    coordinates = [part.coordinates for part in parts if part.coordinates is not None]
-    if coordinates:
-        columns |= dict(zip(COORDINATES, np.ascontiguousarray(np.concatenate(coordinates).T), strict=True))
-    table = pyarrow.table(columns)
+def _write_table(path: Path, parts: Sequence[Decoded]) -> None:
+    table = table_of(parts)
     with durable(path) as file, pyarrow.ipc.new_file(file, table.schema) as writer:
         writer.write_table(table)
 
@@ -309,10 +273,12 @@ class _Strings(Sequence[str]):
         return found.to_pylist() if isinstance(index, slice) else found.as_py()
 
 
-def _open(entry: Path, name: str, spec: HoleSpec, max_bad_fraction: float) -> dict[Split, Pictures]:
+def _open(
+    entry: Path, name: str, splits: Sequence[Split], spec: HoleSpec, max_bad_fraction: float
+) -> dict[Split, Pictures]:
     try:
         facts = json.loads((entry / "entry.json").read_bytes())
-        pictures = {split: _open_split(entry, split, spec) for split in SPLITS}
+        pictures = {split: _open_split(entry, split, spec) for split in splits}
     except (OSError, ValueError, KeyError) as error:
         raise InpaintError(f"the decoded pictures in {entry} are damaged ({error}): delete that folder") from error
     _refuse_too_many(name, facts["bad"], facts["num_pictures"], facts["num_pictures"], max_bad_fraction)
@@ -320,13 +286,7 @@ def _open(entry: Path, name: str, spec: HoleSpec, max_bad_fraction: float) -> di
 
 
 def _open_split(entry: Path, split: Split, spec: HoleSpec) -> Pictures:
-    import pyarrow
-
     pixels = np.load(entry / f"{split}.npy", mmap_mode="r")
     table = pyarrow.ipc.open_file(pyarrow.memory_map(str(entry / f"{split}.arrow"))).read_all()
-    if COORDINATES[0] in table.column_names:
-        stored = np.stack([table[column].to_numpy() for column in COORDINATES], axis=1)
-        holes, crops = scale_holes(stored[:, :4], stored[:, 4:6], stored[:, 6], spec)
-    else:
-        holes, crops = stored_holes(table["key_hash"].to_numpy(), spec)
+    holes, crops = coordinates_at(table, spec)
     return Pictures(pixels, holes, crops, _Strings(table["source"]))

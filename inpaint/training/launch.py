@@ -14,12 +14,14 @@ import yaml
 
 from inpaint.arguments import Options, parse_arguments, usage
 from inpaint.config import Config
+from inpaint.data.holes import SPLITS
 from inpaint.errors import InpaintError, UsageError
 from inpaint.training.schedule import phase_steps
 
 if TYPE_CHECKING:
     from inpaint.data.holes import Split
     from inpaint.data.pictures import Pictures
+    from inpaint.data.stream import Stream
     from inpaint.training.run_directory import RunDirectory
     from inpaint.training.runtime import Runtime
 
@@ -81,7 +83,8 @@ def dry_run(config: Config, world_size: int) -> int:
     if config.data.path is not None:
         from inpaint.data.photos import find
 
-        num = len(find(config.data.path).read(None)["train"].keys)
+        streaming = config.data.streaming
+        num = len(_open_stream(config) if streaming else find(config.data.path).read(None)["train"])
     steps = (num or 0) // config.training.global_batch_size
     phases = dict(zip((1, 2, 3), phase_steps(config.training.phases, steps), strict=True))
     facts["training_pictures"], facts["steps_per_epoch"], facts["steps_per_phase"] = num, steps, phases
@@ -146,25 +149,43 @@ def _open_run(run: RunDirectory, config: Config, options: Options) -> None:
         print(f"changed since this run was last started: {change}", file=sys.stderr)
 
 
-def _open_pictures(runtime: Runtime, config: Config) -> dict[Split, Pictures]:
+def _open_pictures(runtime: Runtime, config: Config) -> dict[Split, Pictures | Stream]:
     from inpaint.data.pictures import SyntheticSpec, open_pictures
 
     data = config.data
-    pictures = open_pictures(
+    train = _open_stream(config) if data.streaming else None
+    pictures: dict[Split, Any] = open_pictures(
         data.path,
         data.hole_spec,
         cache_dir=Path(data.cache_dir) if data.cache_dir else None,
         max_bad_fraction=data.max_bad_fraction,
         synthetic=SyntheticSpec(data.synthetic_train, data.synthetic_held_out, data.synthetic_held_out, seed=0),
         show_progress=runtime.is_main,
+        splits=SPLITS[1:] if data.streaming else SPLITS,
     )
-    num, batch = len(pictures["train"].pixels), config.training.global_batch_size
+    if train is not None:
+        pictures["train"] = train
+    num, batch = len(pictures["train"]), config.training.global_batch_size
     if num < batch:
         raise UsageError(
             f"training.global_batch_size = {batch} is larger than the {num} training pictures; use a smaller batch or "
             "more pictures"
         )
     return pictures
+
+
+def _open_stream(config: Config) -> Stream:
+    from inpaint.data.stream import Stream, find_shards
+
+    data = config.data
+    assert data.path is not None
+    return Stream(
+        find_shards(data.path),
+        data.hole_spec,
+        config.training.global_batch_size,
+        data.stream_window,
+        data.max_bad_fraction,
+    )
 
 
 def _print_start(runtime: Runtime, num_parameters: list[int], run: RunDirectory) -> None:

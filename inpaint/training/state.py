@@ -142,7 +142,7 @@ def save_debug_bundle(folder: Path, error: NonFiniteError, feed: Feed, config: C
     start = error.place.position * feed.batch_size
     chosen = plan.order[start : start + feed.batch_size]
     save_file(
-        {"pixels": np.ascontiguousarray(feed.pictures.pixels[chosen]), "holes": plan.holes[chosen]},
+        {"pixels": np.ascontiguousarray(feed.pictures.take(chosen)), "holes": plan.holes[chosen]},
         folder / "batch.safetensors",
     )
     facts = {

@@ -1,0 +1,276 @@
+"""Training from shards that are read while it goes on: nothing lost, nothing seen twice, the same on any machine."""
+
+from __future__ import annotations
+
+import logging
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from datasets import ClassLabel, Dataset, Features, List, Value
+from datasets import Image as ImageFeature
+from hub_server import LoopbackHub
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from running import differences, tiny_config, train, weights
+
+from inpaint.config import DataConfig
+from inpaint.data import stream as streams
+from inpaint.data.batches import Batch, Feed
+from inpaint.data.holes import HoleSpec, Split, key_hash, stored_holes
+from inpaint.data.pictures import Pictures, SyntheticSpec, open_pictures
+from inpaint.data.stream import Stream, find_shards
+from inpaint.data.synthetic import render
+from inpaint.errors import InpaintError
+
+SIZE, ROWS, BATCH = 16, 5, 12
+NUMS: dict[Split, int] = {"train": 103, "validation": 9, "test": 7}
+SPEC = HoleSpec.scaled(SIZE)
+FEATURES = Features(
+    {
+        "image": ImageFeature(),
+        "label": ClassLabel(names=["coast"]),
+        "source": Value("string"),
+        "hole": List(Value("int32"), length=4),
+        "crop": List(Value("int32"), length=2),
+    }
+)
+
+
+def write_shards(root: Path, size: int = SIZE, nums: dict[Split, int] = NUMS, rows: int = ROWS) -> Path:
+    """A prepared dataset, its train split in three shards of many row groups."""
+    (root / "data").mkdir(parents=True)
+    for start, (split, num) in enumerate(nums.items()):
+        names = [f"coast/{split}{index}.png" for index in range(num)]
+        hashes = np.array([key_hash(name) for name in names], np.uint64)
+        holes, crops = stored_holes(hashes[::-1].copy(), HoleSpec.scaled(size))  # not those that the key would give
+        pixels = list(render(start, np.arange(num), size))
+        columns = {"image": pixels, "label": [0] * num, "source": names, "hole": list(holes), "crop": list(crops)}
+        whole = Dataset.from_dict(columns, features=FEATURES)
+        num_shards = 3 if split == "train" else 1
+        for shard in range(num_shards):
+            part = whole.shard(num_shards, shard, contiguous=True)
+            table = part.with_format("arrow")[:].cast(FEATURES.arrow_schema)
+            pq.write_table(
+                table, root / "data" / f"{split}-{shard:05d}-of-{num_shards:05d}.parquet", row_group_size=rows
+            )
+    return root
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_shards(tmp_path_factory.mktemp("shards") / "data_set")
+
+
+def stream_of(root: Path, window: int = 40, batch_size: int = BATCH, bad: float = 0.0) -> Stream:
+    return Stream(find_shards(str(root)), SPEC, batch_size, window, bad)
+
+
+def mapped(root: Path, cache: Path) -> Pictures:
+    synthetic = SyntheticSpec(1, 1, 1, 0)
+    return open_pictures(
+        str(root), SPEC, cache_dir=cache, max_bad_fraction=0, synthetic=synthetic, show_progress=False
+    )["train"]
+
+
+def config(**changes: Any) -> DataConfig:
+    return DataConfig(image_size=SIZE, path="x", streaming=True, flip=True, **changes)
+
+
+def batches_of(feed: Feed, count: int, epoch: int = 1, position: int = 0) -> list[Batch]:
+    batches = feed.batches(epoch, position)
+    try:
+        return list(islice(batches, count))
+    finally:
+        batches.close()
+
+
+def assert_equal(one: Batch, other: Batch) -> None:
+    for name, tensor in vars(one).items():
+        assert torch.equal(tensor, getattr(other, name)), name
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 9), st.sampled_from([1, 6, 12, 32, 96]), st.integers(0, 500))
+@settings(max_examples=60, deadline=None)
+def test_an_epoch_shows_no_picture_twice_and_moves_none_beyond_the_window(
+    root: Path, seed: int, epoch: int, batch_size: int, window: int
+) -> None:
+    stream = stream_of(root, window, batch_size)
+    order = stream.order(seed, epoch)
+    assert len(order) == len(stream) // batch_size * batch_size
+    assert len(set(order.tolist())) == len(order) and order.min() >= 0 and order.max() < len(stream)
+    share, length = batch_size // stream.num_lanes, len(stream) // stream.num_lanes
+    lanes = order.reshape(-1, stream.num_lanes, share).swapaxes(0, 1).reshape(stream.num_lanes, -1)
+    straight = stream_of(root, 0, batch_size).order(seed, epoch)
+    place = {picture: index for index, picture in enumerate(straight.tolist())}
+    for lane in lanes:
+        blocks = stream._block_of(lane)
+        first = [np.flatnonzero(blocks == block) for block in np.unique(blocks)]
+        assert max(np.ptp(where) for where in first) < stream.window + 2 * ROWS + 1
+    if stream.window == 0:
+        assert order.tolist() == sorted(order.tolist(), key=place.__getitem__)
+    assert length * stream.num_lanes > len(stream) - stream.num_lanes
+
+
+def test_all_pictures_come_over_the_epochs_and_their_order_changes(root: Path) -> None:
+    stream = stream_of(root)
+    orders = [stream.order(0, epoch).tolist() for epoch in range(1, 9)]
+    assert set().union(*orders) == set(range(NUMS["train"]))
+    assert len({tuple(order) for order in orders}) == 8
+
+
+@pytest.mark.parametrize("local_real", ["random", "hole"])
+@pytest.mark.parametrize("holes", ["stored", "resampled"])
+def test_what_is_streamed_is_what_a_memory_map_holds(root: Path, tmp_path: Path, holes: str, local_real: str) -> None:
+    whole, settings_ = mapped(root, tmp_path), config(holes=holes, local_real=local_real)
+    stream = stream_of(root)
+
+    class Reordered(Pictures):
+        def order(self, seed: int, epoch: int) -> Any:
+            return stream.order(seed, epoch)
+
+    expected = Feed(Reordered(**vars(whole)), settings_, 3, BATCH)
+    streamed = Feed(stream, settings_, 3, BATCH)
+    assert streamed.steps_per_epoch == NUMS["train"] // BATCH == 8
+    for one, other in zip(batches_of(streamed, 20), batches_of(expected, 20), strict=True):
+        assert_equal(one, other)
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 4])
+def test_processes_share_the_batches_of_one_and_read_no_more_than_their_lanes(
+    root: Path, world_size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+    plain = Stream._read
+    monkeypatch.setattr(Stream, "_read", lambda self, block: read.append(block) or plain(self, block))
+    stream = stream_of(root)
+    whole = batches_of(Feed(stream, config(), 0, BATCH), 8)
+    read_by_one = len(read)
+    read.clear()
+    feeds = [Feed(stream_of(root), config(), 0, BATCH, rank, world_size) for rank in range(world_size)]
+    shares = [batches_of(feed, 8) for feed in feeds]
+    for batch, *parts in zip(whole, *shares, strict=True):
+        joined = [torch.cat(tensors) for tensors in zip(*(vars(part).values() for part in parts), strict=True)]
+        assert_equal(Batch(*joined), batch)
+    num_blocks = len(stream._groups)
+    ahead = 2 * streams._num_threads() + stream.num_lanes  # of the next epoch, and blocks cut by a lane's end
+    assert read_by_one <= num_blocks + ahead
+    lanes_cut = world_size if stream.num_lanes % world_size == 0 else 2 * stream.num_lanes
+    assert len(read) <= num_blocks + world_size * ahead + lanes_cut
+
+
+@given(st.integers(0, 20))
+@settings(max_examples=12, deadline=None)
+def test_a_resume_from_anywhere_sees_what_would_have_come(root: Path, done: int) -> None:
+    feed = Feed(stream_of(root), config(), 1, BATCH)
+    expected = batches_of(feed, done + 3)[done:]
+    for batch, later in zip(batches_of(feed, 3, 1 + done // 8, done % 8), expected, strict=True):
+        assert_equal(batch, later)
+
+
+def test_only_the_window_is_held_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "_num_threads", lambda: 1)
+    root = write_shards(tmp_path / "long", nums={"train": 1200, "validation": 3, "test": 3})
+    stream = stream_of(root, window=0, batch_size=1)
+    held: list[int] = []
+    plain = Stream._gather
+    monkeypatch.setattr(
+        Stream,
+        "_gather",
+        lambda self, chosen, blocks, read: held.append(len(read)) or plain(self, chosen, blocks, read),
+    )
+    batches_of(Feed(stream, config(), 0, 1), 1100)
+    assert max(held) <= 5 < len(stream._groups)
+
+
+def damage(root: Path, rows: range) -> Path:
+    """The pictures of these rows of the first shard become rubbish."""
+    path = root / "data" / "train-00000-of-00003.parquet"
+    table = pq.read_table(path)
+    cells = [
+        {"bytes": b"x", "path": None} if row in rows else cell for row, cell in enumerate(table["image"].to_pylist())
+    ]
+    index = table.column_names.index("image")
+    column = datasets.table.pa.array(cells, table.schema.field("image").type)
+    pq.write_table(table.set_column(index, table.schema.field("image"), column), path, row_group_size=ROWS)
+    return root
+
+
+def test_bad_pictures_are_stood_in_for_and_named_and_too_many_end_the_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = damage(write_shards(tmp_path / "some"), range(1, 3))
+    with caplog.at_level(logging.WARNING):
+        first, again = (batches_of(Feed(stream_of(root, bad=0.05), config(), 0, BATCH), 16) for _ in range(2))
+    for one, other in zip(first, again, strict=True):
+        assert_equal(one, other)
+    assert "coast/train1.png" in caplog.text and "2 pictures cannot be used" in caplog.text
+    with pytest.raises(InpaintError, match=r"2 of the 103 pictures .* more than data.max_bad_fraction"):
+        batches_of(Feed(stream_of(root), config(), 0, BATCH), 16)
+    root = damage(write_shards(tmp_path / "none"), range(ROWS))
+    with pytest.raises(InpaintError, match="row group 0: not one picture can be used"):
+        batches_of(Feed(stream_of(root, bad=1.0), config(), 0, BATCH), 16)
+
+
+def test_what_cannot_be_streamed_is_one_line(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.png").write_bytes(b"x")
+    with pytest.raises(InpaintError, match=r"reads parquet shards, and .* is a folder of pictures"):
+        find_shards(str(tmp_path / "photos"))
+    partial = write_shards(tmp_path / "partial")
+    next((partial / "data").glob("test-*")).unlink()
+    with pytest.raises(InpaintError, match=r"has no split test, and data.streaming takes none out of another"):
+        find_shards(str(partial))
+    shard = partial / "data" / "train-00001-of-00003.parquet"
+    shard.write_bytes(shard.read_bytes()[:-100])
+    shards = streams.Shards("x", "x", {"train": [str(shard)]})
+    with pytest.raises(InpaintError, match=r"the parquet shard .*00001-of-00003.parquet cannot be read"):
+        Stream(shards, SPEC, BATCH, 0, 0)
+    with pytest.raises(InpaintError, match="there is no folder"):
+        find_shards(str(tmp_path / "nowhere"))
+
+
+STREAMED = {"data": {"streaming": True, "image_size": 32, "stream_window": 64}, "training": {"global_batch_size": 8}}
+
+
+def test_training_from_the_hub_is_training_from_the_folder_streamed_or_not(hub: LoopbackHub, tmp_path: Path) -> None:
+    """Bit for bit; in one process and two; and what is streamed never becomes a file."""
+    from huggingface_hub import HfApi
+
+    root = write_shards(tmp_path / "prepared", 32, {"train": 83, "validation": 8, "test": 8})
+    api = HfApi(hub.endpoint, hub.token)
+    api.create_repo("alice/places", repo_type="dataset")
+    api.upload_folder(repo_id="alice/places", folder_path=root, repo_type="dataset")
+    runs = {}
+    for streaming in (True, False):
+        for source in (str(root), "alice/places"):
+            name = f"{streaming}-{source == 'alice/places'}"
+            sections = {**STREAMED, "data": {**STREAMED["data"], "streaming": streaming, "path": source}}
+            folder = tmp_path / name
+            folder.mkdir()
+            env = {**hub.environment(folder / "home"), "INPAINT_CACHE": str(folder / "cache")}
+            train("--config", tiny_config(folder, **sections), "--run-dir", folder / "run", env=env).ok()
+            runs[name] = weights(folder / "run")
+    assert set(differences(runs["True-True"], runs["True-False"]).values()) == {0.0}
+    assert set(differences(runs["False-True"], runs["False-False"]).values()) == {0.0}
+    assert max(differences(runs["True-True"], runs["False-True"]).values()) > 0  # another order
+    files = [path for path in (tmp_path / "True-True").rglob("*") if path.is_file()]
+    assert files and not any("train" in path.name and path.suffix in (".arrow", ".npy", ".parquet") for path in files)
+    shard = (root / "data" / "train-00000-of-00003.parquet").stat().st_size
+    assert max(path.stat().st_size for path in files if "cache" in path.parts or "home" in path.parts) != shard
+
+
+def test_streamed_in_float64_two_processes_agree_with_one(root: Path, tmp_path: Path) -> None:
+    data = {"path": str(root), "streaming": True, "image_size": SIZE, "stream_window": 64}
+    training = {"global_batch_size": 8, "precision": "float64", "epochs": 1, "max_steps": 8}
+    config_ = tiny_config(tmp_path, data=data, training=training)
+    env = {"INPAINT_CACHE": str(tmp_path / "cache"), "HF_HOME": str(tmp_path / "home")}
+    for processes in (1, 2):
+        train("--config", config_, "--run-dir", tmp_path / str(processes), processes=processes, env=env).ok()
+    apart = differences(weights(tmp_path / "1"), weights(tmp_path / "2"))
+    assert max(apart.values()) < 1e-9
