@@ -3,7 +3,7 @@
 In our own words and from public knowledge of how they work: eager, contiguous, float32 Adam, files decoded by a
 DataLoader in the loop's own process, masks made one picture at a time in Python, one window for the whole batch, three
 separate forwards of the discriminator in phase 3 whose weights also gather gradients in the generator's turn, and a
-generator that keeps its graph while only the discriminators learn.
+generator that keeps its graph while only the discriminators learn. The layers are ours, without a bias before BatchNorm.
 """
 
 from __future__ import annotations
@@ -24,11 +24,15 @@ SIZE, WINDOW, HOLE = 64, 28, (20, 25)
 
 def _convolution(inputs: int, outputs: int, kernel: int, stride: int = 1, dilation: int = 1) -> list[nn.Module]:
     padding = dilation * (kernel // 2)
-    return [nn.Conv2d(inputs, outputs, kernel, stride, padding, dilation), nn.BatchNorm2d(outputs), nn.ReLU()]
+    return [
+        nn.Conv2d(inputs, outputs, kernel, stride, padding, dilation, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(),
+    ]
 
 
 def _upsampling(inputs: int, outputs: int) -> list[nn.Module]:
-    return [nn.ConvTranspose2d(inputs, outputs, 4, 2, 1), nn.BatchNorm2d(outputs), nn.ReLU()]
+    return [nn.ConvTranspose2d(inputs, outputs, 4, 2, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
 
 
 def completion_network(width: int, inputs: int = 3) -> nn.Sequential:

@@ -27,7 +27,7 @@ SHARD_BYTES = 480_000_000
 ROW_BYTES = 200
 # So many pictures are gathered, and so many stand in a row group, which is what streaming reads at a time.
 SLAB_BYTES = 32_000_000
-ROWS_A_GROUP = 1000
+ROWS_A_GROUP = 250
 
 
 def features(labels: tuple[str, ...]) -> Any:

@@ -44,9 +44,14 @@ class Convolution(nn.Conv2d):
 def convolution(
     in_channels: int, out_channels: int, kernel: int, norm: Norm, stride: int = 1, dilation: int = 1
 ) -> nn.Sequential:
-    """Convolution, normalisation, ReLU; padded so that the size is only divided by the stride."""
+    """Convolution, normalisation, ReLU; padded so that the size is only divided by the stride.
+
+    Without a bias before BatchNorm, which subtracts it again: its gradient is rounding alone, which Adam would take for
+    a direction, on each machine another.
+    """
+    bias = norm != "batch"
     return nn.Sequential(
-        Convolution(in_channels, out_channels, kernel, stride, dilation * (kernel // 2), dilation, bias=True),
+        Convolution(in_channels, out_channels, kernel, stride, dilation * (kernel // 2), dilation, bias=bias),
         normalisation(norm, out_channels),
         nn.ReLU(inplace=True),
     )
@@ -55,7 +60,7 @@ def convolution(
 def upsampling(in_channels: int, out_channels: int, norm: Norm) -> nn.Sequential:
     """Transposed convolution 4x4 that doubles height and width, normalisation, ReLU."""
     return nn.Sequential(
-        nn.ConvTranspose2d(in_channels, out_channels, kernel_size=4, stride=2, padding=1),
+        nn.ConvTranspose2d(in_channels, out_channels, kernel_size=4, stride=2, padding=1, bias=norm != "batch"),
         normalisation(norm, out_channels),
         nn.ReLU(inplace=True),
     )
