@@ -3,7 +3,7 @@
 In our own words and from public knowledge of how they work: eager, contiguous, float32 Adam, files decoded by a
 DataLoader in the loop's own process, masks made one picture at a time in Python, one window for the whole batch, three
 separate forwards of the discriminator in phase 3 whose weights also gather gradients in the generator's turn, and a
-generator that keeps its graph while only the discriminators learn. The layers are ours, without a bias before BatchNorm.
+generator that keeps its graph while only the discriminators learn. The layers are ours: no bias before BatchNorm.
 """
 
 from __future__ import annotations

@@ -49,6 +49,13 @@ class Ended:
         """Our own lines of stderr: those that begin with `inpaint: `."""
         return [line for line in self.stderr.splitlines() if line.startswith("inpaint: ")]
 
+    def only_line(self) -> str:
+        """Our one line of a job that failed in every process, above all tracebacks."""
+        assert all(code != 0 for code in self.codes), self.codes
+        (line,) = self.said
+        assert "Traceback" not in self.stderr.partition(line)[0]
+        return line
+
     def ok(self) -> Ended:
         """Itself, if every process ended with 0."""
         assert set(self.codes) == {0}, f"exit codes {self.codes}\n{self.stdout}\n{self.stderr}"

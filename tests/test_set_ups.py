@@ -1,0 +1,106 @@
+"""What cannot be run says so, once, in one line, and ends all processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from running import (
+    environment,
+    tiny_config,
+    train,
+)
+
+from inpaint.errors import UsageError
+from inpaint.training import runtime
+from inpaint.training.runtime import OURS_IN_DEEPSPEED, Runtime, divide_batch
+
+
+def test_bad_set_ups_are_told_once_and_end_all_processes(tmp_path: Path) -> None:
+    config = tiny_config(tmp_path)
+    run = ("--config", config, "--run-dir", tmp_path / "run")
+    line = train(*run, "--training.global_batch_size", "15", processes=2).only_line()
+    assert "training.global_batch_size = 15 cannot be divided among 2 processes; use a multiple of 2" in line
+    line = train(*run, processes=2, own_arguments=[(), ("--training.seed", "7")]).only_line()
+    assert "rank(s) 1 have other settings than rank 0" in line
+    overruling = tmp_path / "overruling.json"
+    overruling.write_text(json.dumps({"zero_optimization": {"stage": 2}, "train_batch_size": 32, "bf16": {}}))
+    line = train(*run, processes=2, engine=str(overruling)).only_line()
+    assert "train_batch_size (set training.global_batch_size instead)" in line
+    assert "bf16 (set training.precision instead)" in line
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture
+def bare(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    """Nothing of a launcher's in the environment."""
+    for name in os.environ.keys() - environment().keys():
+        monkeypatch.delenv(name)
+    yield monkeypatch
+
+
+@pytest.mark.parametrize(
+    ("variables", "precision", "words"),
+    [
+        ({"ACCELERATE_USE_CPU": "true"}, "fp16", "fp16 needs a GPU; on a CPU use float32 or bf16"),
+        ({"ACCELERATE_MIXED_PRECISION": "fp16"}, "bf16", "mixed_precision is fp16, training.precision is bf16, which"),
+        ({"ACCELERATE_MIXED_PRECISION": "bf16"}, "float64", "remove mixed_precision from the launcher's YAML"),
+        ({"ACCELERATE_USE_FSDP": "true"}, "bf16", "FSDP is not supported"),
+        ({"ACCELERATE_USE_DEEPSPEED": "true"}, "float64", "float64 does not go with DeepSpeed"),
+        ({"ACCELERATE_USE_DEEPSPEED": "true"}, "bf16", "DeepSpeed without a deepspeed_config_file; start with"),
+    ],
+)
+def test_mixes_are_refused(bare: pytest.MonkeyPatch, variables: dict[str, str], precision: str, words: str) -> None:
+    for name, value in {"ACCELERATE_USE_CPU": "true", **variables}.items():
+        bare.setenv(name, value)
+    with pytest.raises(UsageError, match=re.escape(words)):
+        Runtime(precision)
+
+
+@pytest.mark.parametrize("missing", ["deepspeed", "transformers"])
+def test_deepspeed_not_installed(bare: pytest.MonkeyPatch, missing: str) -> None:
+    import importlib.util
+
+    find = importlib.util.find_spec
+    bare.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == missing else find(name, *rest))
+    bare.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    with pytest.raises(UsageError, match=re.escape(f"{missing} is not installed: pip install 'inpaint[deepspeed]'")):
+        Runtime("bf16")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        *(
+            (json.dumps({"zero_optimization": {"stage": 1}, key: {}}), f"{key} (set {ours} instead)")
+            for key, ours in OURS_IN_DEEPSPEED.items()
+        ),
+        ("{}", "zero_optimization.stage is None; allowed: 1, 2, 3 (without ZeRO use DDP)"),
+        ('{"zero_optimization": {"stage": "auto"}}', "zero_optimization.stage is 'auto'; allowed: 1, 2, 3"),
+        ('{"zero_optimization": 3}', 'must hold a JSON object with a "zero_optimization" object in it'),
+        ("[]", "must hold a JSON object"),
+        ("{", "cannot be read (Expecting"),
+    ],
+)
+def test_deepspeed_files_that_overrule_or_are_wrong(
+    bare: pytest.MonkeyPatch, tmp_path: Path, content: str, words: str
+) -> None:
+    path = tmp_path / "deepspeed.json"
+    path.write_text(content)
+    bare.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    bare.setenv("ACCELERATE_DEEPSPEED_CONFIG_FILE", str(path))
+    bare.setattr(runtime, "_import_deepspeed", lambda use_cpu: None)
+    with pytest.raises(UsageError, match=re.escape(words)):
+        Runtime("bf16")
+
+
+def test_batches_are_divided_or_refused() -> None:
+    assert divide_batch(16, None, 2) == (8, 1)
+    assert divide_batch(16, 2, 2) == (2, 4)
+    for batch, micro, world in [(16, None, 3), (16, 3, 2), (16, 16, 2)]:
+        with pytest.raises(UsageError, match="use a"):
+            divide_batch(batch, micro, world)
