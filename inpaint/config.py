@@ -161,7 +161,7 @@ class EmaConfig(Section):
     half_life_kimg: Positive | None = 10.0
     """Thousands of pictures after which a weight's share in the average has halved; null: no average."""
     ramp_up: Fraction = 0.05
-    """The half-life is at most this share of the pictures seen, so that the start is forgotten."""
+    """The half-life is at most this share of the pictures seen, so that the start is forgotten; 0: no average."""
 
 
 class CheckpointingConfig(Section):
@@ -314,9 +314,9 @@ def _takes_text(key: str) -> bool:
 def _set(values: dict[str, Any], dotted: str, value: Any) -> None:
     *parents, last = dotted.split(".")
     for parent in parents:
-        inner = values.get(parent)
+        inner = values.setdefault(parent, {})
         if not isinstance(inner, dict):
-            inner = values[parent] = {}
+            return  # a section that is none, which is a fault of the file and will be named
         values = inner
     values[last] = value
 

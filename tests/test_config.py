@@ -279,3 +279,10 @@ def test_any_command_line_gives_a_config_or_a_usage_error(argv: list[str]) -> No
         return
     assert Config.model_validate_json(seen.model_dump_json()) == seen
     assert yaml.safe_load(seen.to_yaml()) == seen.model_dump(mode="json")
+
+
+def test_a_section_that_is_none_is_named_also_where_a_flag_would_set_in_it(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("training: 5\n")
+    with pytest.raises(UsageError, match=r"training = 5 \(in mine.yaml\): must be an object"):
+        load_config(str(file), {"training.epochs": "3"})
