@@ -122,6 +122,9 @@ def test_all_pictures_come_over_the_epochs_and_their_order_changes(root: Path) -
     orders = [stream.order(0, epoch).tolist() for epoch in range(1, 9)]
     assert set().union(*orders) == set(range(NUMS["train"]))
     assert len({tuple(order) for order in orders}) == 8
+    unmixed, mixed = (stream_of(root, window, 1).order(0, 1) for window in (0, 40))
+    neighbours = [np.abs(np.diff(order)) == 1 for order in (unmixed, mixed)]
+    assert neighbours[0].mean() > 0.7 and neighbours[1].mean() < 0.2
 
 
 @pytest.mark.parametrize("local_real", ["random", "hole"])
