@@ -73,13 +73,18 @@ def test_the_batch_does_not_change_the_average() -> None:
     assert ends == pytest.approx([1_000 / torch.tensor(2.0).log().item()] * 3, rel=0.06)
 
 
-def test_buffers_are_copied() -> None:
-    average, trained = ema(0.0), network(1.0)
-    trained.module(torch.rand(5, 1, 2, 2).double())
-    average.update(trained, images_seen=10_000, batch_size=1)
-    for ours, theirs in zip(average.module.buffers(), trained.module.buffers(), strict=True):
-        assert torch.equal(ours, theirs)
-    assert 0 < value(average) < 0.01
+def test_statistics_are_averaged_like_the_weights_and_counts_are_copied() -> None:
+    """Beside averaged weights the statistics of the moment are those of other layers."""
+    average, trained = ema(8.0), network(0.0)
+    statistics = trained.module[1]  # type: ignore[index]
+    statistics.running_mean.fill_(4)
+    statistics.running_var.fill_(3)
+    statistics.num_batches_tracked.fill_(7)
+    average.update(trained, images_seen=5_000, batch_size=1_000)
+    averaged = average.module[1]  # type: ignore[index]
+    assert value(average) == pytest.approx(4)
+    assert averaged.running_mean.item() == pytest.approx(2) and averaged.running_var.item() == pytest.approx(2)
+    assert averaged.num_batches_tracked.item() == 7
 
 
 def test_frozen_weights_are_averaged_too() -> None:

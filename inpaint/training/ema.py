@@ -12,8 +12,9 @@ from inpaint.training.networks import Network, by_dtype
 class Ema:
     """Average parameters with a half-life in pictures, so that the batch size does not change it (Karras et al.).
 
-    Buffers (BatchNorm's statistics) are copied, not averaged. Equal on all processes without communication, but under
-    ZeRO-3, where each update gathers the generator's weights.
+    BatchNorm's statistics are averaged with the weights they belong to: those of the moment, beside averaged weights,
+    cost up to 4 dB at high rates (benchmarks/RESULTS.md). Its counts are copied. Equal on all processes without
+    communication, but under ZeRO-3, where each update gathers the generator's weights.
 
     Args:
         module: a generator of the same shape with the same start values, not in training; it becomes the average.
@@ -35,4 +36,7 @@ class Ema:
         with network.full_parameters():
             torch._foreach_lerp_(self._parameters, network.parameters, 1 - keep)
         for dtype, copies in self._buffers.items():
-            torch._foreach_copy_(copies, network.buffers[dtype])
+            if dtype.is_floating_point:
+                torch._foreach_lerp_(copies, network.buffers[dtype], 1 - keep)
+            else:
+                torch._foreach_copy_(copies, network.buffers[dtype])
