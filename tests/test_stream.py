@@ -144,6 +144,13 @@ def test_what_is_streamed_is_what_a_memory_map_holds(root: Path, tmp_path: Path,
         assert_equal(one, other)
 
 
+def test_single_pictures_and_where_they_are(root: Path, tmp_path: Path) -> None:
+    """What is said and saved of a batch that broke a run."""
+    stream, chosen = stream_of(root), np.array([102, 0, 36, 36])
+    assert np.array_equal(stream.take(chosen), mapped(root, tmp_path).take(chosen))
+    assert stream.sources[36].endswith("train-00001-of-00003.parquet, row group 0, row 1")
+
+
 @pytest.mark.parametrize("world_size", [2, 3, 4])
 def test_processes_share_the_batches_of_one_and_read_no_more_than_their_lanes(
     root: Path, world_size: int, monkeypatch: pytest.MonkeyPatch
@@ -257,8 +264,11 @@ def test_training_from_the_hub_is_training_from_the_folder_streamed_or_not(hub: 
             folder = tmp_path / name
             folder.mkdir()
             env = {**hub.environment(folder / "home"), "INPAINT_CACHE": str(folder / "cache")}
+            trouble = hub.fault(r"resolve/.*/train-", method="GET", status=503, times=3)
             train("--config", tiny_config(folder, **sections), "--run-dir", folder / "run", env=env).ok()
             runs[name] = weights(folder / "run")
+            assert trouble.num_hit or source == str(root)
+            hub.clear_faults()
     assert set(differences(runs["True-True"], runs["True-False"]).values()) == {0.0}
     assert set(differences(runs["False-True"], runs["False-False"]).values()) == {0.0}
     assert max(differences(runs["True-True"], runs["False-True"]).values()) > 0  # another order

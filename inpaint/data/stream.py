@@ -204,12 +204,16 @@ class Stream:
             try:
                 while True:
                     while not coming or (num_ahead < 2 * num_threads and len(coming) < STEPS_AHEAD):
-                        rows, blocks, added = next(steps)
+                        if (step := next(steps, None)) is None:
+                            break
+                        rows, blocks, added = step
                         num_left.update(added)
                         new = [block for block in dict.fromkeys(blocks.tolist()) if block not in read]
                         read |= {block: pool.submit(self._read, block) for block in new}
                         coming.append((rows, blocks, len(new)))
                         num_ahead += len(new)
+                    if not coming:
+                        return
                     rows, blocks, num_new = coming.popleft()
                     num_ahead -= num_new
                     yield *self._gather(rows[:, 0], blocks, read), rows
