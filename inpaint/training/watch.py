@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,8 @@ class Watch:
         self._stop.set()
         self._thread.join()
         if self._store is not None and in_order:
-            self._store.set(f"beat/{self.rank}", self._beat(left=True))
+            with suppress(RuntimeError):  # the store went with its host, the launcher: there is nobody left to tell
+                self._store.set(f"beat/{self.rank}", self._beat(left=True))
 
     def missing(self) -> str:
         """After a reduction broke: which processes stopped beating, in words; waits a few beats to tell."""
@@ -75,6 +77,7 @@ class Watch:
 
     def _run(self) -> None:
         number = 0
+        lost: float | None = None
         while not self._stop.wait(_BEAT_S if number else 0):
             number += 1
             if self._every_beat is not None and number % 10 == 0:
@@ -87,8 +90,11 @@ class Watch:
             try:
                 self._store.set(f"beat/{self.rank}", self._beat(number=number, stuck_s=round(stuck_s)))
                 self._look()
+                lost = None
             except RuntimeError:  # torch's store error, DistStoreError among them
-                if not self._stop.is_set():
+                lost = lost or time.monotonic()
+                # A launcher that dies takes its workers along by SIGTERM, upon which all save and leave: let them.
+                if time.monotonic() - lost > self.silence_s:
                     self._give_up(
                         "the store that the processes share is gone, and with it its host, the launcher of rank 0"
                     )
