@@ -89,7 +89,7 @@ def machine() -> str:
     """The processor or GPU, in words."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
-    names = [line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
+    names = [line.split(":")[1].strip() for line in lines_of("/proc/cpuinfo") if line.startswith("model name")]
     return f"{names[0] if names else platform.processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} thread(s)"
 
 
@@ -129,7 +129,8 @@ def _short(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
-def _lines(path: str) -> list[str]:
+def lines_of(path: str) -> list[str]:
+    """Of a text file; none where it cannot be read."""
     try:
         return Path(path).read_text().splitlines()
     except OSError:

@@ -15,7 +15,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from benchmarks.measuring import Figure, rate, ratio, take_turns
+from benchmarks.measuring import Figure, lines_of, rate, ratio, take_turns
 from benchmarks.step import picture_files
 from benchmarks.subject import reset_threads
 from inpaint.data.pixels import open_picture, square
@@ -74,12 +74,17 @@ def _prepare(source: Path, out: Path) -> tuple[str, float]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with tempfile.TemporaryFile() as said:
         process = subprocess.Popen(command, stdout=said, stderr=subprocess.DEVNULL, env=environment)
-        _, status, usage = os.wait4(process.pid, 0)
+        most_kib = 0
+        while process.poll() is None:
+            # Not what wait4 tells: that begins with the memory of this process, from which it was forked.
+            peak = re.search(r"VmHWM:\s+(\d+) kB", "\n".join(lines_of(f"/proc/{process.pid}/status")))
+            most_kib = int(peak[1]) if peak else most_kib
+            time.sleep(0.02)
         said.seek(0)
         text = said.read().decode()
-    if status:
-        raise RuntimeError(f"{' '.join(command)} ended with {status}: {text}")
-    return text, usage.ru_maxrss / 1024
+    if process.returncode:
+        raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}: {text}")
+    return text, most_kib / 1024
 
 
 def _write_tar(path: Path, num: int) -> None:
