@@ -1,7 +1,8 @@
 """Pictures a second in each phase, how near that is to what the machine can do, and against the baseline loop.
 
-Operations are counted as if padding were multiplied too, which oneDNN in part leaves out: near the peak the share can
-pass 100%. Seconds are the processor's, so that what else runs on the machine counts little.
+Operations are counted as if padding were multiplied too, which oneDNN in part leaves out, and on CPUs that are not
+Intel's the library of the float32 product may use narrower vectors than that of the convolutions: the share can pass
+100%. Seconds are the processor's, so that what else runs on the machine counts little.
 """
 
 from __future__ import annotations
