@@ -290,20 +290,20 @@ def test_cancelled_it_stays_cancelled(site: Site) -> None:
 @pytest.mark.soak
 @pytest.mark.timeout(1500)
 def test_a_real_time_limit(site: Site) -> None:
-    """Set in the middle of training, so that it is reached there however fast this machine is."""
-    epochs = ("--training.epochs", "20", "--evaluation.every_epochs", "10")
+    """Set in the middle of a training that lasts longer than SLURM takes to look at its limits, every half minute."""
+    epochs = ("--training.epochs", "120", "--evaluation.every_epochs", "60")
     job = site.train("limit", *epochs, options=("--signal=B:USR1@110",))
     site.wait_for_step("limit")
     hours, minutes, _ = map(int, site.cluster.facts(job)["RunTime"].split(":"))
     site.cluster.call("scontrol", "update", f"jobid={job}", f"TimeLimit={60 * hours + minutes + 2}")
-    site.cluster.wait(job, {"PENDING", *ENDED})
+    assert site.cluster.wait(job, {"PENDING", *ENDED})["JobState"] == "PENDING", site.cluster.log(job)
     site.cluster.call("scontrol", "update", f"jobid={job}", "TimeLimit=60")
     undisturbed = site.train("no-limit", *epochs)
     assert site.cluster.wait(job, ENDED, 1200)["JobState"] == "COMPLETED", site.cluster.log(job)
     log = site.cluster.log(job)
     assert site.cluster.facts(job)["Restarts"] == "1" and "is told" in log and "resuming at step" in log, log
     site.cluster.wait(undisturbed, {"COMPLETED"}, 1200)
-    assert site.weights("limit", 10 * NUM_STEPS) == site.weights("no-limit", 10 * NUM_STEPS)
+    assert site.weights("limit", 60 * NUM_STEPS) == site.weights("no-limit", 20 * NUM_STEPS)
 
 
 @on_slurm
