@@ -303,7 +303,7 @@ def test_a_real_time_limit(site: Site) -> None:
     log = site.cluster.log(job)
     assert site.cluster.facts(job)["Restarts"] == "1" and "is told" in log and "resuming at step" in log, log
     site.cluster.wait(undisturbed, {"COMPLETED"}, 1200)
-    assert site.weights("limit", 60 * NUM_STEPS) == site.weights("no-limit", 20 * NUM_STEPS)
+    assert site.weights("limit", 60 * NUM_STEPS) == site.weights("no-limit", 60 * NUM_STEPS)
 
 
 @on_slurm
