@@ -26,6 +26,8 @@ from torch import Tensor
 ROOT = Path(__file__).parent.parent
 CONFIGS = ROOT / "accelerate_configs"
 TRAIN = ROOT / "train.py"
+WORKER = ROOT / "tests" / "distributed_worker.py"
+ENGINES = ("zero1", "zero2", "zero3")
 
 TINY: dict[str, dict[str, Any]] = {
     "data": {"synthetic_train": 160, "synthetic_held_out": 32, "image_size": 32, "holes": "resampled"},

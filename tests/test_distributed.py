@@ -16,8 +16,9 @@ import pytest
 import torch
 from running import (
     CONFIGS,
-    ROOT,
+    ENGINES,
     TINY,
+    WORKER,
     differences,
     metrics,
     tiny_config,
@@ -28,8 +29,6 @@ from torch import Tensor
 
 from inpaint.training.networks import Network
 
-WORKER = ROOT / "tests" / "distributed_worker.py"
-ENGINES = ("zero1", "zero2", "zero3")
 NUM_STEPS = 20
 
 FLOAT64 = {"training.precision": "float64"}

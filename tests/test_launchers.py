@@ -15,7 +15,9 @@ import torch
 import yaml
 from running import (
     CONFIGS,
+    ENGINES,
     ROOT,
+    WORKER,
     Job,
     differences,
     environment,
@@ -29,8 +31,6 @@ from running import (
 
 from inpaint.training.runtime import OURS_IN_DEEPSPEED
 
-WORKER = ROOT / "tests" / "distributed_worker.py"
-ENGINES = ("zero1", "zero2", "zero3")
 NUM_STEPS = 20
 
 
@@ -156,7 +156,7 @@ def test_several_machines_as_launchers_on_loopback(tmp_path: Path) -> None:
 
 
 @pytest.mark.soak
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there it trains")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="on a GPU fp16 is not refused")
 def test_fp16_config_refuses_on_a_cpu(tmp_path: Path) -> None:
     run = ("--config", tiny_config(tmp_path), "--run-dir", tmp_path / "run", "--training.precision", "fp16")
     with launch("fp16", *run, processes=1) as job:

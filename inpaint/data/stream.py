@@ -123,7 +123,7 @@ class Stream:
         max_bad_fraction: of all pictures.
 
     Raises:
-        InpaintError: a shard cannot be read, or has no pictures.
+        InpaintError: a shard cannot be read, or has other columns than the first.
     """
 
     def __init__(self, shards: Shards, spec: HoleSpec, batch_size: int, window: int, max_bad_fraction: float) -> None:
