@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass
 
 from benchmarks.measuring import Figure
-from inpaint.config import load_config
+from inpaint.resolve import load_config
 from inpaint.training.build import build_networks
 
 # Stated by the makers, each way and GPU: NVLink 4, and one 400 Gb/s adapter a GPU.

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from inpaint.config import Config, load_config
+from inpaint.config import Config
 from inpaint.data.batches import Batch, Feed
 from inpaint.data.holes import HoleSpec, stored_holes
 from inpaint.data.pictures import Pictures
+from inpaint.resolve import load_config
 from inpaint.training.build import build_networks
 from inpaint.training.ema import Ema
 from inpaint.training.runtime import Runtime

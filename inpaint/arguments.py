@@ -7,8 +7,9 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from inpaint.config import DEFAULT_PRESET, Config, load_config, preset_names, settings
+from inpaint.config import Config
 from inpaint.errors import UsageError
+from inpaint.resolve import DEFAULT_PRESET, load_config, preset_names, settings
 
 
 @dataclass(frozen=True)

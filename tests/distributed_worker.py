@@ -25,8 +25,8 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_
 from torch.nn.parallel import DistributedDataParallel
 
 from inpaint.arguments import Options
-from inpaint.config import load_config
 from inpaint.data.batches import Batch
+from inpaint.resolve import load_config
 from inpaint.training import launch
 from inpaint.training.networks import Network
 from inpaint.training.run_directory import RunDirectory

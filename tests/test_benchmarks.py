@@ -14,7 +14,7 @@ from benchmarks import baseline_loop, overhead, scaling
 from benchmarks.measuring import Figure, middle, rate, ratio, table, take_turns
 from benchmarks.step import picture_files
 from benchmarks.subject import Subject, configured
-from inpaint.config import load_config
+from inpaint.resolve import load_config
 from inpaint.training.build import build_networks
 
 ROOT = Path(__file__).parent.parent

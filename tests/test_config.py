@@ -12,8 +12,9 @@ from hypothesis import settings as effort
 from hypothesis import strategies as st
 
 from inpaint.arguments import parse_arguments, usage
-from inpaint.config import Config, load_config, preset_names, settings
+from inpaint.config import Config
 from inpaint.errors import UsageError
+from inpaint.resolve import load_config, preset_names, settings
 
 TABLE_1 = {
     "paper/phases-20-50-30": {"training.phases": [0.2, 0.5, 0.3]},
