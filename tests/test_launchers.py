@@ -29,7 +29,7 @@ from running import (
     weights,
 )
 
-from inpaint.training.runtime import OURS_IN_DEEPSPEED
+from inpaint.training.set_up import OURS_IN_DEEPSPEED
 
 NUM_STEPS = 20
 

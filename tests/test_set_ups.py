@@ -17,7 +17,8 @@ from running import (
 
 from inpaint.errors import UsageError
 from inpaint.training import runtime
-from inpaint.training.runtime import OURS_IN_DEEPSPEED, Runtime, divide_batch
+from inpaint.training.runtime import Runtime
+from inpaint.training.set_up import OURS_IN_DEEPSPEED, divide_batch
 
 
 def test_bad_set_ups_are_told_once_and_end_all_processes(tmp_path: Path) -> None:
@@ -63,10 +64,7 @@ def test_mixes_are_refused(bare: pytest.MonkeyPatch, variables: dict[str, str], 
 
 @pytest.mark.parametrize("missing", ["deepspeed", "transformers"])
 def test_deepspeed_not_installed(bare: pytest.MonkeyPatch, missing: str) -> None:
-    import importlib.util
-
-    find = importlib.util.find_spec
-    bare.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == missing else find(name, *rest))
+    bare.setattr("inpaint.training.set_up.find_spec", lambda name: None if name == missing else object())
     bare.setenv("ACCELERATE_USE_DEEPSPEED", "true")
     with pytest.raises(UsageError, match=re.escape(f"{missing} is not installed: pip install 'inpaint[deepspeed]'")):
         Runtime("bf16")

@@ -148,7 +148,7 @@ def test_single_pictures_and_where_they_are(root: Path, tmp_path: Path) -> None:
     """What is said and saved of a batch that broke a run."""
     stream, chosen = stream_of(root), np.array([102, 0, 36, 36])
     assert np.array_equal(stream.take(chosen), mapped(root, tmp_path).take(chosen))
-    assert stream.sources[36].endswith("train-00001-of-00003.parquet, row group 0, row 1")
+    assert stream.place(36).endswith("train-00001-of-00003.parquet, row group 0, row 1")
 
 
 @pytest.mark.parametrize("world_size", [2, 3, 4])

@@ -77,6 +77,10 @@ class Pictures:
         """The pixels [n, S, S, 3] of some of them."""
         return self.pixels[chosen]
 
+    def place(self, index: int) -> str:
+        """Where a picture was."""
+        return str(self.sources[index])
+
 
 def open_pictures(
     path: str | None,

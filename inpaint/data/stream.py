@@ -156,12 +156,8 @@ class Stream:
         """[N, 2] zeros, likewise."""
         return np.broadcast_to(np.int32(0), (len(self), 2))
 
-    @property
-    def sources(self) -> Sequence[str]:
-        """Where each is: its shard, row group and row."""
-        return _Places(self)
-
     def place(self, index: int) -> str:
+        """Where a picture is: its shard, row group and row."""
         block = int(self._block_of(np.array(index)))
         number, group = self._groups[block]
         return f"{self._files[number]}, row group {group}, row {index - self._starts[block]}"
@@ -298,19 +294,6 @@ class Stream:
                 raise InpaintError(f"{name} has other columns than {self._files[0]}")
         picture = image_column(self.name, Dataset(InMemoryTable(schema.empty_table()), fingerprint="columns"))
         return [name for name in schema.names if name in (picture, *WANTED)]
-
-
-class _Places(Sequence[str]):
-    """Where each picture of a stream is, as far as that is known without reading it."""
-
-    def __init__(self, stream: Stream) -> None:
-        self._stream = stream
-
-    def __len__(self) -> int:
-        return len(self._stream)
-
-    def __getitem__(self, index: Any) -> Any:
-        return self._stream.place(int(index))
 
 
 @contextmanager

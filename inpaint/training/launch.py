@@ -66,7 +66,7 @@ def main(argv: list[str]) -> int:
 def dry_run(config: Config, world_size: int) -> int:
     """Print as YAML what this config amounts to."""
     from inpaint.training.build import build_networks
-    from inpaint.training.runtime import divide_batch
+    from inpaint.training.set_up import divide_batch
 
     micro, accumulation = divide_batch(config.training.global_batch_size, config.training.micro_batch_size, world_size)
     generator, discriminator = (sum(p.numel() for p in network.parameters()) for network in build_networks(config))

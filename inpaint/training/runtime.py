@@ -7,14 +7,13 @@ ZeRO 1, 2 and 3. Nobody else asks which of them it is.
 from __future__ import annotations
 
 import gc
-import json
 import logging
 import os
 import warnings
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
+from copy import deepcopy
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,20 +25,9 @@ from torch import Tensor, nn
 from inpaint.errors import UsageError
 from inpaint.training.batch_norm import synchronise_batch_norm
 from inpaint.training.networks import Network, ZeroNetwork
+from inpaint.training.set_up import deepspeed_settings, divide_batch, env_true, refuse_mixes
 
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "float64": torch.float64}
-OURS_IN_DEEPSPEED = {
-    "train_batch_size": "training.global_batch_size",
-    "train_micro_batch_size_per_gpu": "training.micro_batch_size",
-    "gradient_accumulation_steps": "training.micro_batch_size",
-    "gradient_clipping": "optimizer.gradient_clip",
-    "optimizer": "optimizer.*",
-    "scheduler": "optimizer.schedule",
-    "bf16": "training.precision",
-    "fp16": "training.precision",
-    "amp": "training.precision",
-    "torch_autocast": "training.precision",
-}
 
 
 class Runtime:
@@ -68,9 +56,9 @@ class Runtime:
         self.world_size = int(os.environ.get("WORLD_SIZE", "1"))
         self.rank = int(os.environ.get("RANK", "0"))
         self.micro_batch_size, self.accumulation = divide_batch(global_batch_size, micro_batch_size, self.world_size)
-        use_deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
-        use_cpu = _env_true("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
-        self._refuse_mixes(use_deepspeed, use_cpu)
+        use_deepspeed = env_true("ACCELERATE_USE_DEEPSPEED")
+        use_cpu = env_true("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
+        refuse_mixes(precision, use_deepspeed, use_cpu)
 
         backend, timeout = "gloo" if use_cpu else "nccl", timedelta(seconds=timeout_s)
         if self.world_size > 1 and not dist.is_initialized():
@@ -80,9 +68,15 @@ class Runtime:
         self.deepspeed: Any = None
         if use_deepspeed:
             self.deepspeed = _import_deepspeed(use_cpu)
-            plugins = self._deepspeed_plugins()
+            settings = deepspeed_settings(
+                self.precision, self.micro_batch_size, self.accumulation, self.world_size, gradient_clip
+            )
+            self.zero_stage = settings["zero_optimization"]["stage"]
             first = Accelerator(
-                deepspeed_plugins=plugins,
+                # A copy for each, since a plugin writes into what it is given.
+                deepspeed_plugins={
+                    name: DeepSpeedPlugin(hf_ds_config=deepcopy(settings)) for name in ("generator", "discriminator")
+                },
                 gradient_accumulation_steps=self.accumulation,
                 kwargs_handlers=[process_group],
             )
@@ -227,75 +221,6 @@ class Runtime:
             self.barrier()
             dist.destroy_process_group()
 
-    def _refuse_mixes(self, use_deepspeed: bool, use_cpu: bool) -> None:
-        """Unsupported combinations end here, before anything is begun."""
-        asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
-        ours = {"float32": "no", "float64": "no"}.get(self.precision, self.precision)
-        if asked not in ("no", ours):
-            raise UsageError(
-                f"the launcher's mixed_precision is {asked}, training.precision is {self.precision}, which "
-                "decides: remove mixed_precision from the launcher's YAML or set the same there"
-            )
-        if self.precision == "fp16" and use_cpu:
-            raise UsageError("training.precision = fp16 needs a GPU; on a CPU use float32 or bf16")
-        if _env_true("ACCELERATE_USE_FSDP"):
-            raise UsageError("FSDP is not supported (one network per prepare); use DDP or DeepSpeed ZeRO")
-        if not use_deepspeed:
-            return
-        if self.precision in ("fp16", "float64"):
-            raise UsageError(
-                f"training.precision = {self.precision} does not go with DeepSpeed here; use bf16 or float32"
-            )
-        from importlib.util import find_spec
-
-        for package in ("deepspeed", "transformers"):
-            if find_spec(package) is None:
-                raise UsageError(
-                    f"the launcher asks for DeepSpeed, but {package} is not installed: pip install 'inpaint[deepspeed]'"
-                )
-
-    def _deepspeed_plugins(self) -> dict[str, DeepSpeedPlugin]:
-        """One plugin for each network from the launcher's JSON, with what our config decides filled in."""
-        name = os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "")
-        if name in ("", "none"):
-            raise UsageError(
-                "the launcher asks for DeepSpeed without a deepspeed_config_file; start with one of "
-                "accelerate_configs/deepspeed_*.yaml"
-            )
-        path = Path(name)
-        try:
-            config = json.loads(path.read_text())
-        except (OSError, json.JSONDecodeError) as error:
-            raise UsageError(
-                f"the launcher's deepspeed_config_file {str(path)!r} cannot be read ({error}); it must name a JSON "
-                f"file, absolute or relative to {Path.cwd()}"
-            ) from error
-        if not isinstance(config, dict) or not isinstance(zero := config.get("zero_optimization", {}), dict):
-            raise UsageError(f'{path}: must hold a JSON object with a "zero_optimization" object in it')
-        taken = [f"{key} (set {ours} instead)" for key, ours in OURS_IN_DEEPSPEED.items() if key in config]
-        if taken:
-            raise UsageError(f"{path}: {', '.join(taken)}: our config decides these; the file may set the rest")
-        if zero.get("stage") not in (1, 2, 3):
-            raise UsageError(
-                f"{path}: zero_optimization.stage is {zero.get('stage')!r}; allowed: 1, 2, 3 (without ZeRO use DDP)"
-            )
-        self.zero_stage = zero["stage"]
-        # DeepSpeed clips at 1.0 unless it is told a number, and guesses batch sizes wrongly for two engines.
-        config |= {
-            "train_micro_batch_size_per_gpu": self.micro_batch_size,
-            "gradient_accumulation_steps": self.accumulation,
-            "train_batch_size": self.micro_batch_size * self.accumulation * self.world_size,
-            "gradient_clipping": self.gradient_clip or 0.0,
-            "zero_force_ds_cpu_optimizer": False,
-            "steps_per_print": 2**31,
-        }
-        if self.precision == "bf16":
-            config["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
-        return {
-            name: DeepSpeedPlugin(hf_ds_config=json.loads(json.dumps(config)))
-            for name in ("generator", "discriminator")
-        }
-
 
 def _meet(backend: str, timeout: timedelta) -> None:
     """Join the other processes of this start.
@@ -320,28 +245,3 @@ def _import_deepspeed(use_cpu: bool) -> Any:
         # Its reductions through shared memory would be compiled on first use, for minutes; gloo's are good enough.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     return deepspeed
-
-
-def divide_batch(global_batch_size: int, micro_batch_size: int | None, world_size: int) -> tuple[int, int]:
-    """The micro batch and how many of them each process accumulates.
-
-    Raises:
-        UsageError: the batch cannot be divided so.
-    """
-    if global_batch_size % world_size:
-        raise UsageError(
-            f"training.global_batch_size = {global_batch_size} cannot be divided among {world_size} processes; "
-            f"use a multiple of {world_size}"
-        )
-    share = global_batch_size // world_size
-    micro = share if micro_batch_size is None else micro_batch_size
-    if share % micro:
-        raise UsageError(
-            f"training.micro_batch_size = {micro} does not divide the {share} pictures a process has in each step "
-            f"(global_batch_size {global_batch_size} / {world_size} processes); use a divisor of {share}"
-        )
-    return micro, share // micro
-
-
-def _env_true(name: str) -> bool:
-    return os.environ.get(name, "false").lower() in ("true", "1", "yes")

@@ -148,7 +148,7 @@ def save_debug_bundle(folder: Path, error: NonFiniteError, feed: Feed, config: C
     facts = {
         "place": asdict(error.place),
         "not_finite": error.keys,
-        "sources": [str(feed.pictures.sources[index]) for index in chosen],
+        "sources": [feed.pictures.place(int(index)) for index in chosen],
         "config": config.model_dump(mode="json"),
     }
     (folder / "error.json").write_text(json.dumps(facts, indent=1))

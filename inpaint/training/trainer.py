@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from inpaint.arguments import Options
 from inpaint.config import Config
@@ -20,6 +19,7 @@ from inpaint.errors import InpaintError
 from inpaint.models.generator import Generator
 from inpaint.training.build import build_networks, init_generator
 from inpaint.training.checkpoint import CheckpointStore
+from inpaint.training.console import Console
 from inpaint.training.ema import Ema
 from inpaint.training.judge import Judge
 from inpaint.training.meter import Meter, NonFiniteError, Place
@@ -101,6 +101,7 @@ class Trainer:
         self.store = CheckpointStore(run.path / "checkpoints", config.checkpointing.keep)
         self.progress = Progress()
         self.publication = Publication(runtime, run, self.store, config)
+        self.console = Console(runtime.is_main)
         self._flags: deque[Any] = deque()
         self._last_save = time.monotonic()
 
@@ -122,31 +123,37 @@ class Trainer:
                 raise InpaintError(f"the first checkpoint cannot be written ({failure}); nothing was trained")
         if self._done() and self.runtime.broadcast(self.run_directory.finished_step()) == self.progress.step:
             return "finished"
-        with self._bar() as bar:
-            started = time.monotonic()
-            before = self.progress.seconds
-            batches = self.feed.batches(self.progress.epoch, self.progress.position)
+        batch = self.config.training.global_batch_size
+        self.console.begin(self.progress.step * batch, self.total_steps * batch)
+        try:
+            outcome = self._train()
+        finally:
+            self.console.end()
+        return outcome if outcome is not None else self._finish()
+
+    def _train(self) -> str | None:
+        """All steps that are left; None if they were done, else how it ended before that."""
+        started, before = time.monotonic(), self.progress.seconds
+        batches = self.feed.batches(self.progress.epoch, self.progress.position)
+        try:
             while not self._done():
                 self.progress.seconds = before + time.monotonic() - started
                 if self.progress.position == self.feed.steps_per_epoch:
                     if self._end_epoch():  # it is judged here if the run was stopped before that
-                        batches.close()
                         return self._leave("preempted")
                     self.progress.next_epoch()
                 try:
-                    decision = self._step(batches, bar)
+                    if self._step(batches) == STOP:
+                        return self._leave("preempted")
                 except NonFiniteError as error:
                     batches.close()
-                    self._roll_back(error, bar)
+                    self._roll_back(error)
                     batches = self.feed.batches(self.progress.epoch, self.progress.position)
-                    continue
-                if decision == STOP:
-                    batches.close()
-                    return self._leave("preempted")
+        finally:
             batches.close()
-        return self._finish()
+        return None
 
-    def _step(self, batches: Any, bar: Any) -> int:
+    def _step(self, batches: Any) -> int:
         """One step of training and all that is due after it; returns what the processes decided."""
         progress, training = self.progress, self.config.training
         self.watch.at(f"step {progress.step + 1}, waiting for data")
@@ -164,14 +171,13 @@ class Trainer:
                     self.generator, progress.images_seen + training.global_batch_size, training.global_batch_size
                 )
         progress.advance(training.global_batch_size)
-        bar.update(training.global_batch_size)
-        bar.set_description(f"epoch {place.epoch}/{training.epochs} phase {phase}", refresh=False)
+        self.console.advance(training.global_batch_size, f"epoch {place.epoch}/{training.epochs} phase {phase}")
         if progress.step % training.log_every == 0 or self._done():
-            self._log(place, bar)
+            self._log(place)
         stopped = progress.position == self.feed.steps_per_epoch and self._end_epoch()
         decision = self._decide()
         if stopped or decision == STOP:
-            self._log(place, bar)
+            self._log(place)
             return STOP
         every = self.config.checkpointing.every_steps
         if decision == SAVE or (every is not None and progress.step % every == 0):
@@ -194,7 +200,7 @@ class Trainer:
         self.watch.at(f"step {self.progress.step}, held-out pictures")
         return self.runtime.finish(self.runtime.start_max(STOP if self.stop.asked else NOTHING)) == STOP
 
-    def _log(self, place: Place, bar: Any) -> None:
+    def _log(self, place: Place) -> None:
         means = self.meter.read()
         if failure := self.store.take_failure():
             self._shout(failure)
@@ -205,11 +211,7 @@ class Trainer:
         self.run_directory.log(
             line | {"time/total_s": round(self.progress.seconds, 3), "total_steps": self.total_steps}
         )
-        bar.set_postfix({"mse": f"{means.get('loss/generator/reconstruction', float('nan')):.4f}"}, refresh=False)
-        if means.get("score/real", 0) > 0.99 and means.get("score/fake", 1) < 0.01:
-            tqdm.write(f"step {place.step}: the discriminator is saturated (real > 0.99, fake < 0.01)", file=sys.stderr)
-        if means.get("output/spread", 1.0) < 1e-4:
-            tqdm.write(f"step {place.step}: the generator paints the same picture for every input", file=sys.stderr)
+        self.console.show(place.step, means)
 
     def _end_epoch(self) -> bool:
         """Judge the epoch that has just ended; returns whether a stop was asked for meanwhile."""
@@ -230,9 +232,7 @@ class Trainer:
                 "images_seen": self.progress.images_seen,
             }
             self.run_directory.log(line | {f"evaluation/{name}": value for name, value in figures.items()})
-            tqdm.write(
-                f"epoch {epoch}: hole PSNR {figures['hole_psnr']:.2f} dB on validation pictures", file=sys.stderr
-            )
+            self.console.say(f"epoch {epoch}: hole PSNR {figures['hole_psnr']:.2f} dB on validation pictures")
         is_best = figures["hole_psnr"] > self.progress.best_hole_psnr
         if is_best:
             self.progress.best_hole_psnr = figures["hole_psnr"]
@@ -269,9 +269,9 @@ class Trainer:
             if self.progress.step:
                 at = f"at step {self.progress.step} of {self.total_steps}"
                 over = f"this run is finished, {at}; a larger training.epochs extends it"
-                tqdm.write(over if self._done() else f"resuming {at}", file=sys.stderr)
+                self.console.say(over if self._done() else f"resuming {at}")
 
-    def _roll_back(self, error: NonFiniteError, bar: Any) -> None:
+    def _roll_back(self, error: NonFiniteError) -> None:
         """Go back to the last checkpoint and leave the batch out that broke the run, or give up."""
         rollbacks = self.progress.rollbacks + 1
         skipped = [*self.progress.skipped, [error.place.epoch, error.place.position]]
@@ -283,12 +283,10 @@ class Trainer:
                 f"{error}, after {rollbacks - 1} returns to a checkpoint (training.max_rollbacks); the batch is in "
                 f"{bundle}; lower the learning rates, set optimizer.gradient_clip, or look at the pictures"
             )
-        if self.runtime.is_main:
-            tqdm.write(f"{error}: back to the last checkpoint, without that batch ({bundle})", file=sys.stderr)
+        self.console.say(f"{error}: back to the last checkpoint, without that batch ({bundle})")
         self._restore()
         self.progress.skipped, self.progress.rollbacks = skipped, rollbacks
-        bar.reset(self.total_steps * self.config.training.global_batch_size)
-        bar.update(self.progress.step * self.config.training.global_batch_size)
+        self.console.rewind(self.progress.step * self.config.training.global_batch_size)
 
     def _done(self) -> bool:
         last_epoch_over = self.progress.position == self.feed.steps_per_epoch
@@ -330,21 +328,7 @@ class Trainer:
         return outcome
 
     def _shout(self, failure: Exception | str) -> None:
-        if self.runtime.is_main:
-            tqdm.write(
-                f"A CHECKPOINT COULD NOT BE SAVED: {failure}. Training goes on; the last sound one is "
-                f"step {max(self.store.steps(), default='none')}.",
-                file=sys.stderr,
-            )
-
-    def _bar(self) -> Any:
-        batch = self.config.training.global_batch_size
-        return tqdm(
-            total=self.total_steps * batch,
-            initial=self.progress.step * batch,
-            unit="img",
-            unit_scale=True,
-            dynamic_ncols=True,
-            mininterval=0.5 if sys.stderr.isatty() else 10,
-            disable=not self.runtime.is_main,
+        self.console.say(
+            f"A CHECKPOINT COULD NOT BE SAVED: {failure}. Training goes on; the last sound one is "
+            f"step {max(self.store.steps(), default='none')}."
         )

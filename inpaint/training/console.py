@@ -1,0 +1,55 @@
+"""Owns what a person sees while training: a bar with rate and time left, and lines above it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from tqdm import tqdm
+
+
+class Console:
+    """The terminal of the main process; on the others nothing is shown."""
+
+    def __init__(self, is_shown: bool) -> None:
+        self.is_shown = is_shown
+        self._bar: Any = None
+
+    def say(self, text: str) -> None:
+        """A line that stays, above the bar."""
+        if self.is_shown:
+            tqdm.write(text, file=sys.stderr)
+
+    def begin(self, num_done: int, num_total: int) -> None:
+        """Show the bar, where the run stands now, in pictures."""
+        self._bar = tqdm(
+            total=num_total,
+            initial=num_done,
+            unit="img",
+            unit_scale=True,
+            dynamic_ncols=True,
+            mininterval=0.5 if sys.stderr.isatty() else 10,
+            disable=not self.is_shown,
+        )
+
+    def advance(self, num_images: int, where: str) -> None:
+        self._bar.update(num_images)
+        self._bar.set_description(where, refresh=False)
+
+    def rewind(self, num_done: int) -> None:
+        """Show the bar further back."""
+        self._bar.reset(self._bar.total)
+        self._bar.update(num_done)
+
+    def show(self, step: int, means: Mapping[str, float]) -> None:
+        """The newest figures beside the bar, and a line where they say that something goes wrong."""
+        self._bar.set_postfix({"mse": f"{means.get('loss/generator/reconstruction', float('nan')):.4f}"}, refresh=False)
+        if means.get("score/real", 0) > 0.99 and means.get("score/fake", 1) < 0.01:
+            self.say(f"step {step}: the discriminator is saturated (real > 0.99, fake < 0.01)")
+        if means.get("output/spread", 1.0) < 1e-4:
+            self.say(f"step {step}: the generator paints the same picture for every input")
+
+    def end(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
