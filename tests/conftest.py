@@ -41,3 +41,41 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackHub
         )
         monkeypatch.setattr(huggingface_hub.hf_api.api, "endpoint", server.endpoint)
         yield server
+
+
+@pytest.fixture(scope="session")
+def places(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small Places365 tree with one of every trouble in it."""
+    from preparing import make_tree
+
+    return make_tree(tmp_path_factory.mktemp("source") / "places365_standard")
+
+
+@pytest.fixture(scope="session")
+def dataset(places: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `inpaint prepare` makes of it."""
+    from preparing import COUNTS, options
+
+    from inpaint.data.prepare import prepare
+
+    out = tmp_path_factory.mktemp("dataset") / "out"
+    plan = prepare(options(places, out))
+    assert plan is not None and +plan.counts() == COUNTS
+    return out
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Path:
+    """A run to be published."""
+    from publishing import make_run
+
+    return make_run(tmp_path / "run")
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client's own pauses between its tries take no time, and large files go by LFS, in this process."""
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub.utils._http.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)

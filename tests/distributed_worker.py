@@ -103,13 +103,7 @@ def record(folder: Path, base: str, scenarios: list[dict[str, Any]]) -> None:
         AcceleratorState._reset_state(reset_partial_state=False)
         config = load_config(base, scenario.get("flags", {}))
         training = config.training
-        runtime = Runtime(
-            training.precision,
-            training.global_batch_size,
-            training.micro_batch_size,
-            config.optimizer.gradient_clip,
-            training.timeout_s,
-        )
+        runtime = Runtime.of(config)
         options = Options(folder / scenario["name"])
         run = RunDirectory(options.run_dir)
         launch._on_main(runtime, lambda run=run, config=config, options=options: launch._open_run(run, config, options))

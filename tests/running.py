@@ -252,3 +252,9 @@ def _file() -> Any:
 def _written(file: Any) -> str:
     """What a child wrote; without moving the position it shares with us."""
     return os.pread(file.fileno(), 1 << 24, 0).decode(errors="replace")
+
+
+def assert_same_end(run: Path, straight: Path, last: int) -> None:
+    assert set(differences(weights(run, last), weights(straight, last)).values()) == {0.0}
+    lines = [line["step"] for line in metrics(run) if "evaluation/hole_psnr" not in line]
+    assert lines == sorted(set(lines)), "a line of metrics.jsonl stands twice"

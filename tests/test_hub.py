@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import subprocess
@@ -14,89 +13,15 @@ from typing import Any
 import huggingface_hub
 import pytest
 from hub_server import LoopbackHub
-from huggingface_hub import CommitOperationAdd, HfApi, ModelCard
+from huggingface_hub import CommitOperationAdd, HfApi
+from publishing import REPO, drain, make_run, publisher, set_weights, submit, weights_at
 
 from inpaint import cli
-from inpaint.errors import InpaintError, UsageError
+from inpaint.errors import UsageError
 from inpaint.hub.errors import describe, redact
 from inpaint.hub.publisher import HubPublisher
-from inpaint.hub.push import fetch_run, push_oldest
+from inpaint.hub.push import push_oldest
 from inpaint.hub.queue import MAX_WAITING, PushQueue
-
-REPO = "alice/landscapes"
-FIGURES = {"hole_psnr": 21.345, "hole_l1": 0.0712, "psnr": 30.5, "l1": 0.01, "hole_ssim": 0.5, "ssim": float("nan")}
-
-
-@pytest.fixture
-def run_dir(tmp_path: Path) -> Path:
-    return make_run(tmp_path / "run")
-
-
-def make_run(run: Path, weights: bytes = b"first") -> Path:
-    files = {
-        "config.yaml": "data: {path: null, image_size: 64}\ntraining: {epochs: 2}\n",
-        "metrics.jsonl": "".join(
-            json.dumps(
-                {"step": s, "epoch": 1, "phase": 1, "images_seen": 32 * s, "loss/generator/reconstruction": 1 / s}
-            )
-            + "\n"
-            for s in (1, 2, 3)
-        ),
-        "evaluation.json": json.dumps(
-            {
-                "split": "test",
-                "num_pictures": 9,
-                "rows": {"generator": FIGURES, "Telea": {**FIGURES, "hole_psnr": 18.0}},
-            }
-        ),
-        "environment.json": json.dumps({"devices": "2 CPU cores", "hours": 0.03}),
-        "generator/config.json": "{}",
-        "checkpoints/step_00000003/manifest.json": "{}",
-    }
-    for name, text in files.items():
-        (run / name).parent.mkdir(parents=True, exist_ok=True)
-        (run / name).write_text(text)
-    (run / "samples").mkdir()
-    (run / "samples" / "epoch_0001.png").write_bytes(b"\x89PNG\0" + weights)
-    set_weights(run, weights)
-    return run
-
-
-def set_weights(run: Path, weights: bytes) -> None:
-    (run / "generator" / "model.safetensors").write_bytes(b"\0" * 100 + weights)
-
-
-def submit(run: Path, label: str, weights: bytes, **details: Any) -> PushQueue:
-    set_weights(run, weights)
-    queue = PushQueue(run)
-    queue.add(label, REPO, details.pop("private", False), run / "generator", **details)
-    return queue
-
-
-def weights_at(hub: LoopbackHub, revision: str) -> bytes:
-    return hub.repository(REPO).resolve(revision).files["model.safetensors"].content[100:]
-
-
-def drain(queue: PushQueue, num_tries: int = 8) -> list[str]:
-    """Push until nothing waits; the reasons of the failures on the way."""
-    reasons = []
-    while queue.waiting():
-        failure = push_oldest(queue)
-        if failure is not None:
-            reasons.append(failure.reason)
-            assert len(reasons) < num_tries, reasons
-    return reasons
-
-
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The client's own pauses between its tries take no time, and large files go by LFS, in this process."""
-    monkeypatch.setattr(huggingface_hub.utils._http.time, "sleep", lambda seconds: None)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
-
-
-def publisher(run: Path, **details: Any) -> HubPublisher:
-    return HubPublisher(REPO, False, run, first_wait_s=0.05, say=lambda line: None, **details)
 
 
 def test_what_was_submitted_arrives_as_one_commit_each_whatever_training_does_next(
@@ -351,93 +276,6 @@ def test_names_that_cannot_be_are_refused_before_training(run_dir: Path) -> None
     for name in ("landscapes", "alice/landscapes/2", "alice/land scapes"):
         with pytest.raises(UsageError, match=name):
             HubPublisher(name, False, run_dir)
-
-
-@pytest.mark.usefixtures("quick")
-def test_a_pushed_checkpoint_can_be_fetched_to_resume_elsewhere(
-    hub: LoopbackHub, run_dir: Path, tmp_path: Path
-) -> None:
-    drain(submit(run_dir, "epoch-0001", b"x", checkpoint=run_dir / "checkpoints" / "step_00000003"))
-    hub.fault("/resolve/", method="GET", status=503)  # the client itself gives up at once here
-    there = fetch_run(REPO, tmp_path / "elsewhere", revision="epoch-0001")
-    names = {path.relative_to(there).as_posix() for path in there.rglob("*") if path.is_file()}
-    assert names == {
-        "checkpoints/step_00000003/manifest.json",
-        "config.yaml",
-        "metrics.jsonl",
-        "samples/epoch_0001.png",
-    }
-    with pytest.raises(InpaintError, match="exists already"):
-        fetch_run(REPO, there)
-    with pytest.raises(InpaintError, match="404"):
-        fetch_run(REPO, tmp_path / "other", revision="epoch-9999")
-    with pytest.raises(InpaintError, match="404"):
-        fetch_run("alice/nothing", tmp_path / "other")
-
-
-@pytest.mark.usefixtures("quick")
-def test_the_card_says_what_the_files_say(hub: LoopbackHub, run_dir: Path) -> None:
-    drain(submit(run_dir, "final", b"x"))
-    text = hub.head(REPO).files["README.md"].content.decode()
-    card = ModelCard(text)
-    card.validate()
-    assert (card.data.license, card.data.pipeline_tag, card.data.library_name) == (
-        "apache-2.0",
-        "image-to-image",
-        "inpaint",
-    )
-    measured = {(r.metric_name, r.dataset_split): r.metric_value for r in card.data.eval_results}
-    assert measured["PSNR (dB) in the hole", "test"] == FIGURES["hole_psnr"]
-    assert len(measured) == 5, "a figure nobody could measure is left out"
-    assert "| generator | 21.34 |" in text or "| generator | 21.35 |" in text
-    assert "| Telea | 18.00 |" in text
-    for part in ("2 CPU cores", "Hours: 0.03", "Pictures seen: 96", "epoch 1 (step 3)", "training: {epochs: 2}"):
-        assert part in text
-    for picture in re.findall(r"!\[.*?\]\((.*?)\)", text):
-        assert picture in hub.head(REPO).files
-    code = re.findall(r"```python\n(.*?)```", text, re.DOTALL)[0]
-    assert len(code.split("\n\n")) == 2
-    assert len(code.replace("\n\n", "\n").splitlines()) == 4
-    assert f'from_pretrained("{REPO}")' in code
-
-
-@pytest.mark.usefixtures("quick")
-def test_pushed_weights_come_back_bit_equal_and_the_pasted_code_runs(
-    hub: LoopbackHub, run_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import torch
-    from PIL import Image
-
-    from inpaint import Generator
-    from inpaint.models.generator import GeneratorConfig
-
-    generator = Generator(GeneratorConfig(width=2)).eval()
-    generator.save_pretrained(run_dir / "generator")
-    queue = PushQueue(run_dir)
-    queue.add("final", REPO, False, run_dir / "generator")
-    drain(queue)
-    there = Generator.from_pretrained(REPO, revision="final").state_dict()
-    assert all(torch.equal(tensor, there[name]) for name, tensor in generator.state_dict().items())
-
-    monkeypatch.chdir(run_dir)
-    Image.new("RGB", (20, 12), "green").save("photo.jpg")
-    mask = Image.new("L", (20, 12))
-    mask.paste(255, (4, 4, 9, 9))
-    mask.save("mask.png")
-    card = hub.head(REPO).files["README.md"].content.decode()
-    exec(re.findall(r"```python\n(.*?)```", card, re.DOTALL)[0], {})
-    assert Image.open("filled.png").size == (20, 12)
-
-
-@pytest.mark.usefixtures("quick")
-def test_a_card_without_figures_claims_none(hub: LoopbackHub, run_dir: Path) -> None:
-    for name in ("evaluation.json", "metrics.jsonl", "environment.json", "samples/epoch_0001.png"):
-        (run_dir / name).unlink()
-    drain(submit(run_dir, "epoch-0001", b"x"))
-    text = hub.head(REPO).files["README.md"].content.decode()
-    assert "Not measured yet" in text
-    assert ModelCard(text).data.eval_results is None
-    assert "![" not in text
 
 
 def test_no_secret_is_left_in_any_file_or_word(

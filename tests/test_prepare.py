@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import errno
 import hashlib
-import io
 import os
 import shutil
 import signal
@@ -13,20 +12,15 @@ import subprocess
 import sys
 import tarfile
 import time
-import zlib
 from dataclasses import replace
 from pathlib import Path
 
-import datasets
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from datasets import load_dataset
-from hub_server import LoopbackHub
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from preparing import COUNTS, contents, landscape, options
 from test_people import write_darknet
 
 from inpaint.cli import main
@@ -34,75 +28,8 @@ from inpaint.data import chunks, dedupe, places365
 from inpaint.data.archive import open_source
 from inpaint.data.check import faults
 from inpaint.data.holes import SPLITS, HoleSpec, key_hash, split_of, stored_holes
-from inpaint.data.prepare import WORK_FOLDER, Options, prepare
+from inpaint.data.prepare import WORK_FOLDER, prepare
 from inpaint.errors import InpaintError, UsageError
-
-NUM_GOOD = 42
-
-
-def landscape(seed: int, width: int = 96, height: int = 80) -> Image.Image:
-    """Smooth random colours, no two seeds alike."""
-    coarse = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
-    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
-
-
-@pytest.fixture(scope="module")
-def places(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small Places365 tree with one of every trouble in it."""
-    root = tmp_path_factory.mktemp("source") / "places365_standard"
-    names = ["beach", "field-wild", "mountain"]
-    for index in range(NUM_GOOD):
-        tree = "val" if index % 7 == 0 else "train"
-        path = root / tree / names[index % 3] / f"{index:08d}.jpg"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        landscape(index).save(path, quality=90)
-    beach = root / "train" / "beach"
-    landscape(900).convert("CMYK").save(beach / "cmyk.jpg")
-    landscape(901).save(beach / "plage_été_海.jpg")
-    landscape(902).save(beach / "really_a.jpg", format="PNG")
-    landscape(903).save(beach / "moving.gif", save_all=True, append_images=[landscape(904)])
-    landscape(905).convert("L").save(beach / "grey.jpg")
-    landscape(906, 40, 90).save(beach / "small.jpg")
-    (beach / "cut.jpg").write_bytes((beach / "cmyk.jpg").read_bytes()[:900])
-    (beach / "empty.jpg").touch()
-    (beach / "bomb.png").write_bytes(_bomb())
-    shutil.copy(beach / "cmyk.jpg", beach / "zz_copy.jpg")
-    (beach / "notes.txt").write_text("not a picture")
-    (beach / ".hidden.jpg").write_bytes(b"")
-    (root / "train" / "airfield").mkdir()
-    landscape(907).save(root / "train" / "airfield" / "1.jpg")
-    (root / "train" / "glacier").mkdir()
-    (beach / "loop").symlink_to(root / "train")
-    return root
-
-
-def _bomb() -> bytes:
-    """A PNG that says it is 60,000 pixels wide and high."""
-    data = io.BytesIO()
-    Image.new("L", (1, 1)).save(data, "png")
-    header = b"IHDR" + (60_000).to_bytes(4, "big") * 2 + data.getvalue()[24:29]
-    return data.getvalue()[:12] + header + zlib.crc32(header).to_bytes(4, "big") + data.getvalue()[33:]
-
-
-COUNTS = {"kept": NUM_GOOD + 4, "corrupt": 2, "too small": 1, "too large": 1, "grey": 1, "duplicate": 1}
-
-
-def options(source: Path | str, out: Path) -> Options:
-    return Options(str(source), out, workers=1, chunk_pictures=7, show_progress=False)
-
-
-def contents(out: Path) -> dict[str, str]:
-    """The digest of every file of a dataset."""
-    files = [path for path in out.rglob("*") if path.is_file() and WORK_FOLDER not in path.parts]
-    return {str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-
-
-@pytest.fixture(scope="module")
-def dataset(places: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("dataset") / "out"
-    plan = prepare(options(places, out))
-    assert plan is not None and +plan.counts() == COUNTS
-    return out
 
 
 def test_the_fifty_classes_are_official() -> None:
@@ -398,77 +325,3 @@ def test_two_at_once_in_one_folder_are_kept_apart(places: Path, tmp_path: Path) 
             prepare(options(places, tmp_path / "out"))
     with pytest.raises(UsageError, match=r"was begun from .* at size 64"):
         prepare(replace(options(places, tmp_path / "out"), size=32))
-
-
-def damage_shard(out: Path) -> None:
-    shard = next((out / "data").glob("train-*"))
-    shard.write_bytes(shard.read_bytes()[:-100])
-
-
-def damage_split(out: Path) -> None:
-    next((out / "data").glob("test-*")).unlink()
-    text = (out / "README.md").read_text()
-    (out / "README.md").write_text(text.replace("  - split: test\n    path: data/test-*.parquet\n", ""))
-
-
-def damage_count(out: Path) -> None:
-    shard = next((out / "data").glob("train-*"))
-    shard.rename(shard.with_name("train-00000-of-00002.parquet"))
-
-
-def damage_column(out: Path, name: str, value: object) -> None:
-    shard = next((out / "data").glob("validation-*"))
-    table = pq.read_table(shard)
-    rows = table.to_pylist()
-    rows[0][name] = value if value is not None else pq.read_table(next((out / "data").glob("train-*")))[name][0].as_py()
-    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), shard)
-
-
-DAMAGES = {
-    "damaged or cut short; delete it": damage_shard,
-    "train has 1 of its 2 shards": damage_count,
-    "1 pictures of validation can't be decoded": lambda out: damage_column(out, "image", {"bytes": b"x", "path": None}),
-    "1 pictures of validation stand in another split": lambda out: damage_column(out, "image", None),
-    "1 holes of validation do not lie in their 28 px window": lambda out: damage_column(out, "hole", [60, 0, 20, 20]),
-    "does not say the same as the columns": lambda out: damage_column(out, "hole", None),
-}
-
-
-@pytest.mark.parametrize("fault", DAMAGES)
-def test_check_names_what_is_wrong(
-    fault: str, dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out = Path(shutil.copytree(dataset, tmp_path / "out"))
-    DAMAGES[fault](out)
-    assert main(["prepare", "--check", str(out)]) == 1
-    assert fault in capsys.readouterr().out
-
-
-@pytest.fixture
-def datasets_hub(hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LoopbackHub:
-    """The loopback Hub, for `datasets` too, which has its own copy of the settings."""
-    monkeypatch.setattr(datasets.config, "HF_ENDPOINT", hub.endpoint)
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    return hub
-
-
-def test_pushed_it_loads_by_its_id_and_can_be_a_source(
-    places: Path, dataset: Path, tmp_path: Path, datasets_hub: LoopbackHub, capsys: pytest.CaptureFixture[str]
-) -> None:
-    flags = ["--source", str(places), "--out", str(tmp_path / "out"), "--workers", "1", "--push-to", "alice/places"]
-    assert main(["prepare", *flags]) == 0, capsys.readouterr().err
-    local, remote = load_dataset(str(dataset)), load_dataset("alice/places")
-    for split in SPLITS:
-        assert remote[split]["source"][:] == local[split]["source"][:]
-        streamed = load_dataset("alice/places", split=split, streaming=True)
-        assert [row["hole"] for row in streamed] == local[split]["hole"][:]
-    assert main(["prepare", "--check", "alice/places"]) == 0
-    again = prepare(options("alice/places", tmp_path / "again"))
-    assert again is not None and again.counts()["kept"] == COUNTS["kept"]
-    holes = [(path / "holes.csv").read_text().splitlines() for path in (dataset, tmp_path / "again")]
-    assert sorted(holes[0]) == sorted(holes[1])
-
-
-def test_an_id_that_nobody_has_is_one_line(datasets_hub: LoopbackHub, tmp_path: Path) -> None:
-    with pytest.raises(InpaintError, match="the dataset alice/nothing can't be opened"):
-        prepare(options("alice/nothing", tmp_path / "out"))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import signal
 import time
 from collections.abc import Callable
@@ -13,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from running import Job, differences, launch, metrics, start, steps, tiny_config, train, weights
+from running import assert_same_end, differences, launch, metrics, start, steps, tiny_config, weights
 
 from inpaint.errors import InpaintError
 from inpaint.training import checkpoint, trainer
@@ -22,30 +21,19 @@ from inpaint.training.launch import main
 from inpaint.training.steps import Steps, Terms
 
 LAST = 20
-# Where the runs end that are killed at random: three epochs.
-KILLED_LAST = 30
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Decoded pictures, made once for all tests of this file."""
-    return tmp_path_factory.mktemp("cache")
 
 
 @pytest.fixture
-def config(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("INPAINT_CACHE", str(cache))
+def config(tmp_path: Path) -> Path:
     # A checkpoint every third step, in the middle of epochs and of phases.
     return tiny_config(tmp_path, checkpointing={"every_steps": 3, "keep": 3})
 
 
 @pytest.fixture(scope="module")
-def straight(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
+def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of one process that nothing disturbed."""
     folder = tmp_path_factory.mktemp("straight")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("INPAINT_CACHE", str(cache))
-        assert main(["--config", str(tiny_config(folder)), "--run-dir", str(folder / "run")]) == 0
+    assert main(["--config", str(tiny_config(folder)), "--run-dir", str(folder / "run")]) == 0
     return folder / "run"
 
 
@@ -59,12 +47,6 @@ def at_step(number: int, act: Callable[[], None], patch: pytest.MonkeyPatch) -> 
         return original(self, *arguments)
 
     patch.setattr(Steps, "__call__", step)
-
-
-def assert_same_end(run: Path, straight: Path, last: int = LAST) -> None:
-    assert set(differences(weights(run, last), weights(straight, last)).values()) == {0.0}
-    lines = [line["step"] for line in metrics(run) if "evaluation/hole_psnr" not in line]
-    assert lines == sorted(set(lines)), "a line of metrics.jsonl stands twice"
 
 
 class Killed(BaseException):
@@ -86,7 +68,7 @@ def test_an_end_at_any_step_is_resumed_to_the_same_bytes(
             main(["--config", str(config), "--run-dir", str(run)])
         assert LAST not in steps(run)
         assert main(["--config", str(config), "--run-dir", str(run)]) == 0
-        assert_same_end(run, straight)
+        assert_same_end(run, straight, LAST)
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGINT"])
@@ -102,7 +84,7 @@ def test_a_signal_in_any_phase_saves_and_leaves_a_marker(
         assert number <= steps(run)[-1] <= number + trainer.FLAG_LAG
         assert main(["--config", str(config), "--run-dir", str(run)]) == 0
         assert not (run / "PREEMPTED").exists()
-        assert_same_end(run, straight)
+        assert_same_end(run, straight, LAST)
 
 
 def test_a_signal_during_validation_is_heard_there(
@@ -119,7 +101,7 @@ def test_a_signal_during_validation_is_heard_there(
     assert main(["--config", str(config), "--run-dir", str(tmp_path / "run")]) == 0
     evaluated = [line["epoch"] for line in metrics(tmp_path / "run") if "evaluation/hole_psnr" in line]
     assert evaluated == [1, 2]
-    assert_same_end(tmp_path / "run", straight)
+    assert_same_end(tmp_path / "run", straight, LAST)
 
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
@@ -132,7 +114,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
     file.write_bytes(file.read_bytes()[:-1])
     assert main(["--config", str(config), "--run-dir", str(run)]) == 0
     assert "step_00000015 is damaged: optimizer_generator.safetensors" in caplog.text
-    assert_same_end(run, straight)
+    assert_same_end(run, straight, LAST)
 
 
 def poison(monkeypatch: pytest.MonkeyPatch, epoch: int, position: int) -> None:
@@ -193,7 +175,7 @@ def test_a_save_that_fails_is_shouted_and_costs_nothing(
     fail_saves(monkeypatch, {3, 6, 15})
     assert main(["--config", str(config), "--run-dir", str(tmp_path / "run")]) == 0
     assert capsys.readouterr().err.count("A CHECKPOINT COULD NOT BE SAVED") == 3
-    assert_same_end(tmp_path / "run", straight)
+    assert_same_end(tmp_path / "run", straight, LAST)
 
 
 def test_if_the_last_state_cannot_be_saved_the_exit_code_says_so_and_the_run_can_be_finished(
@@ -205,7 +187,7 @@ def test_if_the_last_state_cannot_be_saved_the_exit_code_says_so_and_the_run_can
         assert main(["--config", str(config), "--run-dir", str(run)]) == 1
     assert "COULD NOT BE SAVED" in capsys.readouterr().err and steps(run)[-1] == 18
     assert main(["--config", str(config), "--run-dir", str(run)]) == 0
-    assert_same_end(run, straight)
+    assert_same_end(run, straight, LAST)
 
 
 def test_if_the_first_checkpoint_cannot_be_saved_nothing_is_trained(
@@ -248,78 +230,6 @@ def test_init_from_takes_the_weights_into_a_new_run(tmp_path: Path, config: Path
     assert all(torch.equal(tensor, published[name]) for name, tensor in weights(run, 0)["generator"].items())
     with pytest.raises(InpaintError, match="config"):
         init_generator(trainer.Generator(), str(tmp_path))
-
-
-def kill(job: Job) -> None:
-    for process in job.processes:
-        process.kill()
-    for process in job.processes:
-        process.wait()
-
-
-def one_kill(job: Job, run: Path, generator: random.Random) -> None:
-    """kill -9 at a random moment, or inside a save, once training has begun; at once if it has ended."""
-    until = generator.randrange(1, KILLED_LAST)
-    inside_a_save = generator.random() < 0.5
-    with job:
-        while all(process.poll() is None for process in job.processes):
-            reached = steps(run) and steps(run)[-1] >= until
-            saving = any((run / "checkpoints").glob(".tmp-*"))
-            if (inside_a_save and saving) or (not inside_a_save and reached):
-                break
-            time.sleep(0.001)
-        time.sleep(generator.random() * 0.05)
-        kill(job)
-
-
-@pytest.mark.parametrize(("processes", "engine", "kills"), [(1, None, 2), (2, None, 2), (2, "zero2", 1)])
-def test_kill_9_at_random_moments_costs_no_bit(
-    processes: int, engine: str | None, kills: int, config: Path, tmp_path: Path
-) -> None:
-    soak_kills(processes, engine, kills, config, tmp_path)
-
-
-@pytest.mark.soak
-@pytest.mark.timeout(3600)
-@pytest.mark.parametrize(("processes", "engine"), [(1, None), (2, None), (2, "zero2")])
-def test_kill_9_again_and_again(processes: int, engine: str | None, config: Path, tmp_path: Path) -> None:
-    soak_kills(processes, engine, int(os.environ.get("SOAK_KILLS", "20")), config, tmp_path)
-
-
-def soak_kills(processes: int, engine: str | None, kills: int, config: Path, tmp_path: Path) -> None:
-    """Kill and restart, beginning anew whenever the run got to its end before the next kill."""
-    generator = random.Random(processes * 10 + len(engine or ""))
-    how: dict[str, Any] = {"processes": processes, "engine": engine}
-    flags = ["--config", config, "--training.epochs", "3"]
-    train(*flags, "--run-dir", tmp_path / "straight", **how).ok()
-    run = tmp_path / "run_0"
-    for number in range(kills):
-        if KILLED_LAST in steps(run):
-            run = tmp_path / f"run_{number}"
-        one_kill(start(*flags, "--run-dir", run, **how), run, generator)
-    train(*flags, "--run-dir", run, **how).ok()
-    assert_same_end(run, tmp_path / "straight", KILLED_LAST)
-
-
-@pytest.mark.soak
-def test_one_run_under_every_engine_in_turn(config: Path, tmp_path: Path) -> None:
-    how: dict[str, Any] = {"processes": 2}
-    train("--config", config, "--run-dir", tmp_path / "straight", **how).ok()
-    for number, engine in enumerate((None, "zero2", "zero3", "zero1", None), start=1):
-        flags = ["--training.max_steps", str(4 * number)]
-        train("--config", config, "--run-dir", tmp_path / "run", *flags, engine=engine, **how).ok()
-    assert_same_end(tmp_path / "run", tmp_path / "straight")
-
-
-@pytest.mark.soak
-def test_one_run_on_two_one_four_and_two_processes(config: Path, tmp_path: Path) -> None:
-    precision = ["--training.precision", "float64"]
-    train("--config", config, "--run-dir", tmp_path / "straight", *precision, processes=2).ok()
-    for number, processes in enumerate((2, 1, 4, 2), start=1):
-        flags = [*precision, "--training.max_steps", str(5 * number)]
-        train("--config", config, "--run-dir", tmp_path / "run", *flags, processes=processes).ok()
-    apart = differences(weights(tmp_path / "run", LAST), weights(tmp_path / "straight", LAST))
-    assert max(apart.values()) < 1e-9, apart
 
 
 def test_a_second_run_on_the_same_folder_is_refused_and_the_first_goes_on(config: Path, tmp_path: Path) -> None:

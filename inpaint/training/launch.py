@@ -103,13 +103,7 @@ def _train(config: Config, options: Options) -> int:
 
     die_with_launcher()
     training = config.training
-    runtime = Runtime(
-        training.precision,
-        training.global_batch_size,
-        training.micro_batch_size,
-        config.optimizer.gradient_clip,
-        training.timeout_s,
-    )
+    runtime = Runtime.of(config)
     _compare_configs(runtime, config)
     # Only now: until all processes have met there is nothing to save, and one that waits in vain shall be stoppable.
     stop = StopRequest()

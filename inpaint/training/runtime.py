@@ -22,6 +22,7 @@ from accelerate import Accelerator
 from accelerate.utils import DeepSpeedPlugin, DistributedDataParallelKwargs, InitProcessGroupKwargs
 from torch import Tensor, nn
 
+from inpaint.config import Config
 from inpaint.errors import UsageError
 from inpaint.training.batch_norm import synchronise_batch_norm
 from inpaint.training.networks import Network, ZeroNetwork
@@ -102,6 +103,18 @@ class Runtime:
         # Flags travel over CPU memory, so that reading one never waits for the device.
         self.control_group = dist.new_group(backend="gloo") if self.world_size > 1 else None
         self.networks: list[Network] = []
+
+    @classmethod
+    def of(cls, config: Config) -> Runtime:
+        """As a run's config says."""
+        training = config.training
+        return cls(
+            training.precision,
+            training.global_batch_size,
+            training.micro_batch_size,
+            config.optimizer.gradient_clip,
+            training.timeout_s,
+        )
 
     def prepare(self, name: str, module: nn.Module, optimizer_settings: dict[str, Any], compiled: bool) -> Network:
         """The network `generator` or `discriminator`, on this device, ready to train."""
