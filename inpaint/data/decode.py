@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from inpaint.data.holes import HoleSpec, key_hash, scale_holes, stored_holes
 from inpaint.data.pixels import BadPicture, open_picture, square
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from inpaint.data.photos import Photos
 
 COORDINATES = ("x", "y", "width", "height", "crop_x", "crop_y", "side")
@@ -75,6 +76,8 @@ def decode_photos(photos: Photos, size: int, rows: range) -> Decoded:
 
 def table_of(parts: Sequence[Decoded]) -> pa.Table:
     """Sources, hashes of the keys and coordinates of all parts; what `coordinates_at` takes."""
+    import pyarrow as pa
+
     columns = {
         "source": pa.array([source for part in parts for source in part.sources], pa.string()),
         "key_hash": np.array([key_hash(key) for part in parts for key in part.keys], dtype=np.uint64),

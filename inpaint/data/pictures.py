@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any, BinaryIO, overload
 
 import numpy as np
-import pyarrow
 from numpy.typing import NDArray
 
 from inpaint.data import holes
@@ -234,6 +233,8 @@ def _write_header(file: BinaryIO, num: int, size: int) -> None:
 
 
 def _write_table(path: Path, parts: Sequence[Decoded]) -> None:
+    import pyarrow
+
     table = table_of(parts)
     with durable(path) as file, pyarrow.ipc.new_file(file, table.schema) as writer:
         writer.write_table(table)
@@ -290,6 +291,8 @@ def _open(
 
 
 def _open_split(entry: Path, split: Split, spec: HoleSpec) -> Pictures:
+    import pyarrow
+
     pixels = np.load(entry / f"{split}.npy", mmap_mode="r")
     table = pyarrow.ipc.open_file(pyarrow.memory_map(str(entry / f"{split}.arrow"))).read_all()
     holes, crops = coordinates_at(table, spec)

@@ -22,7 +22,6 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from inpaint.data import holes
@@ -33,6 +32,8 @@ from inpaint.data.photos import Source, from_table, image_column, in_one_line, l
 from inpaint.errors import InpaintError
 
 if TYPE_CHECKING:
+    import pyarrow.parquet as pq
+
     from inpaint.data.photos import Photos
 
 # A power of two, since batches and numbers of processes mostly are: up to so many processes read nothing twice.
@@ -248,6 +249,7 @@ class Stream:
 
     def _read(self, block: int) -> _Block:
         """A block from its shard; may be called from several threads."""
+        import pyarrow.parquet as pq
         from datasets import Dataset
         from datasets.table import InMemoryTable
 
@@ -281,6 +283,8 @@ class Stream:
             )
 
     def _footer(self, name: str) -> pq.FileMetaData:
+        import pyarrow.parquet as pq
+
         with in_one_line(f"the parquet shard {name} cannot be read"), _opened(name) as file:
             return pq.ParquetFile(file).metadata
 
