@@ -15,7 +15,7 @@ import torch
 from running import assert_same_end, differences, launch, metrics, start, steps, tiny_config, weights
 
 from inpaint.errors import InpaintError
-from inpaint.training import checkpoint, trainer
+from inpaint.training import agreement, checkpoint, trainer
 from inpaint.training.build import init_generator
 from inpaint.training.launch import main
 from inpaint.training.steps import Steps, Terms
@@ -81,7 +81,7 @@ def test_a_signal_in_any_phase_saves_and_leaves_a_marker(
             at_step(number, lambda: os.kill(os.getpid(), getattr(signal, name)), patch)
             assert main(["--config", str(config), "--run-dir", str(run)]) == 0
         assert (run / "PREEMPTED").exists() and not (run / "run.lock").exists()
-        assert number <= steps(run)[-1] <= number + trainer.FLAG_LAG
+        assert number <= steps(run)[-1] <= number + agreement.LAG
         assert main(["--config", str(config), "--run-dir", str(run)]) == 0
         assert not (run / "PREEMPTED").exists()
         assert_same_end(run, straight, LAST)
@@ -121,12 +121,12 @@ def poison(monkeypatch: pytest.MonkeyPatch, epoch: int, position: int) -> None:
     """One batch of the run makes the loss not finite, and with it the weights, whenever it is met."""
     original = trainer.Trainer._step
 
-    def step(self: trainer.Trainer, batches: Any, bar: Any) -> int:
+    def step(self: trainer.Trainer, batches: Any) -> int:
         here = (self.progress.epoch, self.progress.position)
         if here == (epoch, position) and [epoch, position] not in self.progress.skipped:
             with torch.no_grad():
                 next(self.generator.module.parameters()).fill_(float("nan"))
-        return original(self, batches, bar)
+        return original(self, batches)
 
     monkeypatch.setattr(trainer.Trainer, "_step", step)
 

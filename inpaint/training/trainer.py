@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections import deque
 from dataclasses import asdict
 from typing import Any
 
@@ -17,6 +16,7 @@ from inpaint.config import Config
 from inpaint.data.batches import Feed
 from inpaint.errors import InpaintError
 from inpaint.models.generator import Generator
+from inpaint.training.agreement import NOTHING, SAVE, STOP, Agreement
 from inpaint.training.build import build_networks, init_generator
 from inpaint.training.checkpoint import CheckpointStore
 from inpaint.training.console import Console
@@ -34,10 +34,6 @@ from inpaint.training.steps import Steps
 from inpaint.training.watch import Watch
 
 log = logging.getLogger(__name__)
-
-# A flag raised at a step is acted upon so many steps later, when the processes have long exchanged it unawaited.
-FLAG_LAG = 2
-NOTHING, SAVE, STOP = 0, 1, 2
 
 
 class Trainer:
@@ -63,7 +59,7 @@ class Trainer:
         watch: Watch,
         pictures: dict[Any, Any],
     ) -> None:
-        self.config, self.runtime, self.run_directory, self.stop, self.watch = config, runtime, run, stop, watch
+        self.config, self.runtime, self.run_directory, self.watch = config, runtime, run, watch
         training, rates = config.training, config.optimizer
         generator, discriminator = build_networks(config)
         if options.init_from is not None:
@@ -102,8 +98,7 @@ class Trainer:
         self.progress = Progress()
         self.publication = Publication(runtime, run, self.store, config)
         self.console = Console(runtime.is_main)
-        self._flags: deque[Any] = deque()
-        self._last_save = time.monotonic()
+        self.agreement = Agreement(runtime, stop, config.checkpointing.every_minutes)
 
     def run(self) -> str:
         """Train to the end or until asked to stop.
@@ -175,7 +170,7 @@ class Trainer:
         if progress.step % training.log_every == 0 or self._done():
             self._log(place)
         stopped = progress.position == self.feed.steps_per_epoch and self._end_epoch()
-        decision = self._decide()
+        decision = self.agreement.decide()
         if stopped or decision == STOP:
             self._log(place)
             return STOP
@@ -184,21 +179,9 @@ class Trainer:
             self._save()
         return NOTHING
 
-    def _decide(self) -> int:
-        """What all processes do now: the largest of their flags of some steps ago."""
-        flag = STOP if self.stop.asked else NOTHING
-        minutes = self.config.checkpointing.every_minutes
-        if flag == NOTHING and self.runtime.is_main and minutes is not None:
-            flag = SAVE if time.monotonic() - self._last_save > minutes * 60 else NOTHING
-        if flag == SAVE:
-            self._last_save = time.monotonic()
-        self._flags.append(self.runtime.start_max(flag))
-        return self.runtime.finish(self._flags.popleft()) if len(self._flags) > FLAG_LAG else NOTHING
-
     def _stop_now(self) -> bool:
-        """Whether any process was asked to stop; waits for all to answer."""
         self.watch.at(f"step {self.progress.step}, held-out pictures")
-        return self.runtime.finish(self.runtime.start_max(STOP if self.stop.asked else NOTHING)) == STOP
+        return self.agreement.stop_now()
 
     def _log(self, place: Place) -> None:
         means = self.meter.read()
@@ -256,7 +239,7 @@ class Trainer:
         self.watch.busy(f"step {self.progress.step}, saving a checkpoint")
         self.meter.check()
         save_state(self.store, self.runtime, self.generator, self.discriminator, self.ema, self.progress, self.config)
-        self._last_save = time.monotonic()
+        self.agreement.saved()
 
     def _restore(self) -> None:
         progress = load_state(self.store, self.runtime, self.generator, self.discriminator, self.ema, self.config)
