@@ -82,7 +82,11 @@ class LoopbackHub:
         self._faults: list[Fault] = []
         self._released = threading.Event()
         self._servers = [_Server(self) for _ in range(2)]
-        self.endpoint, self.storage_url = (f"http://127.0.0.1:{server.server_port}" for server in self._servers)
+        # Of another name, not only another port: clients tell the Hub from its storage by the host.
+        self.endpoint, self.storage_url = (
+            f"http://{name}:{server.server_port}"
+            for name, server in zip(("127.0.0.1", "localhost"), self._servers, strict=True)
+        )
         self._api = Api(self.state, self.endpoint, self.storage_url)
         answers: list[Callable[[Request], Response]] = [
             self._api.response,

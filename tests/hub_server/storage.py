@@ -1,7 +1,7 @@
 """Where the contents of large files go: Git LFS (whole or in parts) and Xet (chunks, then a list of them).
 
-It answers on a port of its own, as the real storage has hosts of its own: no token is ever sent there, so every
-address is signed, and the client does not follow a HEAD redirect to it.
+It answers under a name and port of its own, as the real storage has hosts of its own: no token is ever sent there, so
+every address is signed, and the client does not follow a HEAD redirect to it.
 """
 
 from __future__ import annotations
