@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, mse_loss
-from tqdm import tqdm
 
 from benchmarks.measuring import Figure, middle, take_turns
 from benchmarks.subject import configured, noise_pictures, reset_threads
@@ -21,6 +20,7 @@ from inpaint.arguments import Options
 from inpaint.config import Config
 from inpaint.data.batches import Batch, crop
 from inpaint.training.build import build_networks
+from inpaint.training.console import Console
 from inpaint.training.run_directory import RunDirectory
 from inpaint.training.runtime import Runtime
 from inpaint.training.schedule import phase_at
@@ -66,12 +66,13 @@ def compare(config: Config, folder: Path, rounds: int) -> list[Figure]:
     bare = BareLoop(config, runtime.device)
     num_steps = 3 * STEPS_PER_PHASE
     batches = [next(waiting) for _ in range(num_steps)]
-    bar = tqdm(disable=True)
+    trainer.console = Console(is_shown=False)
+    trainer.console.begin(0, 1)
 
     def train() -> None:
         trainer.progress.next_epoch()
         for _ in range(num_steps):
-            trainer._step(waiting, bar)
+            trainer._step(waiting)
 
     def train_bare() -> None:
         for position, batch in enumerate(batches):
