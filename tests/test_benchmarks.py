@@ -110,11 +110,15 @@ def test_a_reduction_by_hand() -> None:
 NOT_THERE = "pyarrow datasets pandas torchmetrics cv2 transformers deepspeed matplotlib onnxruntime tensorboard"
 HIDING = f"""
 import sys
-class Hidden:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {NOT_THERE.split()}:
-            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
-sys.meta_path.insert(0, Hidden())
+from importlib.machinery import PathFinder
+
+class Finder(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        hidden = name.partition(".")[0] in {NOT_THERE.split()}
+        return None if hidden else super().find_spec(name, path, target)
+
+sys.meta_path[sys.meta_path.index(PathFinder)] = Finder
 """
 
 
