@@ -129,7 +129,7 @@ class TrainingConfig(Section):
     log_every: Count = 20
     """Steps between two lines of metrics.jsonl."""
     compile: bool = False
-    """Compile both networks with torch.compile."""
+    """Compile both networks with torch.compile, which takes about a minute; without a compiler they run as they are."""
     timeout_s: Annotated[float, Field(ge=5, le=86_400)] = 300.0
     """How long a process waits for the others before it gives them up."""
     max_rollbacks: Annotated[int, Field(ge=0)] = 3

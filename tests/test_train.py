@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from running import launch, metrics, steps, tiny_config, train, weights
+from running import differences, launch, metrics, steps, tiny_config, train, weights
 
 from inpaint import Generator
 from inpaint.evaluation.baselines import BASELINES
 from inpaint.training.launch import main
+
+LAST = 20
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -48,6 +51,27 @@ def fails(capsys: pytest.CaptureFixture[str], code: int, *arguments: str | Path)
     assert said[0].startswith("inpaint: ")
     assert not any("Traceback" in line for line in said)
     return "\n".join(said)
+
+
+# --- compiling
+
+
+def test_without_a_compiler_the_networks_run_as_they_are(finished: tuple[Path, str], tmp_path: Path) -> None:
+    nothing = {"CXX": "/nonexistent", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "inductor")}
+    ended = train("--config", tiny_config(tmp_path), "--run-dir", tmp_path / "run", "--training.compile", env=nothing)
+    assert "training.compile: not on this machine, so the networks run as they are" in ended.ok().stderr
+    assert set(differences(weights(tmp_path / "run", LAST), weights(finished[0], LAST)).values()) == {0.0}
+
+
+@pytest.mark.soak
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler is installed")
+def test_compiled_networks_train_alike(tmp_path: Path) -> None:
+    runs = tmp_path / "compiled", tmp_path / "plain"
+    config = tiny_config(tmp_path, training={"precision": "float64"})
+    train("--config", config, "--run-dir", runs[0], "--training.compile", timeout_s=500).ok()
+    train("--config", config, "--run-dir", runs[1]).ok()
+    apart = differences(weights(runs[0], LAST), weights(runs[1], LAST))
+    assert 0 < max(apart.values()) < 1e-9, apart
 
 
 # --- what a run leaves

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from datetime import timedelta
+from functools import cache
 from typing import Any
 
 import torch
@@ -29,6 +30,8 @@ from inpaint.training.networks import Network, ZeroNetwork
 from inpaint.training.set_up import deepspeed_settings, divide_batch, env_true, refuse_mixes
 
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "float64": torch.float64}
+
+log = logging.getLogger(__name__)
 
 
 class Runtime:
@@ -125,8 +128,10 @@ class Runtime:
         # DeepSpeed sends weights out as the bytes they are and refuses any other order than the plain one.
         if self.zero_stage is None:
             module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if compiled:
+        if compiled and (lack := why_not_compiled(self.device)) is None:
             module.compile()
+        elif compiled and self.is_main and not self.networks:
+            log.warning("training.compile: not on this machine, so the networks run as they are (%s)", lack)
         # On CPUs its rounding depends on where a weight lies, so several processes would differ from ZeRO's in bits.
         fused = self.zero_stage is None and (self.device.type == "cuda" or self.world_size == 1)
         optimizer = torch.optim.Adam(module.parameters(), fused=fused or None, **optimizer_settings)
@@ -233,6 +238,17 @@ class Runtime:
         if self.world_size > 1:
             self.barrier()
             dist.destroy_process_group()
+
+
+@cache
+def why_not_compiled(device: torch.device) -> str | None:
+    """What torch.compile lacks here, tried on next to nothing; None if it works."""
+    try:
+        values = torch.ones(16, device=device, requires_grad=True)
+        torch.compile(lambda values: (values.relu() + 1).sum())(values).backward()
+    except Exception as error:  # noqa: BLE001 - a compiler, Triton, headers, a newer GPU: torch has no one name for it
+        return str(error).strip().splitlines()[0][:300]
+    return None
 
 
 def _meet(backend: str, timeout: timedelta) -> None:
