@@ -170,7 +170,7 @@ class EvaluationConfig(Section):
 
 
 class HubConfig(Section):
-    repo_id: str | None = None
+    repo_id: Text | None = None
     """ORG/NAME to push to while training; null: nothing is pushed."""
     private: bool = False
     push_every: Literal["epoch", "best", "end"] = "end"

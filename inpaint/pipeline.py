@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import Any, overload
 
@@ -21,6 +22,8 @@ from inpaint.models.generator import Generator
 PictureLike = Image.Image | NDArray[np.generic] | str | Path
 
 # The kinds of picture that are filled as they are; others become the nearest of these that loses nothing visible.
+# Premultiplied by their transparency.
+_PLAIN = {"La": "LA", "RGBa": "RGBA"}
 _KINDS = ("L", "LA", "RGB", "RGBA", "I;16")
 _MULTIPLE_PX = 4
 # Pictures of one size go through the generator together as long as they are no more pixels than this.
@@ -180,21 +183,27 @@ def _opened(source: PictureLike, what: str) -> Image.Image:
     """The picture decoded and upright; `what` it is, for messages."""
     if isinstance(source, np.ndarray):
         return _from_array(source, what)
-    if isinstance(source, Image.Image):
-        return _upright(source)
     try:
+        if isinstance(source, Image.Image):
+            return _upright(source)
+        if not (isinstance(source, str | PathLike) or hasattr(source, "read")):
+            raise TypeError(
+                f"it is a {type(source).__name__}; allowed: an open picture, a file's path, or a NumPy array"
+            )
         with Image.open(source) as image:
             return _upright(image)
     except FileNotFoundError as error:
         raise InpaintError(f"there is no {what} {source}") from error
     except Exception as error:  # Pillow's readers raise whatever the broken bytes lead them to
-        raise InpaintError(f"the {what} {source} cannot be read: {' '.join(str(error).split())}") from error
+        name = f" {source}" if isinstance(source, str | PathLike) else ""
+        raise InpaintError(f"the {what}{name} cannot be read: {' '.join(str(error).split())}") from error
 
 
 def _upright(image: Image.Image) -> Image.Image:
     image.load()  # first, since some formats keep the orientation behind the pixels
     turn = TURNS.get(orientation(image))
-    return image if turn is None else image.transpose(turn)
+    upright = image if turn is None else image.transpose(turn)
+    return upright.convert(_PLAIN[upright.mode]) if upright.mode in _PLAIN else upright
 
 
 def _from_array(array: NDArray[np.generic], what: str) -> Image.Image:

@@ -71,9 +71,19 @@ def settings() -> Iterator[tuple[str, FieldInfo]]:
             yield f"{section}.{name}", setting
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML as it is meant: of two values for one key the reader would silently take the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if key.tag.endswith(":str")]
+        if twice := {key for key in keys if keys.count(key) > 1}:
+            raise yaml.YAMLError(f"{min(twice)} stands twice{node.start_mark}")
+        return super().construct_mapping(node, deep)
+
+
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
         if not isinstance(values, dict | None):
             kind = type(values).__name__
             raise UsageError(f"--config {path}: holds a {kind}; sections such as `training:` are expected")
@@ -106,8 +116,8 @@ def _typed(key: str, value: Any) -> Any:
         return [_typed(key, inner) for inner in value]
     if value == "null":
         return None
-    if not isinstance(value, str) or _takes_text(key):
-        return value
+    if not isinstance(value, str) or not value.strip() or _takes_text(key):
+        return value  # nothing is no value: an unset variable of the shell shall not pass for null
     try:
         return _plain(yaml.safe_load(value), key)
     except (yaml.YAMLError, ValueError, RecursionError):

@@ -159,11 +159,13 @@ def test_a_manifest_that_lists_too_little_or_lies_is_not_trusted(tmp_path: Path)
         assert_sound(store, {10})
 
 
-def test_every_checkpoint_damaged_is_a_start_from_the_beginning(tmp_path: Path) -> None:
+def test_if_every_checkpoint_is_damaged_nothing_begins_anew_unasked(tmp_path: Path) -> None:
     store = store_with(tmp_path, 10, 20)
     for step in (10, 20):
         damage(store.folder(step) / STATE, "flipped")
-    assert store.newest_sound() is None
+    for _ in range(2):
+        with pytest.raises(InpaintError, match=r"not one checkpoint .* is sound .2 are set aside as damaged-"):
+            store.newest_sound()
 
 
 def test_a_newer_format_is_refused_not_set_aside(tmp_path: Path) -> None:

@@ -68,6 +68,46 @@ def test_the_extension_decides_the_format(here: Path, output: str, written: str,
     assert Image.open(written).format == kind
 
 
+def test_without_an_extension_it_is_png_in_a_process_that_did_nothing_before(here: Path) -> None:
+    """Pillow learns what it can write only when it is asked."""
+    code = "import sys; from inpaint.cli import main; sys.exit(main(sys.argv[1:]))"
+    flags = ["fill", "photo.png", "--mask", "mask.png", "--model", "model", "--device", "cpu", "-o"]
+    for output, written in (("plain", "plain"), ("new/", "new/photo.png")):
+        subprocess.run([sys.executable, "-c", code, *flags, output], check=True)
+        assert Image.open(written).format == "PNG"
+
+
+@pytest.mark.parametrize(
+    ("mode", "output", "is_held"),
+    [
+        ("RGB", "a.webp", True),
+        ("RGBA", "a.webp", True),
+        ("RGB", "a.bmp", True),
+        ("RGB", "a.tiff", True),
+        ("RGBA", "a.bmp", False),
+        ("RGBA", "a.gif", False),
+        ("I;16", "a.webp", False),
+        ("I;16", "a.tiff", True),
+    ],
+)
+def test_known_pixels_are_kept_or_the_format_is_refused(
+    here: Path, mode: str, output: str, is_held: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photo = Image.open("photo.png")
+    if mode == "I;16":
+        photo = Image.fromarray(np.asarray(photo.convert("L")).astype(np.uint16) * 257)
+    elif mode == "RGBA":
+        photo.putalpha(photo.getchannel("R"))
+    photo.save("photo.png")
+    assert fill("-o", output) == (0 if is_held else 1)
+    if is_held:
+        filled = np.asarray(Image.open(output).convert(photo.mode))
+        assert np.array_equal(filled[:, 5:], np.asarray(photo)[:, 5:])
+    else:
+        assert "PNG takes every kind of picture" in capsys.readouterr().err
+        assert not Path(output).exists()
+
+
 def test_folders_pair_by_name_and_never_by_order(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("a", "b", "c"):
         draw(Path("photos", f"{name}.jpg"), Path("masks", f"{name}.png"))

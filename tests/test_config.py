@@ -101,6 +101,17 @@ def test_defaults_then_file_then_flags(file: Any) -> None:
     assert seen.training.global_batch_size == Config().training.global_batch_size
 
 
+def test_a_key_that_stands_twice_is_no_choice(file: Any) -> None:
+    with pytest.raises(UsageError, match="epochs stands twice"):
+        load_config(file("training:\n  epochs: 2\n  epochs: 3\n"))
+
+
+@pytest.mark.parametrize("flag", ["hub.repo_id", "training.max_steps", "data.path"])
+def test_an_empty_value_is_not_null(flag: str) -> None:
+    with pytest.raises(UsageError, match=flag):
+        load_config(None, {flag: ""})
+
+
 def test_the_later_of_two_flags_counts() -> None:
     assert config("--training.epochs", "3", "--training.epochs=5").training.epochs == 5
 

@@ -258,6 +258,15 @@ def test_a_copy_elsewhere_is_found_again_and_a_change_is_not(tmp_path: Path) -> 
     assert "lake/new.png" in names_in(opened(root, tmp_path / "cache"))
 
 
+def test_pictures_worked_over_without_a_change_of_size_are_decoded_anew(tmp_path: Path) -> None:
+    root = tmp_path / "photos" / "lake"
+    root.mkdir(parents=True)
+    for value in (10, 200):
+        for index in range(60):
+            Image.new("RGB", (32, 32), (value, index, 0)).save(root / f"{index}.bmp")
+        assert opened(root.parent, tmp_path / "cache")["train"].pixels[..., 0].min() == value
+
+
 def test_synthetic_splits_share_no_picture(tmp_path: Path) -> None:
     pictures = opened(None, tmp_path / "cache")
     assert [len(pictures[split].pixels) for split in SPLITS] == [40, 8, 4]

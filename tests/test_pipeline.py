@@ -228,6 +228,18 @@ def test_what_cannot_be_read_is_named_in_one_line(pipe: InpaintingPipeline, tmp_
     assert "\n" not in str(error.value)
 
 
+def test_what_is_no_picture_is_told_in_one_short_line(pipe: InpaintingPipeline, tmp_path: Path) -> None:
+    Image.effect_noise((40, 40), 50).save(tmp_path / "whole.jpg")
+    (tmp_path / "cut.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:-300])
+    mask = Image.new("L", (40, 40), 255)
+    for wrong in (Image.open(tmp_path / "cut.jpg"), None, (1, 2), torch.zeros(40, 40)):
+        with pytest.raises(InpaintError, match="the picture cannot be read: ") as caught:
+            pipe(wrong, mask)  # type: ignore[call-overload]
+        assert len(str(caught.value)) < 150
+    premultiplied = Image.new("LA", (40, 40), (90, 200)).convert("La")
+    assert pipe(premultiplied, mask).mode == "LA"
+
+
 def test_a_broken_generator_is_not_painted_into_the_picture(paint: Paint) -> None:
     pipe = InpaintingPipeline(paint, "cpu")
     paint.register_forward_hook(lambda *_: torch.full((1, 3, 4, 4), torch.nan))

@@ -104,6 +104,21 @@ def test_a_signal_during_validation_is_heard_there(
     assert_same_end(tmp_path / "run", straight, LAST)
 
 
+@pytest.mark.parametrize(("batches", "last"), [((16, 32), 15), ((32, 16), 15), ((16, 80), 12)])
+def test_another_batch_goes_on_to_the_end_of_the_last_epoch(
+    batches: tuple[int, int], last: int, config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Epochs of 160 pictures: one with the first batch, the other with the second."""
+    flags = ["--config", str(config), "--run-dir", str(tmp_path / "run"), "--training.global_batch_size"]
+    assert main([*flags, str(batches[0]), "--training.epochs", "1"]) == 0
+    assert main([*flags, str(batches[1]), "--training.epochs", "2"]) == 0
+    assert steps(tmp_path / "run")[-1] == last
+    lines = [line for line in metrics(tmp_path / "run") if "learning_rate_factor" in line]
+    assert lines[-1]["images_seen"] == 320
+    assert main([*flags, str(batches[1]), "--training.epochs", "2", "--training.max_steps", "4"]) == 0
+    assert f"finished, at step {last} of {last}" in capsys.readouterr().err
+
+
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
     config: Path, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

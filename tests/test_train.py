@@ -158,6 +158,18 @@ def test_more_epochs_extend_it_and_the_config_it_saved_resumes_it(
     assert yaml.safe_load((run / "config.yaml").read_text())["training"]["epochs"] == 2
 
 
+def test_a_start_that_does_not_train_leaves_the_config_alone(
+    finished: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, path = Path(shutil.copytree(finished[0], tmp_path / "run")), finished[0].parent / "tiny.yaml"
+    before = (run / "config.yaml").read_bytes()
+    arguments = ["--config", str(path), "--run-dir", str(run)]
+    assert main([*arguments, "--data.path", str(tmp_path / "typo")]) == 1
+    assert main([*arguments, "--loss.adversarial_weight", "7"]) == 0
+    assert "this run is finished" in capsys.readouterr().err
+    assert (run / "config.yaml").read_bytes() == before
+
+
 def test_no_resume_refuses_and_overwrite_throws_away(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path, run = tiny_config(tmp_path, training={"epochs": 1}), tmp_path / "run"
     arguments = ["--config", path, "--run-dir", run, "--no-resume", "--training.max_steps", "2"]

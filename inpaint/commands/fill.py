@@ -2,7 +2,7 @@
 
 IMAGE and MASK are two files or two folders. In folders a picture and a mask belong together when their names without
 the extension are the same; what has no partner is named and left out. Pixels outside the mask stay exactly as they are,
-so save as PNG: a JPEG changes them all a little.
+so save as PNG: a JPEG changes them all a little. What a format cannot hold (16 bits, transparency) is refused.
 
 examples:
   inpaint fill photo.jpg --mask mask.png -o filled.png --model runs/quickstart/generator
@@ -12,16 +12,18 @@ examples:
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from inpaint.errors import InpaintError, UsageError
 
 if TYPE_CHECKING:
     from PIL import Image
 
-JPEG_QUALITY = 95
+# Of the formats that lose something unless they are told otherwise.
+OPTIONS: dict[str, dict[str, Any]] = {"JPEG": {"quality": 95}, "WEBP": {"lossless": True, "exact": True}}
 
 
 class Job(NamedTuple):
@@ -38,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--mask", type=Path, required=True, help="white where to fill, of the picture's size; or a folder"
     )
     parser.add_argument(
-        "-o", "--output", type=Path, required=True, metavar="OUT", help="file, format by extension; or folder (PNG)"
+        "-o", "--output", required=True, metavar="OUT", help="file, format by extension; or folder/ (PNG)"
     )
     parser.add_argument("--model", required=True, metavar="DIR_OR_ID", help="a run's generator/ folder, or a Hub id")
     parser.add_argument("--revision", help="branch, tag or commit of a model on the Hub")
@@ -47,10 +49,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    is_folder = args.image.is_dir()
-    jobs = (
-        folder_jobs(args.image, args.mask, args.output) if is_folder else [file_job(args.image, args.mask, args.output)]
-    )
+    is_folder, output = args.image.is_dir(), Path(args.output)
+    if not is_folder and args.output.endswith(("/", os.sep)):
+        output = output / f"{args.image.stem}.png"
+    jobs = folder_jobs(args.image, args.mask, output) if is_folder else [file_job(args.image, args.mask, output)]
     _refuse_overwriting(jobs)
     for folder in {job.output.parent for job in jobs}:
         try:
@@ -130,15 +132,27 @@ def save(picture: Image.Image, path: Path) -> None:
         InpaintError: the place or the format does not take it.
     """
     part = path.with_name(f".{path.name}.part")
-    options = {"quality": JPEG_QUALITY} if (kind := _format_of(path)) == "JPEG" else {}
+    kind = _format_of(path)
     try:
-        picture.save(part, kind, icc_profile=picture.info.get("icc_profile"), **options)
+        picture.save(part, kind, icc_profile=picture.info.get("icc_profile"), **OPTIONS.get(kind, {}))
+        if kind != "JPEG" and not _holds(part, picture):
+            raise ValueError(f"{kind} cannot hold a picture of this kind ({picture.mode}) exactly")
         part.replace(path)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or f"{error}; PNG takes every kind of picture"
         raise InpaintError(f"cannot write {path}: {reason}") from error
     finally:
         part.unlink(missing_ok=True)
+
+
+def _holds(path: Path, picture: Image.Image) -> bool:
+    """Whether a file gives a picture back as it was written."""
+    from PIL import Image
+
+    with Image.open(path) as back:
+        if picture.mode.startswith("I"):
+            return back.mode == picture.mode and back.tobytes() == picture.tobytes()
+        return back.size == picture.size and back.convert(picture.mode).tobytes() == picture.tobytes()
 
 
 def _by_stem(folder: Path) -> dict[str, Path]:
@@ -159,7 +173,8 @@ def _format_of(path: Path) -> str:
     """Pillow's name of the format that the extension stands for; PNG where there is none."""
     from PIL import Image
 
-    kind = Image.registered_extensions().get(path.suffix.lower()) if path.suffix else "PNG"
+    kind = Image.registered_extensions().get(path.suffix.lower(), "") if path.suffix else "PNG"
+    Image.init()
     if kind not in Image.SAVE:
         raise UsageError(f"no picture can be written as {path.suffix!r} ({path}); use .png, .jpg, .webp or .tiff")
     return kind

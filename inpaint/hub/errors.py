@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
 from inpaint.errors import InpaintError
 
@@ -56,6 +56,8 @@ def describe(error: BaseException, token: str | None = None) -> Failure:
     text = redact(" ".join(str(error).split()) or type(error).__name__, token)[:300]
     if isinstance(error, InpaintError):
         return Failure(text, is_lasting=True)
+    if any(isinstance(cause, OfflineModeIsEnabled) for cause in _chain(error)):
+        return Failure("HF_HUB_OFFLINE is set; unset it to push", is_lasting=True)
     response = next((e.response for e in _chain(error) if isinstance(e, HfHubHTTPError)), None)
     if response is not None:
         status = response.status_code

@@ -109,7 +109,11 @@ class CheckpointStore:
         write_atomically(self.root / BEST, json.dumps({"step": step, **figures}).encode())
 
     def newest_sound(self) -> Checkpoint | None:
-        """The newest checkpoint that reads as it was written; damaged ones are named and set aside, not deleted."""
+        """The newest checkpoint that reads as it was written; damaged ones are named and set aside, not deleted.
+
+        Raises:
+            InpaintError: there were some, and not one is sound: to begin anew would throw the run away unasked.
+        """
         self.wait()
         for step in reversed(self.steps()):
             try:
@@ -117,6 +121,11 @@ class CheckpointStore:
             except DamagedCheckpointError as error:
                 aside = self._set_aside(self.folder(step))
                 log.warning("checkpoint %s is damaged: %s; set aside as %s", self.folder(step), error, aside)
+        if damaged := list(self.root.glob(f"{_DAMAGED}*")):
+            raise InpaintError(
+                f"not one checkpoint in {self.root} is sound ({len(damaged)} are set aside as {_DAMAGED}*); to begin "
+                "this run anew give --no-resume --overwrite, to keep what is left of it another --run-dir"
+            )
         return None
 
     def _set_aside(self, folder: Path) -> Path:

@@ -57,7 +57,7 @@ class RunDirectory:
         """Take the folder for this run, or say why not before anything in it is touched.
 
         Args:
-            config: saved as config.yaml.
+            config: saved as config.yaml of a new run; that of an older one stays until `save_config`.
             resume: whether a run that is there may go on.
             overwrite: with `resume` off, whether a run that is there may be thrown away.
 
@@ -85,7 +85,8 @@ class RunDirectory:
                     path = self.path / name
                     shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
             changes = self._changes(config) if resume else []
-            write_atomically(self.path / CONFIG, config.to_yaml().encode())
+            if not resume or not (self.path / CONFIG).is_file():
+                write_atomically(self.path / CONFIG, config.to_yaml().encode())
             (self.path / PID).write_text(str(os.getpid()))
             (self.path / PREEMPTED).unlink(missing_ok=True)
             (self.path / "samples").mkdir(exist_ok=True)
@@ -94,6 +95,11 @@ class RunDirectory:
                 f"--run-dir {self.path} cannot be written ({error.strerror}: {error.filename}); give another folder"
             ) from error
         return changes
+
+    def save_config(self, config: Config) -> None:
+        """config.yaml: what the run is trained with from now on; not before a start has come so far as to train."""
+        with self.forgiving(CONFIG):
+            write_atomically(self.path / CONFIG, config.to_yaml().encode())
 
     def log(self, line: Mapping[str, Any]) -> None:
         """Append to metrics.jsonl."""

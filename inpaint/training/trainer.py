@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 import time
 from dataclasses import asdict
 from typing import Any
@@ -62,6 +61,7 @@ class Trainer:
         self.config, self.runtime, self.run_directory, self.watch = config, runtime, run, watch
         training, rates = config.training, config.optimizer
         generator, discriminator = build_networks(config)
+        self.init_from = options.init_from
         if options.init_from is not None:
             init_generator(generator, options.init_from)
         self.num_parameters = [sum(p.numel() for p in net.parameters()) for net in (generator, discriminator)]
@@ -92,10 +92,8 @@ class Trainer:
             dtype,
         )
         self.phases = phase_steps(training.phases, self.feed.steps_per_epoch)
-        self.total_steps = min(training.epochs * self.feed.steps_per_epoch, training.max_steps or sys.maxsize)
-        self.learning_rate = LearningRate.of(rates, self.total_steps * training.global_batch_size)
         self.store = CheckpointStore(run.path / "checkpoints", config.checkpointing.keep)
-        self.progress = Progress()
+        self._stand(Progress())
         self.publication = Publication(runtime, run, self.store, config)
         self.console = Console(runtime.is_main)
         self.agreement = Agreement(runtime, stop, config.checkpointing.every_minutes)
@@ -118,6 +116,10 @@ class Trainer:
                 raise InpaintError(f"the first checkpoint cannot be written ({failure}); nothing was trained")
         if self._done() and self.runtime.broadcast(self.run_directory.finished_step()) == self.progress.step:
             return "finished"
+        if self.init_from is not None and self.progress.step:
+            self.console.say("--init-from is for a new run and not used; this one goes on from its own checkpoint")
+        if self.runtime.is_main:
+            self.run_directory.save_config(self.config)
         batch = self.config.training.global_batch_size
         self.console.begin(self.progress.step * batch, self.total_steps * batch)
         try:
@@ -243,15 +245,15 @@ class Trainer:
 
     def _restore(self) -> None:
         progress = load_state(self.store, self.runtime, self.generator, self.discriminator, self.ema, self.config)
-        self.progress = progress or Progress()
-        self.progress.position = min(self.progress.position, self.feed.steps_per_epoch)
+        self._stand(progress or Progress())
         self.meter.forget()
         if self.runtime.is_main:
             self.run_directory.forget_after(self.progress.step, self.progress.evaluated_epoch)
             self.run_directory.track(self.config.training.tracker, self.progress.step)
             if self.progress.step:
                 at = f"at step {self.progress.step} of {self.total_steps}"
-                over = f"this run is finished, {at}; a larger training.epochs extends it"
+                limit = "epochs" if self._is_last_epoch_over() else "max_steps"
+                over = f"this run is finished, {at}; a larger training.{limit} extends it"
                 self.console.say(over if self._done() else f"resuming {at}")
 
     def _roll_back(self, error: NonFiniteError) -> None:
@@ -271,11 +273,26 @@ class Trainer:
         self.progress.skipped, self.progress.rollbacks = skipped, rollbacks
         self.console.rewind(self.progress.step * self.config.training.global_batch_size)
 
-    def _done(self) -> bool:
-        last_epoch_over = self.progress.position == self.feed.steps_per_epoch
-        return self.progress.step >= self.total_steps or (
-            last_epoch_over and self.progress.epoch >= self.config.training.epochs
+    def _stand(self, progress: Progress) -> None:
+        """Go on from `progress`; what is left is counted from there, for the batch may have been another until then."""
+        training, steps_per_epoch = self.config.training, self.feed.steps_per_epoch
+        progress.position = min(progress.position, steps_per_epoch)
+        self.progress = progress
+        left = max(0, (training.epochs - progress.epoch + 1) * steps_per_epoch - progress.position)
+        if training.max_steps is not None:
+            left = max(0, min(left, training.max_steps - progress.step))
+        self.total_steps = progress.step + left
+        total_images = progress.images_seen + left * training.global_batch_size
+        self.learning_rate = LearningRate.of(self.config.optimizer, total_images)
+
+    def _is_last_epoch_over(self) -> bool:
+        last_position = self.progress.position == self.feed.steps_per_epoch
+        return self.progress.epoch > self.config.training.epochs or (
+            last_position and self.progress.epoch == self.config.training.epochs
         )
+
+    def _done(self) -> bool:
+        return self.progress.step >= self.total_steps
 
     def _leave(self, outcome: str) -> str:
         """Save what there is and wait until it is on the disk."""
