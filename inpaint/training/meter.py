@@ -11,19 +11,6 @@ from torch import Tensor
 from inpaint.training.runtime import Runtime
 from inpaint.training.steps import Terms
 
-# What each phase of a step reports; the order is that of the columns on the device.
-KEYS = (
-    "loss/generator/reconstruction",
-    "loss/generator/adversarial",
-    "loss/discriminator/real",
-    "loss/discriminator/fake",
-    "score/real",
-    "score/fake",
-    "output/spread",
-    "gradient_norm/generator",
-    "gradient_norm/discriminator",
-)
-
 
 @dataclass(frozen=True)
 class Place:
@@ -74,12 +61,12 @@ class Meter:
     def _columns(self, rows: list[tuple[Place, Terms]]) -> dict[str, list[float]]:
         if not rows:
             return {}
-        absent = torch.zeros((), device=self.runtime.device)
-        table = torch.stack([torch.stack([terms.get(key, absent).float() for key in KEYS]) for _, terms in rows])
-        values: Tensor = self.runtime.reduce_sum(table) / self.runtime.world_size
+        # Every process steps alike, so it has the same terms in the same order.
+        values: Tensor = torch.stack([value.float() for _, terms in rows for value in terms.values()])
+        means = iter((self.runtime.reduce_sum(values) / self.runtime.world_size).tolist())
         columns: dict[str, list[float]] = {}
-        for (place, terms), row in zip(rows, values.tolist(), strict=True):
-            present = {key: value for key, value in zip(KEYS, row, strict=True) if key in terms}
+        for place, terms in rows:
+            present = {key: next(means) for key in terms}
             if wrong := [key for key, value in present.items() if not math.isfinite(value)]:
                 raise NonFiniteError(place, wrong)
             for key, value in present.items():
