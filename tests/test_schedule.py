@@ -109,3 +109,15 @@ def test_the_share_is_a_share_and_falls_after_the_warmup(
     assert 0 <= now <= 1
     if images_seen >= warmup_kimg * 1000:
         assert later <= now + 1e-12
+
+
+@given(
+    st.sampled_from(["constant", "linear", "cosine"]), st.floats(0, 100), st.integers(1, 1_000), st.integers(1, 5_000)
+)
+def test_no_step_runs_at_rate_0(schedule: str, warmup_kimg: float, num_steps: int, batch_size: int) -> None:
+    """Neither the first of a warmup nor the last of a fall."""
+    learning_rate = rate(schedule, warmup_kimg, num_steps * batch_size)
+    factors = [learning_rate.of_step((step + 1) * batch_size, batch_size) for step in range(num_steps)]
+    assert min(factors) > 0 and max(factors) <= 1
+    if schedule != "constant" and not warmup_kimg:
+        assert sum(factors) == pytest.approx(num_steps / 2)

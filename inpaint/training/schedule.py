@@ -37,7 +37,11 @@ class LearningRate:
     def of(cls, config: OptimizerConfig, total_images: int) -> LearningRate:
         return cls(config.schedule, config.warmup_kimg * 1000, total_images)
 
-    def factor(self, images_seen: int) -> float:
+    def of_step(self, images_seen: int, batch_size: int) -> float:
+        """For the step after which `images_seen` pictures are seen: at its middle, so that none runs at rate 0."""
+        return self.factor(images_seen - batch_size / 2)
+
+    def factor(self, images_seen: float) -> float:
         """Between 0 and 1: rises linearly while warming up, then stays or falls to 0 at the end of the run."""
         warmup = min(1.0, images_seen / self.warmup_images) if self.warmup_images else 1.0
         left = max(0.0, 1 - images_seen / self.total_images)

@@ -161,12 +161,11 @@ class Trainer:
         place = Place(progress.step + 1, progress.epoch, progress.position, phase)
         self.watch.at(f"step {place.step}, phase {phase}")
         if [place.epoch, place.position] not in progress.skipped:
-            factor = self.learning_rate.factor(progress.images_seen + training.global_batch_size)
+            images_seen = progress.images_seen + training.global_batch_size
+            factor = self.learning_rate.of_step(images_seen, training.global_batch_size)
             self.meter.add(place, self.steps(phase, batch.split(self.runtime.micro_batch_size), factor))
             if self.ema is not None and phase != 2:
-                self.ema.update(
-                    self.generator, progress.images_seen + training.global_batch_size, training.global_batch_size
-                )
+                self.ema.update(self.generator, images_seen, training.global_batch_size)
         progress.advance(training.global_batch_size)
         self.console.advance(training.global_batch_size, f"epoch {place.epoch}/{training.epochs} phase {phase}")
         if progress.step % training.log_every == 0 or self._done():
@@ -192,7 +191,8 @@ class Trainer:
         if not self.runtime.is_main or not means:
             return
         line = {**asdict(place), "images_seen": self.progress.images_seen, **means}
-        line |= {"learning_rate_factor": self.learning_rate.factor(self.progress.images_seen)}
+        batch_size = self.config.training.global_batch_size
+        line |= {"learning_rate_factor": self.learning_rate.of_step(self.progress.images_seen, batch_size)}
         self.run_directory.log(
             line | {"time/total_s": round(self.progress.seconds, 3), "total_steps": self.total_steps}
         )
