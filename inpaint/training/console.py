@@ -8,6 +8,14 @@ from typing import Any
 
 from tqdm import tqdm
 
+# What stands beside the bar, of the terms that the last steps have.
+SHORT_NAMES = {
+    "loss/generator/reconstruction": "mse",
+    "loss/generator/adversarial": "adv",
+    "score/real": "D(real)",
+    "score/fake": "D(fake)",
+}
+
 
 class Console:
     """The terminal of the main process; on the others nothing is shown."""
@@ -44,7 +52,8 @@ class Console:
 
     def show(self, step: int, means: Mapping[str, float]) -> None:
         """The newest figures beside the bar, and a line where they say that something goes wrong."""
-        self._bar.set_postfix({"mse": f"{means.get('loss/generator/reconstruction', float('nan')):.4f}"}, refresh=False)
+        shown = {short: f"{means[name]:.4f}" for name, short in SHORT_NAMES.items() if name in means}
+        self._bar.set_postfix(shown, refresh=False)
         if means.get("score/real", 0) > 0.99 and means.get("score/fake", 1) < 0.01:
             self.say(f"step {step}: the discriminator is saturated (real > 0.99, fake < 0.01)")
         if means.get("output/spread", 1.0) < 1e-4:
