@@ -17,7 +17,6 @@ from inpaint.data.batches import Batch, Feed, composite, crop
 from inpaint.data.pictures import Pictures
 from inpaint.losses import adversarial_loss, discriminator_losses, reconstruction_loss
 from inpaint.training.build import build_networks
-from inpaint.training.meter import KEYS
 from inpaint.training.networks import Network
 from inpaint.training.runtime import DTYPES, Runtime
 from inpaint.training.steps import Steps
@@ -30,8 +29,8 @@ TERMS = {
         "loss/discriminator/real", "loss/discriminator/fake", "score/real", "score/fake", "output/spread",
         "gradient_norm/discriminator",
     },
-    3: set(KEYS),
 }  # fmt: skip
+TERMS[3] = TERMS[1] | TERMS[2] | {"loss/generator/adversarial"}
 
 
 class Setup:
@@ -229,9 +228,49 @@ def test_what_the_discriminators_see(seen_by_d: str) -> None:
             assert torch.equal(window, picture[:, y : y + px, x : x + px])
 
 
+@pytest.mark.parametrize("micro", [4, 2])
+@pytest.mark.parametrize("phase", [1, 2, 3])
+def test_micro_batches_with_batch_norm_are_means_over_the_networks_of_before(
+    phase: int, micro: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every micro batch normalised by itself, and judged by discriminators whose statistics have not moved yet."""
+    setup = Setup(micro, model={"norm": "batch"}, optimizer=RATES)
+    for step in range(4):
+        setup(3, step)
+    generator, discriminator = (copy.deepcopy(net.module) for net in (setup.generator, setup.discriminator))
+    gradients, px = gradients_at_step(setup, monkeypatch), setup.config.data.hole_spec.window_px
+    terms = setup(phase, step=4)
+
+    def mean(losses: list[Tensor], network: nn.Module) -> list[Tensor]:
+        return list(torch.autograd.grad(torch.stack(losses).mean(), list(network.parameters())))
+
+    parts, outputs, for_generator, for_discriminator = setup.batch(4).split(micro), [], [], []
+    generator.train(phase != 2)
+    discriminator.eval()
+    for part in parts:
+        outputs.append(output := generator(part.masked_image, part.mask))
+        fooled = adversarial_loss(discriminator(output, crop(output, part.windows, px)))
+        for_generator.append(reconstruction_loss(output, part.image) + fooled * (phase == 3))
+    if phase != 2:
+        expected = mean(for_generator, generator)
+        torch.testing.assert_close(gradients[setup.generator], expected, rtol=1e-9, atol=1e-14)
+        logged = terms["loss/generator/reconstruction"] + terms.get("loss/generator/adversarial", 0)
+        torch.testing.assert_close(logged, torch.stack(for_generator).mean().detach())
+    discriminator.train()
+    if phase != 1:
+        for part, output in zip(parts, outputs, strict=True):
+            images, windows = torch.cat([part.image, output.detach()]), torch.cat([part.real_windows, part.windows])
+            losses = discriminator_losses(*discriminator(images, crop(images, windows, px)).chunk(2))
+            for_discriminator.append(losses[0] + losses[1])
+        expected = mean(for_discriminator, discriminator)
+        torch.testing.assert_close(gradients[setup.discriminator], expected, rtol=1e-9, atol=1e-14)
+    for trained, copied in ((setup.generator, generator), (setup.discriminator, discriminator)):
+        torch.testing.assert_close(state(trained.module, True), state(copied, True))
+
+
 @pytest.mark.parametrize("region", ["image", "hole"])
 def test_accumulated_micro_batches_are_the_whole_batch(region: str) -> None:
-    """Three steps of each phase in float64; `group` does not look across pictures."""
+    """Every phase in float64; `group` does not look across pictures."""
     whole, cut = (
         Setup(micro, model={"norm": "group"}, loss={"reconstruction_region": region}, optimizer=RATES)
         for micro in (None, 2)

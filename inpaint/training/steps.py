@@ -4,8 +4,10 @@ Only the network being trained pays: the generator runs without gradient while t
 the generator's turn the discriminator is frozen and called raw, so that no gradient of it is computed or reduced. There
 it also runs with the statistics it has learnt (evaluation mode): a step of the generator moves nothing of it.
 
-In phase 3 the generator runs forward once a step. Both updates are taken from that one forward and from the networks as
-they were before the step, so that cutting the batch into micro batches changes nothing.
+In phase 3 each picture runs forward through the generator once. Both updates are taken from that one forward and from
+the networks as they were before the step: the generator's turns over all micro batches come first, for the
+discriminators' turns move the statistics that the generator's turns read. So micro batches change only what BatchNorm
+does in training: it normalises each by itself, and its running statistics move once for each.
 
 The discriminators see real and generated pictures in one forward of twice the batch; BatchNorm's statistics are those
 of both together.
@@ -43,9 +45,15 @@ class Steps:
         Returns:
             Scalars on the device, means over this process's pictures, and the gradients' norms; nothing waits for them.
         """
-        collected: list[Terms] = []
-        for number, batch in enumerate(batches, start=1):
-            collected.append(self._micro_step(phase, batch, last=number == len(batches)))
+        collected: list[Terms] = [{} for _ in batches]
+        outputs = [
+            self._generate(phase, batch, terms, last=batch is batches[-1])
+            for batch, terms in zip(batches, collected, strict=True)
+        ]
+        if phase != 1:
+            for batch, output, terms in zip(batches, outputs, collected, strict=True):
+                with self.discriminator.micro_step(last=batch is batches[-1]):
+                    terms |= self._train_discriminator(output, batch)
         terms = collected[0]
         if len(collected) > 1:
             terms = {name: torch.stack([part[name] for part in collected]).mean() for name in terms}
@@ -60,8 +68,8 @@ class Steps:
                 terms["gradient_norm/discriminator"] = self.discriminator.step(rate)
         return terms
 
-    def _micro_step(self, phase: int, batch: Batch, last: bool) -> Terms:
-        terms: Terms = {}
+    def _generate(self, phase: int, batch: Batch, terms: Terms, last: bool) -> Tensor:
+        """The output for a micro batch, without its graph, after the generator's turn where the phase has one."""
         if phase == 2:
             with torch.no_grad(), self.generator.inert(), self.runtime.autocast():
                 output = self.generator.module(batch.masked_image, batch.mask)
@@ -69,14 +77,11 @@ class Steps:
             with self.generator.micro_step(last):
                 output = self.generator(batch.masked_image, batch.mask)
                 terms |= self._train_generator(output, batch, adversarial=phase == 3)
-        if phase != 1:
-            with self.discriminator.micro_step(last):
-                terms |= self._train_discriminator(output.detach(), batch)
+        output = output.detach()
         if len(output) > 1:
             # How much the outputs differ from one another; near 0 the generator paints one picture for all.
-            outputs = output.detach().float()
-            terms["output/spread"] = (outputs - outputs.mean(dim=0)).square().mean(dim=0).sqrt().mean()
-        return terms
+            terms["output/spread"] = (output.float() - output.float().mean(dim=0)).square().mean(dim=0).sqrt().mean()
+        return output
 
     def _train_generator(self, output: Tensor, batch: Batch, adversarial: bool) -> Terms:
         weights = self.config.loss
