@@ -57,6 +57,8 @@ def test_the_card_says_what_the_files_say(hub: LoopbackHub, run_dir: Path) -> No
         assert part in text
     for picture in re.findall(r"!\[.*?\]\((.*?)\)", text):
         assert picture in hub.head(REPO).files
+    assert "inpaint" in card.data.tags
+    assert "pip install" in text and "@techreport{kovacs2020landscape," in text
     code = re.findall(r"```python\n(.*?)```", text, re.DOTALL)[0]
     assert len(code.split("\n\n")) == 2
     assert len(code.replace("\n\n", "\n").splitlines()) == 4
@@ -100,3 +102,69 @@ def test_a_card_without_figures_claims_none(hub: LoopbackHub, run_dir: Path) -> 
     assert "Not measured yet" in text
     assert ModelCard(text).data.eval_results is None
     assert "![" not in text
+
+
+def test_damaged_files_of_a_run_cost_their_part_of_the_card_and_nothing_else(run_dir: Path) -> None:
+    from inpaint.hub.card import write_card
+
+    lines = (run_dir / "metrics.jsonl").read_bytes().splitlines(keepends=True)
+    (run_dir / "metrics.jsonl").write_bytes(
+        b"".join([lines[0], b"\xff\xfe}\n", b"{}\n", b"null\n", lines[2], b'{"step": 4'])
+    )
+    (run_dir / "evaluation.json").write_bytes(b'{"rows": {"gener')
+    (run_dir / "environment.json").write_bytes(b"")
+    (run_dir / "config.yaml").write_bytes(b"data: {path\xff: [")
+    write_card(run_dir, REPO)
+    text = (run_dir / "README.md").read_text()
+    assert "epoch 1 (step 3)" in text and "Pictures seen: 96" in text
+    assert "Not measured yet" in text
+
+
+def test_the_card_beside_a_generator_says_the_same_and_points_to_no_picture(run_dir: Path) -> None:
+    from inpaint import Generator
+    from inpaint.hub.card import write_generator_card
+    from inpaint.models.generator import GeneratorConfig
+
+    write_generator_card(run_dir, run_dir / "generator")
+    Generator(GeneratorConfig(width=2)).save_pretrained(run_dir / "generator")
+    text = (run_dir / "generator" / "README.md").read_text()
+    assert text.startswith("---\n") and "\n# run\n" in text
+    assert "| Telea | 18.00 |" in text and "epoch 1 (step 3)" in text
+    assert "![" not in text
+    measured = {r.metric_name: r.metric_value for r in ModelCard(text).data.eval_results}
+    assert measured["PSNR (dB) in the hole"] == FIGURES["hole_psnr"]
+
+
+def test_a_generator_saved_by_itself_has_a_card_that_claims_nothing_of_a_run(tmp_path: Path) -> None:
+    from inpaint import Generator
+    from inpaint.models.generator import GeneratorConfig
+
+    Generator(GeneratorConfig(width=2)).save_pretrained(tmp_path)
+    text = (tmp_path / "README.md").read_text()
+    data = ModelCard(text).data
+    assert "inpaint" in data.tags and data.license == "apache-2.0"
+    assert "@techreport{kovacs2020landscape," in text and "pip install" in text
+    for stub in ("PyTorchModelHubMixin", "More Information Needed", "## Training", "None", "step"):
+        assert stub not in text
+
+
+@pytest.mark.parametrize("method", ["HEAD", "GET"])
+@pytest.mark.usefixtures("quick")
+def test_a_server_that_closes_the_connection_is_told_in_one_line(hub: LoopbackHub, run_dir: Path, method: str) -> None:
+    from inpaint import Generator
+
+    drain(submit(run_dir, "final", b"x"))
+    cut = hub.fault("/resolve/", method=method, cut="response", times=99)
+    with pytest.raises(InpaintError, match=f"^{REPO} ") as caught:
+        Generator.from_pretrained(REPO)
+    assert cut.num_hit > 0
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "a/" + "b" * 300, "a" * 5000 + "/b", "a/b\0c", "a/../b"])
+def test_a_name_that_cannot_be_is_told_in_one_short_line(name: str) -> None:
+    from inpaint import Generator
+
+    with pytest.raises(InpaintError) as caught:
+        Generator.from_pretrained(name)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 300

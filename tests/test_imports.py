@@ -16,7 +16,7 @@ FILES = sorted([*(ROOT / "inpaint").rglob("*.py"), ROOT / "train.py"])
 # From the bottom up; a module may import from its own line and from those above it. The longest prefix counts.
 LAYERS = [
     ["inpaint.errors", "inpaint.files", "inpaint.data.holes"],
-    ["inpaint.config", "inpaint.resolve", "inpaint.arguments"],
+    ["inpaint.config", "inpaint.resolve", "inpaint.arguments", "inpaint.hub.errors"],
     ["inpaint.models", "inpaint.losses", "inpaint.data"],
     ["inpaint.training", "inpaint.evaluation", "inpaint.pipeline", "inpaint.hub"],
     ["inpaint.cli", "inpaint.commands", "inpaint.__main__", "train"],

@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from inpaint.config import Config
+from inpaint.config import Config, DataConfig
 from inpaint.data.holes import HoleSpec
 from inpaint.errors import InpaintError
 from inpaint.models.discriminator import Discriminator
 from inpaint.models.generator import Generator, GeneratorConfig
 from inpaint.models.layers import convolution
+from inpaint.training.build import build_networks
 
 NORMS = ["batch", "group", "none"]
 
@@ -219,6 +220,26 @@ def test_what_is_saved_comes_back_bit_equal(norm: Any, mask_channel: bool, tmp_p
     assert torch.equal(loaded(image, mask), network.eval()(image, mask))
     assert all(parameter.requires_grad for parameter in loaded.parameters())
     assert not list(tmp_path.glob("*.bin"))
+
+
+def test_what_it_was_trained_on_is_saved_and_is_no_part_of_the_shape(tmp_path: Path) -> None:
+    network = Generator(GeneratorConfig(width=2, image_size=64, hole_max_px=25))
+    network.save_pretrained(tmp_path)
+    loaded = Generator.from_pretrained(tmp_path).config
+    assert (loaded.image_size, loaded.hole_max_px) == (64, 25)
+    assert loaded == GeneratorConfig(width=2, image_size=256, hole_max_px=100), "weights go into a run of another size"
+    assert "landscapes at 64 x 64 pixels" in (tmp_path / "README.md").read_text()
+    built, _ = build_networks(Config(data=DataConfig(image_size=128)))
+    assert (built.config.image_size, built.config.hole_max_px) == (128, 50)
+
+
+def test_a_generator_saved_before_that_was_recorded_still_loads(copy: Path) -> None:
+    shape = {"width": 4, "bottleneck": 3, "mask_channel": True, "norm": "batch"}
+    (copy / "config.json").write_text(json.dumps(shape))
+    assert Generator.from_pretrained(copy).config.hole_max_px is None
+    for wrong in (0, True, 2.5, "64"):
+        (copy / "config.json").write_text(json.dumps({**shape, "hole_max_px": wrong}))
+        assert f"hole_max_px is {wrong!r}; allowed: 1 or more, or null" in refusal(copy)
 
 
 def test_half_precision_weights_are_widened(copy: Path) -> None:

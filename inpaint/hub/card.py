@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,35 +20,56 @@ _METRIC_NAMES = {"psnr": "PSNR (dB)", "l1": "L1", "ssim": "SSIM"}
 def write_card(folder: Path, repo_id: str) -> None:
     """Write `README.md` and `curves.png` into a folder that holds a run's files as the repository will hold them.
 
-    Read, each only if it is there: `config.yaml`, `metrics.jsonl`, `samples/*.png`, `evaluation.json` (`split`,
-    `num_pictures`, `rows`: method to metric to value, the network's own row being `generator`) and `environment.json`
-    (what to say of hardware and hours; `data_revision`).
+    Read, each only if it is there and whole: `config.yaml`, `metrics.jsonl`, `samples/*.png`, `evaluation.json`
+    (`split`, `num_pictures`, `rows`: method to metric to value, the network's own row being `generator`) and
+    `environment.json` (what to say of hardware and hours; `data_revision`).
 
     Raises:
-        ValueError: the metadata are not what the Hub takes, or a file is not the JSON or YAML that it should be.
+        ValueError: the metadata are not what the Hub takes.
     """
     lines = _metrics(folder)
     _draw_curves(lines, folder / "curves.png")
-    config = _text(folder / "config.yaml")
-    settings = yaml.safe_load(config) or {}
-    evaluation = json.loads(_text(folder / "evaluation.json") or "{}")
-    environment = json.loads(_text(folder / "environment.json") or "{}")
-    rows = evaluation.get("rows", {})
-    samples = sorted(path.name for path in (folder / "samples").glob("*.png"))
-    data_path = settings.get("data", {}).get("path")
+    pictures = {"samples": _newest_sample(folder), "curves": "curves.png" if (folder / "curves.png").exists() else ""}
+    ModelCard(_text_of_card(folder, lines, repo_id, repo_id, pictures)).save(folder / "README.md")
+
+
+def write_generator_card(run_dir: Path, folder: Path) -> None:
+    """Write `README.md` into `folder`, to lie beside a run's generator on this disk: the same card without pictures.
+
+    Written before `save_pretrained`, which leaves a card alone that is there already.
+
+    Args:
+        run_dir: what is said of the run is read here, as by `write_card`.
+        folder: must exist.
+    """
+    pictures = {"samples": "", "curves": ""}
+    card = _text_of_card(run_dir, _metrics(run_dir), run_dir.resolve().name, "path/to/this/folder", pictures)
+    ModelCard(card).save(folder / "README.md")
+
+
+def _text_of_card(run: Path, lines: list[dict[str, Any]], title: str, source: str, pictures: dict[str, str]) -> str:
+    config = _text(run / "config.yaml")
+    settings = _parsed(yaml.safe_load, config)
+    evaluation, environment = (
+        _parsed(json.loads, _text(run / f"{name}.json")) for name in ("evaluation", "environment")
+    )
+    data = settings.get("data", {})
+    data_path = data.get("path")
+    rows = {
+        method: {name: _figure(figures.get(name), name) for name in figures}
+        for method, figures in evaluation.get("rows", {}).items()
+    }
     last = lines[-1] if lines else {}
 
     from jinja2 import Environment, StrictUndefined
 
-    # Not ModelCard.from_template, which knows neither filters nor strict names: a misspelt one would leave a gap.
+    # Not ModelCard.from_template, which does not know strict names: a misspelt one would leave a gap.
     jinja = Environment(undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False)
-    jinja.filters["figure"] = _figure
-    card_data = _card_data(repo_id, data_path, evaluation, environment)
-    text = jinja.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
-        card_data=card_data.to_yaml(),
-        repo_id=repo_id,
+    return jinja.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+        card_data=_card_data(title, data_path, evaluation, environment).to_yaml(),
+        title=title,
+        source=source,
         progress=f"epoch {last['epoch']} (step {last['step']})" if {"epoch", "step"} <= last.keys() else "",
-        samples=f"samples/{samples[-1]}" if samples else "",
         rows=rows,
         metrics=list(next(iter(rows.values()), {})),
         split=evaluation.get("split", ""),
@@ -55,15 +78,14 @@ def write_card(folder: Path, repo_id: str) -> None:
         data_revision=environment.pop("data_revision", None),
         images_seen=last.get("images_seen"),
         environment=environment,
-        curves="curves.png" if (folder / "curves.png").exists() else "",
         config=config.strip() or "# not recorded",
-        image_size=settings.get("data", {}).get("image_size", "?"),
+        image_size=data.get("image_size"),
+        **pictures,
     )
-    ModelCard(text).save(folder / "README.md")
 
 
 def _card_data(
-    repo_id: str, data_path: str | None, evaluation: dict[str, Any], environment: dict[str, Any]
+    title: str, data_path: str | None, evaluation: dict[str, Any], environment: dict[str, Any]
 ) -> ModelCardData:
     is_on_hub = _is_hub_id(data_path)
     figures = evaluation.get("rows", {}).get("generator", {})
@@ -86,9 +108,9 @@ def _card_data(
         license="apache-2.0",
         library_name="inpaint",
         pipeline_tag="image-to-image",
-        tags=["image-inpainting", "gan", "landscapes"],
+        tags=["inpaint", "image-inpainting", "gan", "landscapes"],
         datasets=[str(data_path)] if is_on_hub else None,
-        model_name=repo_id.split("/")[-1],
+        model_name=title.split("/")[-1],
         eval_results=results or None,
     )
 
@@ -119,14 +141,33 @@ def _figure(value: float | None, name: str) -> str:
     return f"{value:.2f}" if name.endswith("psnr") else f"{value:.4f}"
 
 
+def _newest_sample(folder: Path) -> str:
+    samples = sorted(path.name for path in (folder / "samples").glob("*.png"))
+    return f"samples/{samples[-1]}" if samples else ""
+
+
 def _text(path: Path) -> str:
-    return path.read_text(encoding="utf-8") if path.exists() else ""
+    return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+
+
+def _parsed(parse: Callable[[str], Any], text: str) -> dict[str, Any]:
+    """The keys of a file; one that a crash or a bad disk has damaged says nothing, and costs its part of the card."""
+    try:
+        parsed = parse(text)
+    except (ValueError, yaml.YAMLError):
+        return {}
+    return parsed if isinstance(parsed, dict) else {}
 
 
 def _metrics(folder: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl. A run that was killed may have cut its last line short."""
-    complete = [line for line in _text(folder / "metrics.jsonl").splitlines() if line.endswith("}")]
-    return [json.loads(line) for line in complete]
+    """The lines of metrics.jsonl that are whole. A run that was killed may have cut its last line short."""
+    lines = []
+    for text in _text(folder / "metrics.jsonl").splitlines():
+        with suppress(ValueError):
+            line = json.loads(text)
+            if isinstance(line, dict) and "images_seen" in line:
+                lines.append(line)
+    return lines
 
 
 def _draw_curves(lines: list[dict[str, Any]], path: Path) -> None:

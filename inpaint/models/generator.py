@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+import os
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from reprlib import repr as shortened
 from typing import Any, get_args
 
 import torch
-from huggingface_hub import PyTorchModelHubMixin, constants, hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub import ModelCard, PyTorchModelHubMixin, constants, hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from inpaint.errors import InpaintError
+from inpaint.hub.errors import CLIENT_ERRORS, redact
 from inpaint.models.layers import Norm, convolution, upsampling
 
 DILATIONS = (2, 4, 8, 16)
+# What `save_pretrained` writes as README.md where none is; whoever knows the run fills in more (`inpaint.hub.card`).
+MODEL_CARD = Path(__file__).parents[1] / "hub" / "model_card.md"
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,8 @@ class GeneratorConfig:
         bottleneck: dilated convolutions in the middle, 1 to 4, with dilations 2, 4, 8, 16 (paper: 4; Table 1 also 3).
         mask_channel: whether the mask is a fourth input (paper: no, it sees only the picture with a black region).
         norm: `batch` (GLCIC), `group` or `none`.
+        image_size: side in pixels of the images it was trained on; None: not recorded. No part of its shape.
+        hole_max_px: largest side in pixels of the holes it was trained on; the same.
 
     Raises:
         InpaintError: a value of the wrong type or out of range; configs from the Hub come through here.
@@ -38,6 +44,8 @@ class GeneratorConfig:
     bottleneck: int = 4
     mask_channel: bool = False
     norm: Norm = "batch"
+    image_size: int | None = field(default=None, compare=False)
+    hole_max_px: int | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         allowed = {
@@ -45,6 +53,7 @@ class GeneratorConfig:
             "bottleneck": (type(self.bottleneck) is int and 1 <= self.bottleneck <= len(DILATIONS), "1, 2, 3 or 4"),
             "mask_channel": (type(self.mask_channel) is bool, "true or false"),
             "norm": (self.norm in get_args(Norm), "batch, group or none"),
+            **{name: (_is_px(getattr(self, name)), "1 or more, or null") for name in ("image_size", "hole_max_px")},
         }
         faults = [
             f"{name} is {shortened(getattr(self, name))}; allowed: {rule}"
@@ -73,7 +82,8 @@ class Generator(
     library_name="inpaint",
     pipeline_tag="image-to-image",
     license="apache-2.0",
-    tags=["image-inpainting", "gan", "landscapes"],
+    tags=["inpaint", "image-inpainting", "gan", "landscapes"],
+    model_card_template=MODEL_CARD.read_text(encoding="utf-8"),
 ):
     """Fill the black hole of a picture (paper, "The generator network"; layers and kernels of GLCIC, table 1).
 
@@ -121,6 +131,9 @@ class Generator(
         inputs = torch.cat([masked_image, mask], dim=1) if self.config.mask_channel else masked_image
         return torch.sigmoid(self.layers(inputs))
 
+    def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
+        return super().generate_model_card(*args, **{"image_size": self.config.image_size, **kwargs})
+
     def _save_pretrained(self, save_directory: Path) -> None:
         super()._save_pretrained(save_directory)
         (save_directory / constants.CONFIG_NAME).write_text(json.dumps(asdict(self.config), indent=2) + "\n")
@@ -151,18 +164,19 @@ class Generator(
         Raises:
             InpaintError: not found, no access, or not the files of such a generator.
         """
-        source = str(pretrained_model_name_or_path)
+        given = str(pretrained_model_name_or_path)
+        source = given if len(given) <= 200 else f"{given[:100]}..."
 
         def fetch(name: str) -> Path:
-            if Path(source).is_dir():
-                if not (Path(source) / name).is_file():
+            if os.path.isdir(given):  # noqa: PTH112 - Path.is_dir raises for a name that is too long
+                if not (Path(given) / name).is_file():
                     raise InpaintError(f"{source} holds no {name}; give a folder that save_pretrained wrote")
-                return Path(source) / name
-            if "/" not in source:
+                return Path(given) / name
+            if "/" not in given:
                 raise InpaintError(f"there is no folder {source}, and a Hub id has two parts, such as ORG/NAME")
             try:
                 path = hf_hub_download(
-                    source,
+                    given,
                     name,
                     revision=revision,
                     token=token,
@@ -179,8 +193,8 @@ class Generator(
                 ) from error
             except EntryNotFoundError as error:
                 raise InpaintError(f"{source} on the Hub holds no {name}: it is no generator of this kind") from error
-            except (HfHubHTTPError, OSError) as error:
-                first_line = str(error).strip().splitlines()[0]
+            except CLIENT_ERRORS as error:
+                first_line = next(iter(redact(str(error)).strip().splitlines()), type(error).__name__)
                 raise InpaintError(f"{source} could not be fetched from the Hub: {first_line}") from error
             return Path(path)
 
@@ -194,6 +208,10 @@ class Generator(
             read_tensors(fetch(constants.SAFETENSORS_SINGLE_FILE), generator.state_dict(), source, device), assign=True
         )
         return generator.eval()
+
+
+def _is_px(value: Any) -> bool:
+    return value is None or (type(value) is int and value >= 1)
 
 
 def read_tensors(path: Path, expected: dict[str, Tensor], source: str, device: str | torch.device) -> dict[str, Tensor]:

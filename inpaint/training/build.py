@@ -15,11 +15,11 @@ from inpaint.models.generator import Generator, GeneratorConfig
 def build_networks(config: Config) -> tuple[Generator, Discriminator]:
     """Both networks with their start values, which depend on the seed alone."""
     torch.manual_seed(config.training.seed)
-    model = config.model
-    generator = Generator(GeneratorConfig(model.width, model.bottleneck, model.mask_channel, model.norm))
-    discriminator = Discriminator(
-        config.data.image_size, config.data.hole_spec.window_px, model.width, model.global_average_pooling, model.norm
+    model, image_size, holes = config.model, config.data.image_size, config.data.hole_spec
+    generator = Generator(
+        GeneratorConfig(model.width, model.bottleneck, model.mask_channel, model.norm, image_size, holes.max_px)
     )
+    discriminator = Discriminator(image_size, holes.window_px, model.width, model.global_average_pooling, model.norm)
     return generator, discriminator
 
 
