@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from inpaint.data.pixels import ORIENTATION, BadPicture, open_picture, square
+from inpaint.data.pixels import ORIENTATION, BadPicture, decode_square, open_picture, square
 
 
 def encode(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
@@ -179,3 +179,13 @@ def test_a_reduced_jpeg_looks_the_same() -> None:
     assert 128 <= min(reduced.size) < 768
     whole = square(open_picture(data), 64).astype(int)
     assert np.abs(square(reduced, 64) - whole).mean() < 2
+
+
+def test_a_reduced_jpeg_tells_its_full_size_upright() -> None:
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    for orientation, size in ((None, (900, 700)), (exif, (700, 900))):
+        data = encode(noise(900, 700), "JPEG", **({"exif": orientation} if orientation else {}))
+        pixels, full = decode_square(data, 32)
+        assert (pixels.shape, full) == ((32, 32, 3), size)
+        assert open_picture(data, at_least=4 * 32).size != size

@@ -30,15 +30,15 @@ from inpaint.data.archive import Entry
 from inpaint.data.dedupe import THUMBNAIL_PX, fingerprint
 from inpaint.data.holes import SPLITS, key_hash, split_of
 from inpaint.data.people import BATCH_SIZE, Detector, PeopleFilter
-from inpaint.data.pixels import BadPicture, open_picture, square
+from inpaint.data.pixels import BadPicture, decode_square, open_picture, square
 
 # Changes whenever chunks made before would not be made the same way now.
-VERSION = 1
+VERSION = 2
 # Why a picture is in the dataset or not; a chunk file holds the index. "person" and "duplicate" are decided later.
 REASONS = ("kept", "person", "corrupt", "too small", "too large", "grey", "duplicate")
 # Mean difference of the largest and smallest channel, in 8-bit steps, below which a picture has no colour.
 GREY_STEPS = 2.5
-# Detectors see no more than this; JPEGs are not decoded much larger either.
+# Detectors see no more than this.
 DETECTION_PX = 640
 # Past this level PNGs get hardly smaller, only slower.
 PNG_LEVEL = 4
@@ -203,10 +203,8 @@ def _prepare(entry: Entry, row: dict[str, Any], size: int, for_detector: bool, c
     except (FileNotFoundError, PermissionError) as error:
         raise BadPicture("unreadable", error.strerror or "no permission") from error
     clock.lap("read")
-    image = open_picture(data, at_least=max(4 * size, DETECTION_PX))
+    small, _ = decode_square(data, size, min_side=size)
     clock.lap("decode")
-    small = square(image, size, min_side=size)
-    clock.lap("resize")
     red, green, blue = cv2.split(small)
     if (cv2.max(cv2.max(red, green), blue) - cv2.min(cv2.min(red, green), blue)).mean() < GREY_STEPS:
         row["reason"] = REASONS.index("grey")
@@ -217,8 +215,11 @@ def _prepare(entry: Entry, row: dict[str, Any], size: int, for_detector: bool, c
     encoded = cv2.imencode(".png", cv2.cvtColor(small, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_COMPRESSION, PNG_LEVEL])[1]
     row["png"] = encoded.tobytes()
     clock.lap("encode")
-    large = square(image, min(*image.size, DETECTION_PX)) if for_detector else small
-    clock.lap("detect")
+    if not for_detector:
+        return small
+    image = open_picture(data, at_least=DETECTION_PX)
+    large = square(image, min(*image.size, DETECTION_PX))
+    clock.lap("decode for detection")
     return large
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inpaint.data.holes import HoleSpec, key_hash, scale_holes, stored_holes
-from inpaint.data.pixels import BadPicture, open_picture, square
+from inpaint.data.pixels import BadPicture, decode_square
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -44,19 +44,17 @@ class Decoded:
 def decode_photos(photos: Photos, size: int, rows: range) -> Decoded:
     """These rows of a split, as squares of side `size`; may be called from several threads."""
     pixels, kept, sides, bad = [], [], [], []
-    # Twice the size leaves the averaging to us; coordinates are scaled from the full size, so it must be known.
-    at_least = 2 * size if photos.holes is None else None
     for row, cell in zip(rows, photos.dataset[rows.start : rows.stop]["image"], strict=True):
         try:
             if cell is None:
                 raise BadPicture("unreadable", "the row holds no picture")
-            image = open_picture(cell["bytes"] if cell["bytes"] is not None else Path(cell["path"]), at_least)
-            pixels.append(square(image, size))
+            image, full = decode_square(cell["bytes"] if cell["bytes"] is not None else Path(cell["path"]), size)
+            pixels.append(image)
         except BadPicture as fault:
             bad.append(f"{photos.sources[row]}: {fault}")
             continue
         kept.append(row)
-        sides.append(image.size)
+        sides.append(full)
     coordinates = None
     if photos.holes is not None and photos.crops is not None:
         stored = np.array(sides, dtype=np.int32).reshape(-1, 2)

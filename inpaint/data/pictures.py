@@ -30,7 +30,7 @@ from inpaint.data.holes import SPLITS, HoleSpec, Split
 from inpaint.errors import InpaintError
 
 # Raised when the same file would become other pixels, or an entry's files change.
-VERSION = 1
+VERSION = 2
 # Where each split's indices begin among the made-up landscapes: far apart, so that a larger split moves no other.
 SYNTHETIC_START: dict[Split, int] = {"train": 0, "validation": 1 << 40, "test": 2 << 40}
 TASK_PICTURES, TASK_BYTES = 64, 4 << 20

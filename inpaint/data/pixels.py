@@ -24,6 +24,10 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+FIRST_SIDEWAYS = 5
+
+# A JPEG is decoded no smaller than so many times the wanted side, which leaves the averaging to us.
+DECODED_SIDES = 4
 
 # A damaged picture is named once, by the caller, and Pillow's warning at 89 million pixels is no fault: cameras make
 # such pictures. What it refuses, twice as many, is refused here too.
@@ -57,13 +61,38 @@ def open_picture(source: bytes | Path | Image.Image, at_least: int | None = None
     Raises:
         BadPicture: not a picture, damaged, or so large that it must be an attack or a mistake.
     """
+    return _open(source, at_least)[0]
+
+
+def decode_square(
+    source: bytes | Path, size: int, min_side: int | None = None
+) -> tuple[NDArray[np.uint8], tuple[int, int]]:
+    """The one way from a file to what is stored or trained on, so that a picture has the same pixels on every way.
+
+    Args:
+        source, size, min_side: as `open_picture` and `square` take them.
+
+    Returns:
+        [size, size, 3], and the width and height of the whole picture, upright, in its own pixels.
+
+    Raises:
+        BadPicture: as they do.
+    """
+    image, full = _open(source, DECODED_SIDES * size)
+    return square(image, size, min_side), full
+
+
+def _open(source: bytes | Path | Image.Image, at_least: int | None) -> tuple[Image.Image, tuple[int, int]]:
+    """The picture, and its full size."""
     try:
         if isinstance(source, Image.Image):
-            return _to_rgb(source)
+            return _to_rgb(source), source.size
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+            width, height = image.size
             if at_least is not None:
                 image.draft(None, (at_least, at_least))
-            return _to_rgb(image)
+            rgb = _to_rgb(image)
+            return rgb, (height, width) if orientation(image) >= FIRST_SIDEWAYS else (width, height)
     except Image.DecompressionBombError as error:
         raise BadPicture("too large", str(error).split(", could be")[0]) from error
     except UnidentifiedImageError as error:
