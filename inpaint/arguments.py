@@ -59,11 +59,8 @@ def parse_arguments(argv: list[str]) -> tuple[Config, Options]:
         faults.append(f"--profile is a number of steps, 1 or more; got {profile!r}")
     if faults:
         raise UsageError("\n".join(faults))
-    default = Path("runs") / (DEFAULT_PRESET if name is None else name)
-    if default.suffix in (".yaml", ".yml"):
-        default = Path("runs") / default.stem
     return config, Options(
-        run_dir=Path(given.get("run-dir", default)),
+        run_dir=Path(given.get("run-dir", default_run_dir(name))),
         resume=not given.get("no-resume", False),
         overwrite=bool(given.get("overwrite")),
         dry_run=bool(given.get("dry-run")),
@@ -71,6 +68,12 @@ def parse_arguments(argv: list[str]) -> tuple[Config, Options]:
         debug=bool(given.get("debug")),
         profile=int(profile),
     )
+
+
+def default_run_dir(config: str | Config | None) -> Path:
+    """Where a run is kept if nobody says: runs/<preset>, or runs/<name of the file>."""
+    name = Path(config if isinstance(config, str) else DEFAULT_PRESET)
+    return Path("runs") / (name.stem if name.suffix in (".yaml", ".yml") else name)
 
 
 def usage() -> str:

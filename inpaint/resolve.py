@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -26,26 +26,20 @@ def preset_names() -> list[str]:
     return sorted(str(path.relative_to(PRESETS).with_suffix("")) for path in PRESETS.rglob("*.yaml"))
 
 
-def load_config(name: str | None = None, flags: dict[str, Any] | None = None) -> Config:
+def load_config(base: str | Config | None = None, flags: Mapping[str, Any] | None = None) -> Config:
     """The config of a preset or a `.yaml` file with `flags` on top, validated once.
 
     Args:
-        name: a preset's name or the path of a .yaml file; None is the preset `quickstart`.
+        base: a preset's name, the path of a .yaml file, or a config; None is the preset `quickstart`.
         flags: dotted names such as `training.epochs` to values, text where the flag was text.
 
     Raises:
         UsageError: with all faults of this try, one a line.
     """
-    name = DEFAULT_PRESET if name is None else name
-    path = Path(name) if name.endswith((".yaml", ".yml")) else PRESETS / f"{name}.yaml"
-    if path.parent.is_relative_to(PRESETS) and name not in preset_names():
-        hint = _nearest(name, preset_names(), f"there are {', '.join(preset_names())}")
-        raise UsageError(f"--config {name}: no such preset{hint}; a file must end in .yaml")
-    values = _read_yaml(path)
-    origin = {key: f"in {path.name}" for key, _ in _leaves(values)}
+    values, origin = _values(DEFAULT_PRESET if base is None else base)
     known = [key for key, _ in settings()]
     faults = []
-    for key, value in (flags or {}).items():
+    for key, value in ((str(key), value) for key, value in (flags or {}).items()):
         if key not in known:
             faults.append(f"--{key}: no such setting{_nearest(key, known, '--help lists all')}")
             continue
@@ -61,6 +55,18 @@ def load_config(name: str | None = None, flags: dict[str, Any] | None = None) ->
         lines = "\n".join(f"  {fault}" for fault in faults)
         raise UsageError(f"the configuration has {len(faults)} fault(s):\n{lines}")
     return config
+
+
+def _values(base: str | Config) -> tuple[dict[str, Any], dict[str, str]]:
+    """What a preset, a file or a config sets, and in which file each of it stands."""
+    if isinstance(base, Config):
+        return base.model_dump(mode="json"), {}
+    path = Path(base) if base.endswith((".yaml", ".yml")) else PRESETS / f"{base}.yaml"
+    if path.parent.is_relative_to(PRESETS) and base not in preset_names():
+        hint = _nearest(base, preset_names(), f"there are {', '.join(preset_names())}")
+        raise UsageError(f"--config {base}: no such preset{hint}; a file must end in .yaml")
+    values = _read_yaml(path)
+    return values, {key: f"in {path.name}" for key, _ in _leaves(values)}
 
 
 def settings() -> Iterator[tuple[str, FieldInfo]]:

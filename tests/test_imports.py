@@ -15,7 +15,7 @@ FILES = sorted([*(ROOT / "inpaint").rglob("*.py"), ROOT / "train.py"])
 
 # From the bottom up; a module may import from its own line and from those above it. The longest prefix counts.
 LAYERS = [
-    ["inpaint.errors", "inpaint.files", "inpaint.data.holes"],
+    ["inpaint.errors", "inpaint.files", "inpaint.processes", "inpaint.data.holes"],
     ["inpaint.config", "inpaint.resolve", "inpaint.arguments", "inpaint.hub.errors"],
     ["inpaint.models", "inpaint.losses", "inpaint.data"],
     ["inpaint.training", "inpaint.evaluation", "inpaint.pipeline", "inpaint.hub"],
@@ -25,6 +25,7 @@ LAYERS = [
 NEIGHBOURS = {
     ("inpaint.training", "inpaint.evaluation"),
     ("inpaint.training", "inpaint.hub"),
+    ("inpaint.processes", "inpaint.errors"),
     ("inpaint.resolve", "inpaint.config"),
     ("inpaint.arguments", "inpaint.config"),
     ("inpaint.arguments", "inpaint.resolve"),

@@ -17,6 +17,7 @@ from running import (
 
 from inpaint.errors import UsageError
 from inpaint.training import runtime
+from inpaint.training.launch import main
 from inpaint.training.runtime import Runtime
 from inpaint.training.set_up import OURS_IN_DEEPSPEED, divide_batch
 
@@ -42,6 +43,28 @@ def bare(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     for name in os.environ.keys() - environment().keys():
         monkeypatch.delenv(name)
     yield monkeypatch
+
+
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        ({"RANK": "abc"}, "RANK='abc' in the environment is not a whole number"),
+        ({"WORLD_SIZE": "-2"}, "WORLD_SIZE='-2' in the environment is not a whole number"),
+        ({"LOCAL_WORLD_SIZE": ""}, "LOCAL_WORLD_SIZE='' in the environment"),
+        ({"MASTER_PORT": "²"}, "MASTER_PORT='²' in the environment"),
+        ({"RANK": "2", "WORLD_SIZE": "2"}, "RANK=2 in the environment must be less than WORLD_SIZE=2"),
+        ({"WORLD_SIZE": "0"}, "must be less than WORLD_SIZE=0"),
+        ({"WORLD_SIZE": "2"}, "needs RANK, MASTER_ADDR and MASTER_PORT"),
+    ],
+)
+def test_a_launchers_variables_that_make_no_sense(
+    variables: dict[str, str], words: str, bare: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in variables.items():
+        bare.setenv(name, value)
+    assert main(["--dry-run"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("inpaint: ") and words in line and "accelerate launch" in line
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Owns the way in and the one way out of a training process: arguments, processes, data, folder, exit code."""
+"""Owns the way into training and out of it, from Python and from the command line: processes, data, folder."""
 
 from __future__ import annotations
 
@@ -6,16 +6,19 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from inpaint.arguments import Options, parse_arguments, usage
+from inpaint.arguments import Options, default_run_dir, parse_arguments, usage
 from inpaint.config import Config
 from inpaint.data.holes import SPLITS
 from inpaint.errors import InpaintError, UsageError
+from inpaint.processes import rank_and_world_size
+from inpaint.resolve import load_config
 from inpaint.training.schedule import phase_steps
 
 if TYPE_CHECKING:
@@ -24,23 +27,89 @@ if TYPE_CHECKING:
     from inpaint.data.stream import Stream
     from inpaint.training.run_directory import RunDirectory
     from inpaint.training.runtime import Runtime
+    from inpaint.training.signals import StopRequest
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What `train` leaves.
+
+    Attributes:
+        run_dir: the run's folder; `run_dir / "generator"` is for `InpaintingPipeline.from_pretrained`.
+        outcome: `finished`, or `preempted` if it was asked to stop, saved, and can be resumed.
+    """
+
+    run_dir: Path
+    outcome: str
+
+
+def train(
+    config: str | Path | Config | None = None,
+    run_dir: str | Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    resume: bool = True,
+    overwrite: bool = False,
+    init_from: str | None = None,
+    profile: int = 0,
+) -> TrainingResult:
+    """Train, or go on with the run that is in `run_dir`: what `train.py` does, from Python or a notebook.
+
+    It may be called again in the same process, and from any thread; in the main thread SIGTERM, SIGUSR1 and Ctrl-C save
+    and stop the run, and have their former meaning again afterwards.
+
+    Args:
+        config: a preset's name, a .yaml file, or a whole `Config`; None is the preset `quickstart`.
+        run_dir: where the run is kept; None: as `train.py` without `--run-dir`.
+        overrides: settings on top of it, such as `{"training.epochs": 5}`.
+        resume: False refuses to touch a run that exists.
+        overwrite: with `resume=False`: throw the run that exists away.
+        init_from: start a new run from a generator's weights: a folder or a Hub id.
+        profile: trace so many steps of each phase into `run_dir / "profile"`.
+
+    Raises:
+        UsageError: the settings, the processes or the folder do not go together; nothing was begun.
+        InpaintError: the run cannot go on, or its last state could not be saved.
+        KeyboardInterrupt: a second Ctrl-C; the run can be resumed from its last checkpoint.
+    """
+    if overwrite and resume:
+        raise UsageError("overwrite=True goes with resume=False: the same call without both resumes the run")
+    given = str(config) if isinstance(config, Path) else config
+    path = default_run_dir(given) if run_dir is None else Path(run_dir)
+    options = Options(path, resume, overwrite, init_from=init_from, profile=profile)
+    outcome = _train(load_config(given, overrides), options)
+    if outcome == "unsaved":
+        raise InpaintError(f"the last state of {path} could not be saved; the same command goes on from the one before")
+    return TrainingResult(path, outcome)
 
 
 def main(argv: list[str]) -> int:
-    """Train, and return the exit code: 0 done or preempted, 1 failed, 2 wrong usage.
+    """`train.py`: train, and return the exit code: 0 done or preempted, 1 failed, 2 wrong usage.
 
-    Under a launcher the process ends here instead, so that nothing at the interpreter's end can spoil the code.
+    Under a launcher, and when Ctrl-C came twice, the process ends here instead, so that nothing at the interpreter's
+    end can spoil the code or take its time.
     """
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    if "--help" in argv or "-h" in argv:
-        if rank == 0:
-            print(usage())
-        return 0
+    rank, world_size, code = 0, 1, 0
     debug = "--debug" in argv
     try:
+        rank, world_size = rank_and_world_size()
+        if "--help" in argv or "-h" in argv:
+            if rank == 0:
+                print(usage())
+            return 0
         config, options = parse_arguments(argv)
-        code = dry_run(config, world_size) if options.dry_run else _train(config, options)
+        if options.dry_run:
+            dry_run(config, world_size)
+        else:
+            train(
+                config,
+                options.run_dir,
+                resume=options.resume,
+                overwrite=options.overwrite,
+                init_from=options.init_from,
+                profile=options.profile,
+            )
     except InpaintError as error:
         code = 2 if isinstance(error, UsageError) else 1
         _say(rank, world_size, str(error))
@@ -54,7 +123,7 @@ def main(argv: list[str]) -> int:
         _say(rank, world_size, f"{type(error).__name__}: {text} (--debug shows where)")
         if debug:
             traceback.print_exc()
-    if world_size > 1:
+    if world_size > 1 or code == 130:
         sys.stdout.flush()
         sys.stderr.flush()
         # After a failure the others may never come to a barrier, and even after success a library's destructor could
@@ -63,7 +132,7 @@ def main(argv: list[str]) -> int:
     return code
 
 
-def dry_run(config: Config, world_size: int) -> int:
+def dry_run(config: Config, world_size: int) -> None:
     """Print as YAML what this config amounts to."""
     from inpaint.training.build import build_networks
     from inpaint.training.set_up import divide_batch
@@ -89,28 +158,38 @@ def dry_run(config: Config, world_size: int) -> int:
     phases = dict(zip((1, 2, 3), phase_steps(config.training.phases, steps), strict=True))
     facts["training_pictures"], facts["steps_per_epoch"], facts["steps_per_phase"] = num, steps, phases
     facts["steps"] = min(steps * config.training.epochs, config.training.max_steps or steps * config.training.epochs)
-    if int(os.environ.get("RANK", "0")) == 0:
+    if rank_and_world_size()[0] == 0:
         print(yaml.safe_dump(facts, sort_keys=False), end="")
-    return 0
 
 
-def _train(config: Config, options: Options) -> int:
-    from inpaint.training.run_directory import RunDirectory
+def _train(config: Config, options: Options) -> str:
     from inpaint.training.runtime import Runtime
     from inpaint.training.signals import StopRequest, die_with_launcher
-    from inpaint.training.trainer import Trainer
-    from inpaint.training.watch import Watch
 
     die_with_launcher()
-    training = config.training
     runtime = Runtime.of(config)
     _compare_configs(runtime, config)
     # Only now: until all processes have met there is nothing to save, and one that waits in vain shall be stoppable.
     stop = StopRequest()
+    try:
+        outcome = _train_until(stop, runtime, config, options)
+    finally:
+        stop.restore()
+    if runtime.is_main and outcome == "preempted":
+        print("\nasked to stop: the run is saved; the same command resumes it", file=sys.stderr)
+    return outcome
+
+
+def _train_until(stop: StopRequest, runtime: Runtime, config: Config, options: Options) -> str:
+    from inpaint.training.run_directory import RunDirectory
+    from inpaint.training.trainer import Trainer
+    from inpaint.training.watch import Watch
+
     run = RunDirectory(options.run_dir)
     _on_main(runtime, lambda: _open_run(run, config, options))
-    watch = Watch(runtime.rank, runtime.world_size, training.timeout_s, run.renew if runtime.is_main else None)
-    outcome = "failed"
+    timeout_s = config.training.timeout_s
+    watch = Watch(runtime.rank, runtime.world_size, timeout_s, run.renew if runtime.is_main else None)
+    outcome: str | None = None
     try:
         watch.busy("preparing the data")
         trainer = Trainer(config, options, runtime, run, stop, watch, _open_pictures(runtime, config))
@@ -124,18 +203,15 @@ def _train(config: Config, options: Options) -> int:
         # Only now, when the other processes have left: it may take its time.
         if statement := publication.close(preempted=outcome == "preempted"):
             print(statement, file=sys.stderr)
+        return outcome
     except RuntimeError as error:
         if runtime.world_size == 1 or not _is_connection_lost(error):
             raise
         raise InpaintError(f"the processes lost one another: {watch.missing()} ({_first_line(error)})") from error
     finally:
-        watch.close(in_order=outcome != "failed")
+        watch.close(in_order=outcome is not None)
         if runtime.is_main:
             run.close(preempted=outcome == "preempted")
-        stop.restore()
-    if runtime.is_main and outcome == "preempted":
-        print("\nasked to stop: the run is saved; the same command resumes it", file=sys.stderr)
-    return 1 if outcome == "unsaved" else 0
 
 
 def _open_run(run: RunDirectory, config: Config, options: Options) -> None:

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from inpaint.config import Config
 from inpaint.errors import UsageError
+from inpaint.processes import rank_and_world_size
 from inpaint.training.batch_norm import synchronise_batch_norm
 from inpaint.training.networks import Network, ZeroNetwork
 from inpaint.training.set_up import deepspeed_settings, divide_batch, env_true, refuse_mixes
@@ -57,8 +58,7 @@ class Runtime:
         timeout_s: float = 300.0,
     ) -> None:
         self.precision, self.gradient_clip = precision, gradient_clip
-        self.world_size = int(os.environ.get("WORLD_SIZE", "1"))
-        self.rank = int(os.environ.get("RANK", "0"))
+        self.rank, self.world_size = rank_and_world_size()
         self.micro_batch_size, self.accumulation = divide_batch(global_batch_size, micro_batch_size, self.world_size)
         use_deepspeed = env_true("ACCELERATE_USE_DEEPSPEED")
         use_cpu = env_true("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
