@@ -63,6 +63,13 @@ def test_a_launcher_that_died_before_its_worker_ran_is_missed(endless: Path, tmp
     assert not (tmp_path / "run").exists(), "it began to train"
 
 
+def test_a_shell_is_no_dead_launcher() -> None:
+    """Somebody sets what launchers set, by hand and for this command alone."""
+    command = f"ACCELERATE_MIXED_PRECISION=no {sys.executable} {TRAIN} --help; exit $?"
+    ended = subprocess.run(["sh", "-c", command], env=environment(), capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 0 and "usage:" in ended.stdout, ended.stderr
+
+
 def kill_launchers(kills: int, latest_s: float, processes: int, engine: str, endless: Path, tmp_path: Path) -> None:
     generator = random.Random(f"{processes} {engine}")
     for number in range(kills):
