@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -94,6 +94,6 @@ def coordinates_at(table: pa.Table, spec: HoleSpec) -> tuple[NDArray[np.int32], 
     return scale_holes(stored[:, :4], stored[:, 4:6], stored[:, 6], spec)
 
 
-def _numbers(column: pa.ChunkedArray) -> NDArray[np.generic]:
+def _numbers(column: pa.ChunkedArray) -> Any:
     """A column of numbers; its own `to_numpy` would import pandas."""
     return np.from_dlpack(column.combine_chunks())
