@@ -18,13 +18,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from datasets import load_dataset
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from preparing import COUNTS, contents, landscape, options
 from test_people import write_darknet
 
 from inpaint.cli import main
-from inpaint.data import chunks, dedupe, places365
+from inpaint.data import chunks, places365
 from inpaint.data.archive import open_source
 from inpaint.data.check import faults
 from inpaint.data.holes import SPLITS, HoleSpec, key_hash, split_of, stored_holes
@@ -204,38 +202,13 @@ def test_no_test_picture_stands_in_train_not_even_saved_again(tmp_path: Path) ->
     for index in range(300):
         landscape(index % 100).save(source / f"{index}.jpg", quality=95 - index // 100)
     prepare(options(source.parent, tmp_path / "out"))
-    scenes: dict[str, set[int]] = {split: set() for split in SPLITS}
-    for index in range(300):
-        scenes[split_of(key_hash(f"hills/{index}.jpg"))].add(index % 100)
+    first = {scene: min(range(scene, 300, 100), key=lambda i: key_hash(f"hills/{i}.jpg")) for scene in range(100)}
     loaded = load_dataset(str(tmp_path / "out"))
-    kept = {split: [int(Path(name).stem) % 100 for name in rows["source"][:]] for split, rows in loaded.items()}
-    assert sorted(scene for some in kept.values() for scene in some) == list(range(100))
-    assert set(kept["test"]) == scenes["test"]
-    assert set(kept["validation"]) == scenes["validation"] - scenes["test"]
-
-
-@settings(max_examples=30, deadline=None)
-@given(st.integers(1, 60), st.integers(0, 2**32 - 1))
-def test_duplicates_are_those_of_comparing_all_with_all(num: int, seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    pixels = rng.integers(0, max(2, num), num, dtype=np.uint64)
-    outlines = rng.integers(0, 2**63, 3, dtype=np.uint64)[rng.integers(0, 3, num)]
-    for _ in range(4):
-        outlines ^= np.uint64(1) << rng.integers(0, 64, num, dtype=np.uint64)
-    colours = (rng.integers(0, 2, (num, 1)) * 100 + rng.integers(0, 6, (num, 48))).astype(np.uint8)
-    stays: list[int] = []
-    for index in range(num):
-        near = [
-            pixels[index] == pixels[other]
-            or (
-                int(outlines[index] ^ outlines[other]).bit_count() <= dedupe.MAX_BITS
-                and np.abs(colours[index].astype(int) - colours[other]).mean() <= dedupe.MAX_COLOUR_STEPS
-            )
-            for other in stays
-        ]
-        if not any(near) and not any(pixels[index] == pixels[earlier] for earlier in range(index)):
-            stays.append(index)
-    assert np.flatnonzero(~dedupe.duplicates(pixels, outlines, colours)).tolist() == stays
+    kept = {Path(name).stem: split for split, rows in loaded.items() for name in rows["source"][:]}
+    assert kept == {str(index): split_of(key_hash(f"hills/{index}.jpg")) for index in first.values()}
+    with (tmp_path / "out" / "dropped.csv").open(encoding="utf-8") as file:
+        partners = {Path(row["source"]).stem: Path(row["copy_of"]).stem for row in csv.DictReader(file)}
+    assert partners == {str(i): str(first[i % 100]) for i in range(300) if i != first[i % 100]}
 
 
 BAD_CALLS = {

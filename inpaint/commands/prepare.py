@@ -135,6 +135,8 @@ def _report(plan: Plan, out: Path) -> None:
     splits = ", ".join(f"{split} {len(pictures)}" for split, pictures in plan.order.items())
     dropped = ", ".join(f"{num} {reason}" for reason, num in counts.items() if num and reason != "kept")
     print(f"{out}: {counts['kept']} of {counts.total()} pictures kept ({splits}); left out: {dropped or 'none'}")
+    if num_alike := len(plan.alike()):
+        print(f"{num_alike} of them are alike, such as crops; each group is in one split: see {out}/alike.csv")
     for split, pictures in plan.order.items():
         if not len(pictures):
             print(f"there is no picture in {split}: training needs all three splits, so it takes more pictures")

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from inpaint.data.chunks import REASONS
-from inpaint.data.dedupe import MAX_BITS
 from inpaint.data.holes import SPLITS, HoleSpec
 from inpaint.data.people import PeopleFilter
 from inpaint.data.plan import Plan
@@ -102,18 +101,21 @@ picture, hole = dataset["train"][0]["image"], dataset["train"][0]["hole"]
 | `crop` | [x, y] of the {spec.window_px}x{spec.window_px} local window, which contains the hole |
 | `person_score` | the person detector's highest score, 0 to 1; empty without a filter |
 
-`holes.csv` holds the same coordinates, `dropped.csv` every picture that was left out and why.
+`holes.csv` holds the same coordinates, `dropped.csv` every picture that was left out and why, `alike.csv` those that
+are like one another.
 
 ## How it was made
 
 Each picture was cropped to its centred square and downsampled by area. A picture's split, hole and window follow from a
-hash of `<class>/<file name>`: about 85% train, 10% validation and 5% test, and pictures added later move none.
+hash of `<class>/<file name>`: about 85% train, 10% validation and 5% test. Pictures added later move only those that
+are like them.
 
 Person filter: {people.describe()}.
 
-Left out as duplicates are pictures of which another is kept that is the same or nearly so (up to {MAX_BITS} of 64 bits
-of a perceptual hash differ, and the colours agree). The copy in `test` stays before the one in `validation`, and that
-before the one in `train`.
+Left out as duplicates are copies of a picture that is kept: the same, saved again or resized; `dropped.csv` says which.
+Pictures that are alike, since one was cropped (up to a tenth at each side), brightened, mirrored or given a border, or
+since the camera hardly moved, are all kept and all in one split, that of their first: {len(plan.alike())} pictures,
+listed in `alike.csv`.
 
 | split | pictures |
 | --- | ---: |

@@ -27,13 +27,13 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from inpaint.data.archive import Entry
-from inpaint.data.dedupe import THUMBNAIL_PX, fingerprint
+from inpaint.data.dedupe import IS_ODD, VIEWS, fingerprint
 from inpaint.data.holes import SPLITS, key_hash, split_of
 from inpaint.data.people import BATCH_SIZE, Detector, PeopleFilter
 from inpaint.data.pixels import BadPicture, decode_square, open_picture, square
 
 # Changes whenever chunks made before would not be made the same way now.
-VERSION = 2
+VERSION = 3
 # Why a picture is in the dataset or not; a chunk file holds the index. "person" and "duplicate" are decided later.
 REASONS = ("kept", "person", "corrupt", "too small", "too large", "grey", "duplicate")
 # Mean difference of the largest and smallest channel, in 8-bit steps, below which a picture has no colour.
@@ -53,8 +53,7 @@ SCHEMA = pa.schema(
         ("reason", pa.int8()),
         ("detail", pa.string()),
         ("pixels", pa.uint64()),
-        ("outline", pa.uint64()),
-        ("colours", pa.binary(3 * THUMBNAIL_PX**2)),
+        ("looks", pa.binary(len(VIEWS) * len(IS_ODD))),
         ("person_score", pa.float32()),
         ("png", pa.binary()),
     ]
@@ -189,8 +188,7 @@ def _row(entry: Entry) -> dict[str, Any]:
         "reason": REASONS.index("kept"),
         "detail": "",
         "pixels": 0,
-        "outline": 0,
-        "colours": bytes(3 * THUMBNAIL_PX**2),
+        "looks": bytes(len(VIEWS) * len(IS_ODD)),
         "person_score": None,
         "png": b"",
     }
@@ -209,8 +207,8 @@ def _prepare(entry: Entry, row: dict[str, Any], size: int, for_detector: bool, c
     if (cv2.max(cv2.max(red, green), blue) - cv2.min(cv2.min(red, green), blue)).mean() < GREY_STEPS:
         row["reason"] = REASONS.index("grey")
         return small
-    row["pixels"], row["outline"], colours = fingerprint(small)
-    row["colours"] = colours.tobytes()
+    row["pixels"], looks = fingerprint(small)
+    row["looks"] = looks.tobytes()
     clock.lap("hash")
     encoded = cv2.imencode(".png", cv2.cvtColor(small, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_COMPRESSION, PNG_LEVEL])[1]
     row["png"] = encoded.tobytes()

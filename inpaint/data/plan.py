@@ -6,33 +6,82 @@ The plan depends on what the pictures are called and look like, not on the order
 from __future__ import annotations
 
 import hashlib
+import io
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from PIL import Image
 from tqdm import tqdm
 
+from inpaint.data.alike import Looks, compare_pairs, find_pairs, first_of_group
 from inpaint.data.chunks import REASONS, SCHEMA, open_chunk, reasons
-from inpaint.data.dedupe import duplicates
+from inpaint.data.dedupe import IS_ODD, VIEWS
 from inpaint.data.holes import SPLITS, Split
 from inpaint.errors import InpaintError
 
 KEPT, DUPLICATE = REASONS.index("kept"), REASONS.index("duplicate")
-# Of copies in several splits the one that is tested on stays: no picture of the test may stand in train.
-COPIES_STAY_IN: tuple[Split, ...] = ("test", "validation", "train")
+# So many pictures' looks are in memory at a time.
+LOOKED_FOR_AT_ONCE = 20_000
+
+
+@dataclass(frozen=True)
+class ChunkFiles:
+    """All finished chunks as one long table of N pictures.
+
+    Args:
+        files: of the chunks.
+        starts: the first picture of each, and N.
+    """
+
+    files: tuple[Path, ...]
+    starts: NDArray[np.int64]
+
+    def take(self, pictures: NDArray[np.int64], columns: Sequence[str]) -> pa.Table:
+        """Columns of some pictures, in their order; of each chunk only the rows that are wanted are read."""
+        if not len(pictures):
+            return SCHEMA.empty_table().select(columns)
+        chunks = np.searchsorted(self.starts, pictures, side="right") - 1
+        by_chunk = np.argsort(chunks, kind="stable")
+        parts = []
+        for group in np.split(by_chunk, np.flatnonzero(np.diff(chunks[by_chunk])) + 1):
+            chunk = chunks[group[0]]
+            with open_chunk(self.files[chunk]) as table:
+                parts.append(table.select(columns).take(pictures[group] - self.starts[chunk]))
+        return pa.concat_tables(parts).combine_chunks().take(np.argsort(by_chunk))
+
+    def squares(self, pictures: NDArray[np.int64]) -> list[NDArray[np.uint8]]:
+        """The pixels of some pictures, RGB [S, S, 3] each."""
+        files = self.take(pictures, ["png"])["png"].to_pylist()
+        return [np.asarray(Image.open(io.BytesIO(file))) for file in files]
+
+    def looks(self, is_wanted: NDArray[np.bool_]) -> Iterator[tuple[NDArray[np.int64], Looks]]:
+        """Some thousand of the wanted pictures at a time, and how they look: [n, V, D]."""
+        waiting: list[tuple[NDArray[np.int64], Looks]] = []
+        for file, start, stop in zip(self.files, self.starts, self.starts[1:], strict=False):
+            rows = np.flatnonzero(is_wanted[start:stop])
+            with open_chunk(file) as table:
+                waiting.append((start + rows, _looks(table)[rows]))
+            if sum(len(rows) for rows, _ in waiting) >= LOOKED_FOR_AT_ONCE or stop == self.starts[-1]:
+                pictures, looks = zip(*waiting, strict=True)
+                yield np.concatenate(pictures), np.concatenate(looks)
+                waiting = []
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be written, of N pictures in all; about 50 bytes each.
+    """What is to be written, of N pictures in all; about 60 bytes each.
 
     Args:
-        files: the chunks; picture i is row `i - starts[c]` of the last chunk c that starts at or before it.
+        chunks: where the pictures are.
         reason: [N], index in REASONS.
+        split: [N], index in SPLITS.
+        first: [N], of a duplicate the picture that is kept for it; of another the first of those that are alike, often
+            itself; -1 where neither was looked for.
         label: [N], index in `labels`.
         key_hash, source_hash: [N]; splits and holes come from the first, the second tells equal ones apart.
         num_bytes: [N], of the stored picture.
@@ -40,10 +89,10 @@ class Plan:
         fingerprint: two plans with the same one lead to the same dataset.
     """
 
-    files: tuple[Path, ...]
-    starts: NDArray[np.int64]
+    chunks: ChunkFiles
     reason: NDArray[np.int8]
     split: NDArray[np.int8]
+    first: NDArray[np.int64]
     label: NDArray[np.int32]
     labels: tuple[str, ...]
     key_hash: NDArray[np.uint64]
@@ -56,29 +105,31 @@ class Plan:
         """Pictures by reason."""
         return Counter({name: int((self.reason == index).sum()) for index, name in enumerate(REASONS)})
 
-    def locate(self, pictures: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The chunk and the row in it of each picture."""
-        chunks = np.searchsorted(self.starts, pictures, side="right") - 1
-        return chunks, pictures - self.starts[chunks]
-
-    def take(self, pictures: NDArray[np.int64], columns: Sequence[str]) -> pa.Table:
-        """Columns of some pictures, in their order; of each chunk only the rows that are wanted are read."""
-        if not len(pictures):
-            return SCHEMA.empty_table().select(columns)
-        chunks, rows = self.locate(pictures)
-        by_chunk = np.argsort(chunks, kind="stable")
-        parts = []
-        for group in np.split(by_chunk, np.flatnonzero(np.diff(chunks[by_chunk])) + 1):
-            with open_chunk(self.files[chunks[group[0]]]) as table:
-                parts.append(table.select(columns).take(rows[group]))
-        return pa.concat_tables(parts).combine_chunks().take(np.argsort(by_chunk))
+    def alike(self) -> NDArray[np.int64]:
+        """The kept pictures that are like another kept one, group by group, the first of each group at its head."""
+        kept = np.flatnonzero(self.reason == KEPT)
+        _, group, size = np.unique(self.first[kept], return_inverse=True, return_counts=True)
+        some = kept[size[group] > 1]
+        first = self.first[some]
+        keys = (
+            self.source_hash[some],
+            self.key_hash[some],
+            some != first,
+            self.source_hash[first],
+            self.key_hash[first],
+        )
+        return some[np.lexsort(keys)]
 
 
-def make_plan(files: Sequence[Path], threshold: float, labels: Sequence[str] | None, show_progress: bool) -> Plan:
+def make_plan(
+    files: Sequence[Path], threshold: float, labels: Sequence[str] | None, workers: int, show_progress: bool
+) -> Plan:
     """Decides on every picture.
 
     Args:
+        threshold: of the person filter.
         labels: the classes by name, in the order of their numbers; by default those found, sorted.
+        workers: threads that compare pictures.
 
     Raises:
         InpaintError: nothing would be kept.
@@ -94,7 +145,8 @@ def make_plan(files: Sequence[Path], threshold: float, labels: Sequence[str] | N
     reason = whole["reason"].astype(np.int8)
     names = tuple(sorted(found_labels) if labels is None else labels)
     whole["label"] = np.array([names.index(name) for name in found_labels], np.int32)[whole["label"].astype(np.int64)]
-    _drop_copies(whole, reason)
+    chunks = ChunkFiles(tuple(files), np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64))
+    first = _group(whole, reason, chunks, workers, show_progress)
     kept = np.flatnonzero(reason == KEPT)
     if not len(kept):
         counts = Counter(REASONS[index] for index in reason)
@@ -107,10 +159,10 @@ def make_plan(files: Sequence[Path], threshold: float, labels: Sequence[str] | N
         for name in ("key_hash", "source_hash", "label", "pixels", "person_score"):
             digest.update(whole[name][order[split]].tobytes())
     return Plan(
-        files=tuple(files),
-        starts=np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int64),
+        chunks=chunks,
         reason=reason,
         split=whole["split"].astype(np.int8),
+        first=first,
         label=whole["label"].astype(np.int32),
         labels=names,
         key_hash=whole["key_hash"].astype(np.uint64),
@@ -124,23 +176,55 @@ def make_plan(files: Sequence[Path], threshold: float, labels: Sequence[str] | N
 def _columns(table: pa.Table, threshold: float, found_labels: list[str]) -> dict[str, NDArray[np.generic]]:
     import pyarrow.compute as pc
 
-    names = ("key_hash", "source_hash", "split", "pixels", "outline", "person_score")
+    names = ("key_hash", "source_hash", "split", "pixels", "person_score")
     values = {name: table[name].to_numpy().copy() for name in names}
     labels = table["label"].to_pylist()
     found_labels.extend(sorted(set(labels) - set(found_labels)))
     number = {name: index for index, name in enumerate(found_labels)}
-    colours = b"".join(table["colours"].to_pylist())
     return values | {
         "reason": reasons(table, threshold),
         "label": np.array([number[name] for name in labels], np.int32),
-        "colours": np.frombuffer(colours, np.uint8).reshape(len(labels), -1),
+        "whole": _looks(table)[:, 0],
         "num_bytes": pc.binary_length(table["png"]).to_numpy().astype(np.int64),
     }
 
 
-def _drop_copies(columns: dict[str, NDArray[np.generic]], reason: NDArray[np.int8]) -> None:
+def _looks(table: pa.Table) -> Looks:
+    """[rows, V, D] of a chunk."""
+    looks = np.frombuffer(b"".join(table["looks"].to_pylist()), np.int8)
+    return looks.reshape(len(table), len(VIEWS), len(IS_ODD))
+
+
+def _group(
+    columns: dict[str, NDArray[np.generic]],
+    reason: NDArray[np.int8],
+    chunks: ChunkFiles,
+    workers: int,
+    show_progress: bool,
+) -> NDArray[np.int64]:
+    """Marks copies in `reason`, and puts those that are alike in one split, that of the first. Returns `Plan.first`."""
     kept = np.flatnonzero(reason == KEPT)
-    rank = np.array([COPIES_STAY_IN.index(split) for split in SPLITS])[columns["split"][kept].astype(np.int64)]
-    first_to_last = kept[np.lexsort((columns["source_hash"][kept], columns["key_hash"][kept], rank))]
-    is_copy = duplicates(*(columns[name][first_to_last] for name in ("pixels", "outline", "colours")))  # type: ignore[arg-type]
-    reason[first_to_last[is_copy]] = DUPLICATE
+    ordered = kept[np.lexsort((columns["source_hash"][kept], columns["key_hash"][kept]))]
+    _, at, again = np.unique(columns["pixels"][ordered], return_index=True, return_inverse=True)
+    distinct = np.sort(at)  # places in `ordered`
+    place = np.full(len(reason), -1)
+    place[ordered[distinct]] = np.arange(len(distinct))
+    pairs = find_pairs(
+        columns["whole"][ordered[distinct]],
+        ((place[pictures], looks) for pictures, looks in chunks.looks(place >= 0)),
+    )
+    told = compare_pairs(pairs, lambda places: chunks.squares(ordered[distinct[places]]), workers, show_progress)
+    of_distinct = np.searchsorted(distinct, at[again])
+    group, copy = (
+        ordered[distinct[first_of_group(len(distinct), pairs.one[chosen], pairs.other[chosen])[of_distinct]]]
+        for chosen in (
+            np.array([pair.is_alike for pair in told], bool),
+            np.array([pair.is_copy for pair in told], bool),
+        )
+    )
+    columns["split"][ordered] = columns["split"][group]
+    is_copy = copy != ordered
+    reason[ordered[is_copy]] = DUPLICATE
+    first = np.full(len(reason), -1)
+    first[ordered] = np.where(is_copy, copy, group)
+    return first

@@ -114,10 +114,17 @@ def _run(
         print(f"no rank has finished anything for {options.rank_timeout_s:g} s: doing their {len(missing)} chunks here")
         _do_chunks(options, chunks(), lambda _, file: file in missing, None, shown=True)
     _report_seconds(seconds)
-    plan = make_plan(files, options.people.threshold, classes.names, options.show_progress)
+    plan = make_plan(
+        files,
+        options.people.threshold,
+        classes.names,
+        options.workers or default_workers(options.people),
+        options.show_progress,
+    )
     shards.write_shards(plan, options.out, work, options.size, options.show_progress)
     shards.write_holes(options.out)
     shards.write_dropped(plan, options.out)
+    shards.write_alike(plan, options.out)
     hub_id = None if Path(options.source).exists() else options.source
     write_card(plan, options.out, options.size, options.people, hub_id, classes.is_places365)
     for stale in {*(work / "chunks").iterdir(), *options.out.rglob("*.tmp")} - set(files):

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from tqdm import tqdm
 
 from inpaint.data.chunks import REASONS, new_file
 from inpaint.data.holes import SPLITS, HoleSpec, stored_holes
-from inpaint.data.plan import KEPT, Plan
+from inpaint.data.plan import DUPLICATE, KEPT, Plan
 from inpaint.files import write_atomically
 
 # At most 500 MB, names, coordinates and parquet's own bytes among them.
@@ -73,9 +74,7 @@ def write_shards(plan: Plan, out: Path, work: Path, size: int, show_progress: bo
 
 def write_holes(out: Path) -> None:
     """`holes.csv`: the coordinates once more, read back from the shards."""
-    with new_file(out / "holes.csv") as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["source", "x", "y", "width", "height", "crop_x", "crop_y"])
+    with _table(out / "holes.csv", ["source", "x", "y", "width", "height", "crop_x", "crop_y"]) as writer:
         for path in shard_paths(out):
             for batch in pq.ParquetFile(path).iter_batches(columns=["source", "hole", "crop"]):
                 for row in batch.to_pylist():
@@ -83,18 +82,44 @@ def write_holes(out: Path) -> None:
 
 
 def write_dropped(plan: Plan, out: Path) -> None:
-    """`dropped.csv`: every picture that was left out, and why."""
+    """`dropped.csv`: every picture that was left out, why, and of a duplicate what it is a copy of."""
     dropped = np.flatnonzero(plan.reason != KEPT)
     dropped = dropped[np.lexsort((plan.source_hash[dropped], plan.key_hash[dropped]))]
-    with new_file(out / "dropped.csv") as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["source", "reason", "detail", "person_score"])
-        for start in range(0, len(dropped), 10_000):
-            some = dropped[start : start + 10_000]
-            table = plan.take(some, ["source", "detail", "person_score"]).to_pylist()
+    with _table(out / "dropped.csv", ["source", "reason", "detail", "person_score", "copy_of"]) as writer:
+        for some in _thousands(dropped):
+            table = plan.chunks.take(some, ["source", "detail", "person_score"]).to_pylist()
+            is_copy = plan.reason[some] == DUPLICATE
+            kept = iter(plan.chunks.take(plan.first[some[is_copy]], ["source"])["source"].to_pylist())
             for row, reason in zip(table, plan.reason[some], strict=True):
                 score = "" if row["person_score"] is None else f"{row['person_score']:.4f}"
-                writer.writerow([row["source"], REASONS[reason], row["detail"], score])
+                partner = next(kept) if reason == DUPLICATE else ""
+                writer.writerow([row["source"], REASONS[reason], row["detail"], score, partner])
+
+
+def write_alike(plan: Plan, out: Path) -> None:
+    """`alike.csv`: the kept pictures that are like others, with the first of their group, and the group's split."""
+    with _table(out / "alike.csv", ["source", "like", "split"]) as writer:
+        for some in _thousands(plan.alike()):
+            sources, firsts = (
+                plan.chunks.take(pictures, ["source"])["source"].to_pylist() for pictures in (some, plan.first[some])
+            )
+            splits = [SPLITS[split] for split in plan.split[some]]
+            writer.writerows(zip(sources, firsts, splits, strict=True))
+
+
+def _thousands(pictures: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+    """A part at a time, so that memory does not grow with their number."""
+    for start in range(0, len(pictures), 10_000):
+        yield pictures[start : start + 10_000]
+
+
+@contextmanager
+def _table(path: Path, columns: Sequence[str]) -> Iterator[Any]:
+    """A writer of rows under a row of names."""
+    with new_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(columns)
+        yield writer
 
 
 def _cut(num_bytes: NDArray[np.int64], limit: int) -> Iterator[tuple[int, int]]:
@@ -117,7 +142,7 @@ def _write_shard(path: Path, plan: Plan, pictures: NDArray[np.int64], schema: pa
 
 
 def _rows(plan: Plan, pictures: NDArray[np.int64], schema: pa.Schema, size: int) -> pa.Table:
-    table = plan.take(pictures, ["source", "person_score", "png"])
+    table = plan.chunks.take(pictures, ["source", "person_score", "png"])
     holes, crops = stored_holes(plan.key_hash[pictures], HoleSpec.scaled(size))
     png = table["png"].combine_chunks()
     paths = pa.nulls(len(table), pa.string())
