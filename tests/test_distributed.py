@@ -47,6 +47,9 @@ ACCUMULATED = {
     "evaluation.every_epochs": 3,
 }
 
+# The second process has no picture left in the last chunk of 17.
+UNEVEN = {"training.epochs": 1, "ema.half_life_kimg": None, "evaluation.num_pictures": 17}
+
 ONE_PROCESS = [
     {"name": "one", "flags": FLOAT64},
     {"name": "one_accumulated", "flags": FLOAT64 | {"training.micro_batch_size": 8}},
@@ -58,12 +61,14 @@ DDP = [
     {"name": "ddp", "flags": BATCH_NORM},
     {"name": "ddp_bf16", "flags": BF16},
     {"name": "ddp_accumulated", "flags": ACCUMULATED},
+    {"name": "ddp_uneven", "flags": UNEVEN},
 ]
 ZERO = [
     {"name": f"{engine}{suffix}", "engine": str(CONFIGS / f"deepspeed_{engine}.json"), "flags": flags}
     for engine in ENGINES
     for suffix, flags in (("", BATCH_NORM), ("_bf16", BF16), ("_accumulated", ACCUMULATED))
 ]
+RELEASED = {"stage3_param_persistence_threshold": 0, "stage3_prefetch_bucket_size": 0, "stage3_max_reuse_distance": 0}
 
 
 @dataclass(frozen=True)
@@ -127,6 +132,10 @@ def zero(folder: Path) -> Path:
         | {"engine": scenario["engine"].replace(str(CONFIGS / "deepspeed_zero3"), str(folder / "deepspeed_zero3"))}
         for scenario in ZERO
     ]
+    # And here each is let go of as soon as a layer has used it.
+    divided["zero_optimization"] |= RELEASED
+    (folder / "released.json").write_text(json.dumps(divided))
+    scenarios.append({"name": "zero3_uneven", "engine": str(folder / "released.json"), "flags": UNEVEN})
     return record(folder, scenarios, processes=2, engine="zero1")
 
 
@@ -230,6 +239,16 @@ def test_evaluation_counts_each_picture_once(one_process: Path, ddp: Path) -> No
     assert len(lines[0]) == len(lines[1]) == 2
     for here, there in zip(*lines, strict=True):
         assert here == pytest.approx(there, abs=1e-6)
+
+
+def test_a_process_without_pictures_does_not_keep_the_others_from_gathering_weights(ddp: Path, zero: Path) -> None:
+    """ZeRO-3 gathers the judged weights in each call; without an average they are those in training."""
+    assert "ZeRO-3" in Recorded(zero, "zero3_uneven").ranks[0]["describe"]
+    figures = []
+    for folder, name in ((ddp, "ddp_uneven"), (zero, "zero3_uneven")):
+        (line,) = (line for line in metrics(folder / name) if "evaluation/hole_psnr" in line)
+        figures.append({key: value for key, value in line.items() if key.startswith("evaluation/")})
+    assert figures[0] == pytest.approx(figures[1], abs=1e-6)
 
 
 # --- only the network being trained pays

@@ -95,7 +95,7 @@ def test_a_signal_during_validation_is_heard_there(
     original = judge.metric_sums
     with monkeypatch.context() as patch:
         patch.setattr(judge, "metric_sums", lambda *args: (os.kill(os.getpid(), signal.SIGTERM), original(*args))[1])
-        patch.setattr(judge, "_CHUNK", 8)
+        patch.setattr(judge, "_PIXELS_AT_ONCE", 8 * 32**2)
         assert main(["--config", str(config), "--run-dir", str(tmp_path / "run")]) == 0
     assert (tmp_path / "run" / "PREEMPTED").exists() and steps(tmp_path / "run")[-1] == LAST // 2
     assert main(["--config", str(config), "--run-dir", str(tmp_path / "run")]) == 0

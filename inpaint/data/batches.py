@@ -125,9 +125,11 @@ class Feed:
         with ThreadPoolExecutor(max_workers=2, thread_name_prefix="feed") as pool:
             tables = self._tables(epoch, position, pool)
             steps = self._mapped if isinstance(self.pictures, Pictures) else self._streamed
+            # Apple's copies without waiting read memory that may have been handed on meanwhile.
+            unawaited = self.device.type != "mps"
             with closing(steps(tables, pool)) as gathered:
                 for pixels, rows in gathered:
-                    pixels, rows = (tensor.to(self.device, non_blocking=True) for tensor in (pixels, rows))
+                    pixels, rows = (tensor.to(self.device, non_blocking=unawaited) for tensor in (pixels, rows))
                     yield make_batch(pixels, rows[:, 1:], self.dtype)
 
     def _tables(self, epoch: int, position: int, pool: ThreadPoolExecutor) -> Iterator[Tensor]:

@@ -173,7 +173,8 @@ class TransformersDetector:
             ) from error
         disable_progress_bar()
         model, _, revision = people.model.partition("@")
-        self.device = torch.device("cuda", local_rank()) if torch.cuda.is_available() else torch.device("cpu")
+        num_gpus = torch.cuda.device_count()
+        self.device = torch.device("cuda", local_rank() % num_gpus) if num_gpus else torch.device("cpu")
         self.dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
         try:
             self.processor: Any = AutoImageProcessor.from_pretrained(model, revision=revision or "main")

@@ -44,7 +44,7 @@ def metric_sums(
         mask = hole_masks(torch.from_numpy(np.array(holes[batch])).to(device), image_u8.shape[-1])
         output = fill(image_u8.float() / 255 * (1 - mask), mask)
         figures = picture_metrics(composite_u8(output, image_u8, mask), image_u8, mask)
-        values = torch.stack([figures[name] for name in METRICS]).double().cpu()
+        values = torch.stack([figures[name] for name in METRICS]).cpu().double()  # Apple's GPUs have no float64
         sums += torch.stack([values.nansum(1), values.isfinite().sum(1)])
     return sums
 

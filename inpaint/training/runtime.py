@@ -61,10 +61,13 @@ class Runtime:
         self.rank, self.world_size = rank_and_world_size()
         self.micro_batch_size, self.accumulation = divide_batch(global_batch_size, micro_batch_size, self.world_size)
         use_deepspeed = env_true("ACCELERATE_USE_DEEPSPEED")
-        use_cpu = env_true("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
-        refuse_mixes(precision, use_deepspeed, use_cpu)
+        kind = _device_type(self.world_size)
+        use_cpu = kind == "cpu"
+        refuse_mixes(precision, use_deepspeed, kind)
+        if not use_cpu:
+            _fit_local_rank(torch.accelerator.device_count())
 
-        backend, timeout = "gloo" if use_cpu else "nccl", timedelta(seconds=timeout_s)
+        backend, timeout = dist.get_default_backend_for_device(kind), timedelta(seconds=timeout_s)
         if self.world_size > 1 and not dist.is_initialized():
             _meet(backend, timeout)
         process_group = InitProcessGroupKwargs(backend=backend, timeout=timeout)
@@ -133,7 +136,8 @@ class Runtime:
         elif compiled and self.is_main and not self.networks:
             log.warning("training.compile: not on this machine, so the networks run as they are (%s)", lack)
         # On CPUs its rounding depends on where a weight lies, so several processes would differ from ZeRO's in bits.
-        fused = self.zero_stage is None and (self.device.type == "cuda" or self.world_size == 1)
+        alone = self.device.type == "cpu" and self.world_size == 1
+        fused = self.zero_stage is None and (self.device.type == "cuda" or alone)
         optimizer = torch.optim.Adam(module.parameters(), fused=fused or None, **optimizer_settings)
         if self.zero_stage is not None:
             self.accelerator.state.select_deepspeed_plugin(name)
@@ -175,9 +179,9 @@ class Runtime:
         return copies
 
     def reduce_sum(self, value: Tensor) -> Tensor:
-        """The sum over all processes, on every process."""
+        """The sum over all processes, on every process, taken where `value` lies."""
         if self.world_size > 1:
-            dist.all_reduce(value)
+            dist.all_reduce(value, group=self.control_group if value.device.type == "cpu" else None)
         return value
 
     def start_max(self, flag: int) -> tuple[Tensor, Any]:
@@ -249,6 +253,24 @@ def why_not_compiled(device: torch.device) -> str | None:
     except Exception as error:  # noqa: BLE001 - a compiler, Triton, headers, a newer GPU: torch has no one name for it
         return str(error).strip().splitlines()[0][:300]
     return None
+
+
+def _device_type(world_size: int) -> str:
+    """`cpu`, or the kind of GPU there is."""
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    if env_true("ACCELERATE_USE_CPU") or accelerator is None:
+        return "cpu"
+    # Nothing reduces over Apple's GPUs.
+    return "cpu" if accelerator.type == "mps" and world_size > 1 else accelerator.type
+
+
+def _fit_local_rank(num_devices: int) -> None:
+    """Where each process sees GPUs of its own alone (`srun --gpus-per-task=1`), its device is counted among those.
+
+    Accelerate so chooses the device, but hands DDP the rank on the machine, as DeepSpeed takes it: both read this.
+    """
+    if "LOCAL_RANK" in os.environ:
+        os.environ["LOCAL_RANK"] = str(int(os.environ["LOCAL_RANK"]) % max(1, num_devices))
 
 
 def _meet(backend: str, timeout: timedelta) -> None:

@@ -29,8 +29,8 @@ def env_true(name: str) -> bool:
     return os.environ.get(name, "false").lower() in ("true", "1", "yes")
 
 
-def refuse_mixes(precision: str, use_deepspeed: bool, use_cpu: bool) -> None:
-    """Unsupported combinations end here, before anything is begun.
+def refuse_mixes(precision: str, use_deepspeed: bool, device_type: str) -> None:
+    """Unsupported combinations end here, before anything is begun; `device_type` as `torch.device` names it.
 
     Raises:
         UsageError: with what to change.
@@ -42,8 +42,13 @@ def refuse_mixes(precision: str, use_deepspeed: bool, use_cpu: bool) -> None:
             f"the launcher's mixed_precision is {asked}, training.precision is {precision}, which "
             "decides: remove mixed_precision from the launcher's YAML or set the same there"
         )
-    if precision == "fp16" and use_cpu:
+    if precision == "fp16" and device_type == "cpu":
         raise UsageError("training.precision = fp16 needs a GPU; on a CPU use float32 or bf16")
+    on_the_cpu = "or train on the CPU, with ACCELERATE_USE_CPU=true in the environment"
+    if precision == "float64" and device_type == "mps":
+        raise UsageError(f"training.precision = float64: Apple's GPUs have none; use float32 or bf16, {on_the_cpu}")
+    if use_deepspeed and device_type == "mps":
+        raise UsageError(f"DeepSpeed does not run on Apple's GPUs; start without it, {on_the_cpu}")
     if env_true("ACCELERATE_USE_FSDP"):
         raise UsageError("FSDP is not supported (one network per prepare); use DDP or DeepSpeed ZeRO")
     if not use_deepspeed:
