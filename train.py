@@ -2,7 +2,10 @@
 
 import sys
 
-from inpaint.training.launch import main
+from inpaint.training.signals import die_with_launcher
 
 if __name__ == "__main__":
+    die_with_launcher()  # before the imports, which take seconds
+    from inpaint.training.launch import main
+
     sys.exit(main(sys.argv[1:]))

@@ -29,6 +29,7 @@ import yaml
 from inpaint.arguments import parse_arguments
 from inpaint.data.photos import find
 from inpaint.errors import InpaintError, UsageError
+from inpaint.training.set_up import divide_batch
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 CODE = ("train.py", "inpaint/**/*.py", "inpaint/**/*.yaml", "accelerate_configs/*", "slurm/*.py")
@@ -207,8 +208,6 @@ def compare(options: argparse.Namespace, lines: Iterable[str]) -> int:
     found = faults(nodes, options.nodes, options.processes_per_node, use_cpu, token, options.port)
     try:
         training = parse_arguments(options.train_arguments)[0].training
-        from inpaint.training.runtime import divide_batch
-
         divide_batch(training.global_batch_size, training.micro_batch_size, num_processes)
     except InpaintError as error:
         found.append(str(error))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,6 +89,11 @@ def table_of(parts: Sequence[Decoded]) -> pa.Table:
 def coordinates_at(table: pa.Table, spec: HoleSpec) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """Each picture's own hole [N, 4] and window [N, 2] at `spec.image_size`: the source's, else the key's."""
     if COORDINATES[0] not in table.column_names:
-        return stored_holes(table["key_hash"].to_numpy(), spec)
-    stored = np.stack([table[column].to_numpy() for column in COORDINATES], axis=1)
+        return stored_holes(_numbers(table["key_hash"]), spec)
+    stored = np.stack([_numbers(table[column]) for column in COORDINATES], axis=1)
     return scale_holes(stored[:, :4], stored[:, 4:6], stored[:, 6], spec)
+
+
+def _numbers(column: pa.ChunkedArray) -> Any:
+    """A column of numbers; its own `to_numpy` would import pandas."""
+    return np.from_dlpack(column.combine_chunks())

@@ -7,11 +7,14 @@ import os
 import signal
 import sys
 import threading
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 STOPPING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 _PR_SET_PDEATHSIG = 1
+# What launchers put into the environment of their workers.
+_MARKS = {"TORCHELASTIC_RUN_ID", "ACCELERATE_MIXED_PRECISION"}
 
 
 class StopRequest:
@@ -38,12 +41,26 @@ class StopRequest:
 
 
 def die_with_launcher() -> None:
-    """Under a launcher: be told to stop when it dies, even by kill -9, which otherwise leaves its workers running."""
-    if sys.platform != "linux" or not {"TORCHELASTIC_RUN_ID", "ACCELERATE_MIXED_PRECISION"} & os.environ.keys():
+    """Under a launcher: be told to stop when it dies, even by kill -9, which otherwise leaves its workers running.
+
+    To be called first of all, for a launcher that dies before is found by who has become the parent in its place.
+    """
+    if sys.platform != "linux" or not _MARKS & os.environ.keys():
         return
-    parent = os.getppid()
-    if (
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0) == 0
-        and os.getppid() != parent
-    ):
-        os.kill(os.getpid(), signal.SIGTERM)  # it died in between
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    if _is_orphan(os.getppid()):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _is_orphan(parent: int) -> bool:
+    """Whether `parent` has only adopted us: a launcher is a Python, or started a wrapper that has the marks too."""
+    try:
+        process = Path(f"/proc/{parent}")
+        adopts = parent == 1 or (process / "comm").read_text().strip() == "systemd"
+        if (process / "exe").readlink().name.startswith("python"):
+            return False
+        given = {entry.partition("=")[0] for entry in (process / "environ").read_text(errors="replace").split("\0")}
+    except OSError:  # gone, or another user's
+        given, adopts = set(), parent == 1
+    # The second mark is set by hand now and then, where the parent is a shell or a scheduler.
+    return not _MARKS & given and ("TORCHELASTIC_RUN_ID" in os.environ or adopts)
