@@ -125,7 +125,7 @@ class Runtime:
     def prepare(self, name: str, module: nn.Module, optimizer_settings: dict[str, Any], compiled: bool) -> Network:
         """The network `generator` or `discriminator`, on this device, ready to train."""
         if self.world_size > 1:
-            module = synchronise_batch_norm(module, self.device)
+            synchronise_batch_norm(module)
         module = module.to(self.device, DTYPES["float64"] if self.precision == "float64" else torch.float32)
         # Pictures lie in memory as they come, channel by channel of a pixel; so convolutions like them, on CPUs too.
         # DeepSpeed sends weights out as the bytes they are and refuses any other order than the plain one.

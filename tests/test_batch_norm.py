@@ -1,0 +1,211 @@
+"""BatchNorm over several processes is BatchNorm over their batches together, in float32 at least and without waits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor, nn
+from torch.nn.modules import _functions
+from torch.testing._internal.distributed.fake_pg import FakeStore
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from inpaint.training.batch_norm import SyncBatchNorm, synchronise_batch_norm
+
+SHAPES = [(6, 4, 8, 8), (12, 17, 5, 3), (6, 3, 1, 1)]
+NUM_PROCESSES = 3
+
+
+class Case(NamedTuple):
+    """`offset`: how far the channels' means lie from zero, about."""
+
+    shape: tuple[int, int, int, int]
+    dtype: torch.dtype
+    order: torch.memory_format = torch.channels_last
+    offset: float = 3.0
+
+    @property
+    def of_parameters(self) -> torch.dtype:
+        return torch.float64 if self.dtype == torch.float64 else torch.float32
+
+    def tensors(self) -> list[list[Tensor]]:
+        """Inputs and output's gradients of two steps, of the whole batch."""
+        torch.manual_seed(0)
+        channels = self.shape[1]
+        scale, shift = torch.rand(channels, 1, 1) * 3 + 0.2, torch.randn(channels, 1, 1) * self.offset
+        inputs = [torch.randn(self.shape) * scale + shift for _ in range(2)]
+        gradients = [torch.randn(self.shape) for _ in range(2)]
+        return [[t.to(self.dtype).to(memory_format=self.order) for t in each] for each in (inputs, gradients)]
+
+
+EXACT = [
+    Case(*each)
+    for each in product(SHAPES, [torch.float64, torch.float32], [torch.contiguous_format, torch.channels_last])
+]
+HALF = [Case(*each) for each in product(SHAPES, [torch.bfloat16, torch.float16])]
+FAR = Case((12, 4, 8, 8), torch.float32, offset=3_000.0)
+
+
+def trained(layer: nn.BatchNorm2d, inputs: list[Tensor], gradients: list[Tensor]) -> dict[str, Tensor]:
+    """Two steps of training; what came of the last."""
+    for input, gradient in zip(inputs, gradients, strict=True):
+        layer.zero_grad()
+        leaf = input.clone().requires_grad_()
+        output = layer(leaf)
+        output.backward(gradient)
+    assert leaf.grad is not None and layer.weight.grad is not None and layer.bias.grad is not None
+    of_parameters = {"weight": layer.weight.grad, "bias": layer.bias.grad}
+    return {"output": output.detach(), "input": leaf.grad, **of_parameters, **dict(layer.named_buffers())}
+
+
+def make_layer(channels: int, dtype: torch.dtype) -> nn.BatchNorm2d:
+    torch.manual_seed(1)
+    layer = nn.BatchNorm2d(channels, dtype=dtype)
+    nn.init.uniform_(layer.weight, 0.5, 2)
+    nn.init.uniform_(layer.bias, -1, 1)
+    return layer
+
+
+def process(rank: int, folder: str) -> None:
+    store, timeout = dist.FileStore(f"{folder}/store", NUM_PROCESSES), timedelta(seconds=60)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=NUM_PROCESSES, timeout=timeout)
+    results = {}
+    for case in [*EXACT, *HALF, FAR]:
+        layers = nn.Sequential(make_layer(case.shape[1], case.of_parameters))
+        synchronise_batch_norm(layers)
+        (layer,) = layers
+        assert type(layer) is SyncBatchNorm
+        results[repr(case)] = trained(layer, *([t.chunk(NUM_PROCESSES)[rank] for t in each] for each in case.tensors()))
+    torch.save(results, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+Results = dict[str, dict[str, Tensor]]
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> list[Results]:
+    """By rank, what it found for each case."""
+    folder: Path = tmp_path_factory.mktemp("batch_norm")
+    mp.spawn(process, (str(folder),), NUM_PROCESSES)
+    return [torch.load(folder / f"{rank}.pt") for rank in range(NUM_PROCESSES)]
+
+
+def compare(case: Case, ranks: list[Results]) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """By quantity: what the processes found together, and torch's own layer for the whole batch in float64."""
+    whole = make_layer(case.shape[1], case.of_parameters).double()
+    for name, expected in trained(whole, *([t.double() for t in each] for each in case.tensors())).items():
+        parts = [rank[repr(case)][name] for rank in ranks]
+        if name in ("output", "input"):
+            assert {part.dtype for part in parts} == {case.dtype}
+            assert all(part.is_contiguous(memory_format=case.order) for part in parts)
+            yield name, torch.cat(parts).double(), expected
+        elif name in ("weight", "bias"):  # the engine reduces these
+            assert {part.dtype for part in parts} == {case.of_parameters}
+            yield name, torch.stack(parts).double().sum(dim=0), expected
+        else:
+            assert all(torch.equal(part, parts[0]) for part in parts), name
+            yield name, parts[0].to(expected.dtype), expected
+
+
+def close(name: str, ours: Tensor, theirs: Tensor, tolerance: float) -> None:
+    torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance, msg=lambda text: f"{name}: {text}")
+
+
+@pytest.mark.parametrize("case", EXACT, ids=str)
+def test_it_is_that_of_the_whole_batch(results: list[Results], case: Case) -> None:
+    tolerance = 1e-12 if case.dtype == torch.float64 else 1e-4
+    for name, ours, theirs in compare(case, results):
+        close(name, ours, theirs, tolerance)
+
+
+@pytest.mark.parametrize("case", HALF, ids=str)
+def test_in_half_precision_only_what_goes_on_is_rounded(results: list[Results], case: Case) -> None:
+    for name, ours, theirs in compare(case, results):
+        tolerance = torch.finfo(case.dtype).eps if name in ("output", "input") else 1e-5
+        close(name, ours, theirs, tolerance)
+
+
+def test_a_mean_far_from_zero_costs_no_more_digits_than_its_own(results: list[Results]) -> None:
+    """Where a variance is taken as the mean square less the squared mean, all of it is lost."""
+    for name, ours, theirs in compare(FAR, results):
+        close(name, ours, theirs, 5e-3)
+
+
+def test_in_evaluation_it_is_the_plain_layer_and_asks_nobody() -> None:
+    plain, layer = make_layer(4, torch.float32).eval(), make_layer(4, torch.float32).eval()
+    synchronise_batch_norm(nn.Sequential(layer))
+    input = torch.randn(3, 4, 5, 5)
+    assert torch.equal(layer(input), plain(input))  # there is no process group here
+
+
+# --- on GPUs, played by meta tensors: what is asked of them, and that nobody waits for an answer
+
+
+KERNELS: dict[str, Callable[..., Any]] = {
+    "batch_norm_stats": lambda input, eps: (channels(input), channels(input)),
+    "batch_norm_gather_stats_with_counts": lambda input, *_: (channels(input), channels(input)),
+    "batch_norm_elemt": lambda input, *_: torch.empty_like(input),
+    "batch_norm_backward_reduce": lambda gradient, input, *_: tuple(channels(input) for _ in range(4)),
+    "batch_norm_backward_elemt": lambda gradient, *_: torch.empty_like(gradient),
+}
+
+
+def channels(input: Tensor) -> Tensor:
+    return input.new_empty(input.shape[1], dtype=torch.float32)
+
+
+@pytest.fixture
+def gpus() -> Iterator[None]:
+    """The first of two GPUs, which talk to nobody."""
+    kernels = torch.library.Library("aten", "IMPL")
+    for name, kernel in KERNELS.items():
+        kernels.impl(name, kernel, "Meta")
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
+    yield
+    dist.destroy_process_group()
+    kernels._destroy()
+
+
+class Calls(TorchDispatchMode):
+    """Remembers which kernels of BatchNorm were called, and with what."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[Any] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        if name in KERNELS:
+            self.seen.append((name, [(a.numel(), a.dtype) if isinstance(a, Tensor) else a for a in args]))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gpus_are_asked_what_torchs_own_layer_asks_them(
+    gpus: None, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with torch.device("meta"):
+        layer = nn.BatchNorm2d(5)
+        input = torch.empty(4, 5, 6, 6, dtype=dtype, requires_grad=True)
+    synchronise_batch_norm(nn.Sequential(layer))
+    with Calls() as ours:
+        output = layer(input)
+        output.sum().backward()
+    assert (output.shape, output.dtype) == (input.shape, dtype)
+
+    # Where it is recorded as a graph, torch's layer looks at no count either.
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    running = (layer.running_mean, layer.running_var, layer.eps, layer.momentum)
+    with Calls() as theirs:
+        _functions.SyncBatchNorm.apply(input, layer.weight, layer.bias, *running, dist.group.WORLD, 2).sum().backward()
+    assert [name for name, _ in ours.seen] == list(KERNELS)
+    assert ours.seen == theirs.seen
