@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import timedelta
 from itertools import product
 from pathlib import Path
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules import _functions
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._python_dispatch import TorchDispatchMode
+from waits import BATCH_NORM_KERNELS, Waits, batch_norm_kernels
 
 from inpaint.training.batch_norm import SyncBatchNorm, synchronise_batch_norm
 
@@ -149,29 +150,13 @@ def test_in_evaluation_it_is_the_plain_layer_and_asks_nobody() -> None:
 # --- on GPUs, played by meta tensors: what is asked of them, and that nobody waits for an answer
 
 
-KERNELS: dict[str, Callable[..., Any]] = {
-    "batch_norm_stats": lambda input, eps: (channels(input), channels(input)),
-    "batch_norm_gather_stats_with_counts": lambda input, *_: (channels(input), channels(input)),
-    "batch_norm_elemt": lambda input, *_: torch.empty_like(input),
-    "batch_norm_backward_reduce": lambda gradient, input, *_: tuple(channels(input) for _ in range(4)),
-    "batch_norm_backward_elemt": lambda gradient, *_: torch.empty_like(gradient),
-}
-
-
-def channels(input: Tensor) -> Tensor:
-    return input.new_empty(input.shape[1], dtype=torch.float32)
-
-
 @pytest.fixture
 def gpus() -> Iterator[None]:
     """The first of two GPUs, which talk to nobody."""
-    kernels = torch.library.Library("aten", "IMPL")
-    for name, kernel in KERNELS.items():
-        kernels.impl(name, kernel, "Meta")
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
-    yield
+    with batch_norm_kernels():
+        yield
     dist.destroy_process_group()
-    kernels._destroy()
 
 
 class Calls(TorchDispatchMode):
@@ -183,23 +168,24 @@ class Calls(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func.overloadpacket.__name__
-        if name in KERNELS:
+        if name in BATCH_NORM_KERNELS:
             self.seen.append((name, [(a.numel(), a.dtype) if isinstance(a, Tensor) else a for a in args]))
         return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_gpus_are_asked_what_torchs_own_layer_asks_them(
+def test_gpus_are_asked_what_torchs_own_layer_asks_them_and_nobody_waits(
     gpus: None, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with torch.device("meta"):
         layer = nn.BatchNorm2d(5)
         input = torch.empty(4, 5, 6, 6, dtype=dtype, requires_grad=True)
     synchronise_batch_norm(nn.Sequential(layer))
-    with Calls() as ours:
+    with Waits() as seen, Calls() as ours:
         output = layer(input)
         output.sum().backward()
     assert (output.shape, output.dtype) == (input.shape, dtype)
+    assert seen.waits == []
 
     # Where it is recorded as a graph, torch's layer looks at no count either.
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -207,5 +193,5 @@ def test_gpus_are_asked_what_torchs_own_layer_asks_them(
     running = (layer.running_mean, layer.running_var, layer.eps, layer.momentum)
     with Calls() as theirs:
         _functions.SyncBatchNorm.apply(input, layer.weight, layer.bias, *running, dist.group.WORLD, 2).sum().backward()
-    assert [name for name, _ in ours.seen] == list(KERNELS)
+    assert [name for name, _ in ours.seen] == list(BATCH_NORM_KERNELS)
     assert ours.seen == theirs.seen

@@ -18,7 +18,7 @@ import torch.distributed as dist
 from accelerate.state import AcceleratorState
 from torch import Tensor
 from torch.testing._internal.distributed.fake_pg import FakeStore
-from waits import DEVICE, Waits
+from waits import DEVICE, Waits, batch_norm_kernels
 
 from inpaint.arguments import Options
 from inpaint.config import Config
@@ -55,7 +55,8 @@ def group_of_two(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(dist, "new_group", lambda **_: new_group(backend="fake"))
     # It reads the other's answer, and on `meta` there is none.
     monkeypatch.setattr("torch.nn.parallel.distributed._verify_param_shape_across_processes", lambda *_: None)
-    yield
+    with batch_norm_kernels():
+        yield
     dist.destroy_process_group()
 
 

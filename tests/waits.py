@@ -8,6 +8,8 @@ copy to the CPU, `.item()`, a choice by a boolean mask, a blocking copy to the G
 from __future__ import annotations
 
 import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -130,3 +132,26 @@ def _is_there(value: Any) -> bool:
 
 def _leaves(kwargs: dict[str, Any]) -> bool:
     return kwargs.get("device") is not None and torch.device(kwargs["device"]) != DEVICE
+
+
+def _channels(input: Tensor) -> Tensor:
+    return input.new_empty(input.shape[1], dtype=torch.float32)
+
+
+BATCH_NORM_KERNELS: dict[str, Callable[..., Any]] = {
+    "batch_norm_stats": lambda input, eps: (_channels(input), _channels(input)),
+    "batch_norm_gather_stats_with_counts": lambda input, *_: (_channels(input), _channels(input)),
+    "batch_norm_elemt": lambda input, *_: torch.empty_like(input),
+    "batch_norm_backward_reduce": lambda gradient, input, *_: tuple(_channels(input) for _ in range(4)),
+    "batch_norm_backward_elemt": lambda gradient, *_: torch.empty_like(gradient),
+}
+
+
+@contextmanager
+def batch_norm_kernels() -> Iterator[None]:
+    """Within, `meta` knows the kernels of BatchNorm over several processes, which only GPUs have."""
+    kernels = torch.library.Library("aten", "IMPL")
+    for name, kernel in BATCH_NORM_KERNELS.items():
+        kernels.impl(name, kernel, "Meta")
+    yield
+    kernels._destroy()

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from inpaint.errors import InpaintError
 from inpaint.hub.errors import CLIENT_ERRORS, redact
-from inpaint.models.layers import Norm, convolution, upsampling
+from inpaint.models.layers import Convolution, Norm, convolution, upsampling
 
 DILATIONS = (2, 4, 8, 16)
 # What `save_pretrained` writes as README.md where none is; whoever knows the run fills in more (`inpaint.hub.card`).
@@ -109,7 +109,7 @@ class Generator(
             convolution(two, two, 3, norm),
             upsampling(two, one, norm),
             convolution(one, one // 2, 3, norm),
-            nn.Conv2d(one // 2, 3, 3, padding=1),
+            Convolution(one // 2, 3, 3, padding=1),
         )
 
     def forward(self, masked_image: Tensor, mask: Tensor) -> Tensor:

@@ -31,14 +31,33 @@ class Convolution(nn.Conv2d):
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        middle, dilation = self.kernel_size[0] // 2, self.dilation[0]
+        middle, dilation, weight = self.kernel_size[0] // 2, self.dilation[0], _ordered(self.weight)
         reach = min(middle, (max(input.shape[-2:]) - 1) // dilation)
         if reach == middle or torch.compiler.is_exporting():
-            return super().forward(input)
+            return self._conv_forward(input, weight, self.bias)
         taps = slice(middle - reach, middle + reach + 1)
         return nn.functional.conv2d(
-            input, self.weight[:, :, taps, taps], self.bias, self.stride, dilation * reach, self.dilation
+            input, weight[:, :, taps, taps], self.bias, self.stride, dilation * reach, self.dilation
         )
+
+
+class TransposedConvolution(nn.ConvTranspose2d):
+    """One that doubles height and width."""
+
+    def __init__(self, in_channels: int, out_channels: int, bias: bool) -> None:
+        super().__init__(in_channels, out_channels, kernel_size=4, stride=2, padding=1, bias=bias)
+
+    def forward(self, input: Tensor) -> Tensor:  # type: ignore[override]
+        return nn.functional.conv_transpose2d(input, _ordered(self.weight), self.bias, stride=2, padding=1)
+
+
+def _ordered(weight: Tensor) -> Tensor:
+    """On CPUs channels last, whatever order it lies in: DeepSpeed keeps weights in the plain one, and for that other
+    kernels run, which round otherwise."""
+    if weight.device.type != "cpu" or torch.compiler.is_exporting():
+        return weight
+    # Unlike `contiguous`, it also says in the strides which order the weight of a single channel is in.
+    return weight.to(memory_format=torch.channels_last)
 
 
 def convolution(
@@ -60,7 +79,7 @@ def convolution(
 def upsampling(in_channels: int, out_channels: int, norm: Norm) -> nn.Sequential:
     """Transposed convolution 4x4 that doubles height and width, normalisation, ReLU."""
     return nn.Sequential(
-        nn.ConvTranspose2d(in_channels, out_channels, kernel_size=4, stride=2, padding=1, bias=norm != "batch"),
+        TransposedConvolution(in_channels, out_channels, bias=norm != "batch"),
         normalisation(norm, out_channels),
         nn.ReLU(inplace=True),
     )

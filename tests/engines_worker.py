@@ -1,0 +1,67 @@
+"""One process of a job under test: a few steps of several configs, and every tensor they end with.
+
+`engines_worker.py FOLDER SCENARIOS`: SCENARIOS is a file with a JSON list of {name, preset, flags, phases, engine},
+where engine is a DeepSpeed JSON or null. FOLDER/name.pt holds the tensors by file and name of a checkpoint.
+"""
+
+import gc
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate.state import AcceleratorState
+
+from inpaint.data import holes
+from inpaint.data.batches import Feed
+from inpaint.data.pictures import Pictures
+from inpaint.resolve import load_config
+from inpaint.training.build import build_networks
+from inpaint.training.ema import Ema
+from inpaint.training.runtime import DTYPES, Runtime
+from inpaint.training.steps import Steps
+
+
+def train(folder: Path, scenario: dict[str, Any]) -> None:
+    AcceleratorState._reset_state(reset_partial_state=False)
+    os.environ["ACCELERATE_DEEPSPEED_CONFIG_FILE"] = scenario["engine"] or ""
+    config = load_config(scenario["preset"], scenario["flags"])
+    runtime, spec, batch_size = Runtime.of(config), config.data.hole_spec, config.training.global_batch_size
+    dtype = DTYPES["float64" if runtime.precision == "float64" else "float32"]
+    networks = {
+        name: runtime.prepare(name, module, {"lr": 1e-3, "betas": (0.5, 0.999)}, False)
+        for name, module in zip(("generator", "discriminator"), build_networks(config), strict=True)
+    }
+    steps = Steps(runtime, networks["generator"], networks["discriminator"], config)
+    ema = Ema(build_networks(config)[0].to(dtype), config.ema)
+
+    keys = np.arange(4 * batch_size, dtype=np.uint64)
+    pixels = np.random.default_rng(0).integers(0, 256, (len(keys), spec.image_size, spec.image_size, 3), dtype=np.uint8)
+    pictures = Pictures(pixels, *holes.stored_holes(keys, spec), [""] * len(keys))
+    feed = Feed(pictures, config.data, 0, batch_size, runtime.rank, runtime.world_size, runtime.device, dtype)
+    batches = feed.batches(1, 0)
+    for number, phase in enumerate(scenario["phases"], start=1):
+        steps(phase, next(batches).split(runtime.micro_batch_size), 1.0)
+        ema.update(networks["generator"], number * batch_size, batch_size)
+    batches.close()
+
+    files = {"generator_ema": ema.module.state_dict()}
+    for name, network in networks.items():
+        files |= {name: network.weights(), f"optimizer_{name}": network.optimizer_state()}
+        network.release()
+    if runtime.is_main:
+        torch.save(files, folder / f"{scenario['name']}.pt")
+    runtime.networks.clear()
+    del steps
+    gc.collect()
+    runtime.barrier()
+
+
+if __name__ == "__main__":
+    for scenario in json.loads(Path(sys.argv[2]).read_text()):
+        train(Path(sys.argv[1]), scenario)
+    sys.stdout.flush()
+    os._exit(0)
