@@ -11,8 +11,11 @@ import torch
 import torch.distributed as dist
 from accelerate.state import AcceleratorState
 from running import metrics, tiny_config, train
+from test_batch_norm import Case, close, make_layer, trained
 from test_steps import BATCH, Setup
 from torch.nn.parallel import DistributedDataParallel
+
+from inpaint.training.batch_norm import synchronise_batch_norm
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
@@ -62,7 +65,8 @@ def test_batch_norm_under_ddp(device: None) -> None:
     dist.init_process_group("nccl", store=dist.HashStore(), rank=0, world_size=1)
     try:
         for network in (setup.generator, setup.discriminator):
-            module = torch.nn.SyncBatchNorm.convert_sync_batchnorm(network.module)
+            module = network.module
+            synchronise_batch_norm(module)
             network.engine = DistributedDataParallel(module, broadcast_buffers=False, gradient_as_bucket_view=True)
         for phase in (1, 2, 3, 3):
             terms = setup(phase)
@@ -71,6 +75,30 @@ def test_batch_norm_under_ddp(device: None) -> None:
         setup.generator.release()
         setup.discriminator.release()
         dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_batch_norm_over_processes_is_torchs_own_and_never_waits(
+    dtype: torch.dtype, order: torch.memory_format
+) -> None:
+    case = Case((12, 17, 5, 3), dtype, order)
+    tensors = [[tensor.cuda() for tensor in each] for each in case.tensors()]
+    expected = trained(make_layer(17, torch.float32).double().cuda(), *([t.double() for t in each] for each in tensors))
+    layer = make_layer(17, torch.float32).cuda()
+    synchronise_batch_norm(torch.nn.Sequential(layer))
+    dist.init_process_group("nccl", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        trained(layer, *tensors)  # the first use of a kernel may wait
+        layer.reset_running_stats()
+        torch.cuda.set_sync_debug_mode("error")
+        found = trained(layer, *tensors)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+        dist.destroy_process_group()
+    for name, whole in expected.items():
+        tolerance = torch.finfo(dtype).eps if name in ("output", "input") and dtype != torch.float32 else 1e-4
+        close(name, found[name].to(whole.dtype), whole, tolerance)
 
 
 def test_fp16_finds_its_loss_scale(device: None) -> None:
