@@ -124,7 +124,10 @@ class TrainingConfig(Section):
     """Pictures in one optimizer step over all processes."""
     micro_batch_size: Count | None = None
     """Pictures a process handles at once; null: global / processes. Smaller ones are accumulated."""
-    precision: Literal["float32", "bf16", "fp16", "float64"] = "float32"
+    precision: Literal["auto", "float32", "bf16", "fp16", "float64"] = "auto"
+    """`auto`: what the run began with; for a new one the launcher's mixed_precision, float32 without one."""
+    num_threads: Annotated[int, Field(ge=1, le=1024)] | None = None
+    """CPU threads of each process; null: what the run began with; for a new one the machine's cores / processes."""
     seed: Seed = 0
     log_every: Count = 20
     """Steps between two lines of metrics.jsonl."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from pathlib import Path
 
 from inpaint.errors import UsageError
 
@@ -33,4 +35,36 @@ def rank_and_world_size() -> tuple[int, int]:
     return rank, world_size
 
 
+def num_cores() -> int:
+    """The cores this process may use: those it is bound to, or fewer where a container has a quota."""
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return max(1, min(bound, round(int(quota) / int(period))))
+    except (OSError, ValueError):  # another system, or "max": no quota
+        return bound
+
+
+def num_threads_here() -> int:
+    """What `training.num_threads: null` stands for: OMP_NUM_THREADS, else this process's share of the machine's cores.
+
+    Launchers set OMP_NUM_THREADS to 1 where nobody asked for it: from them that is no answer.
+    """
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    if asked.isascii() and asked.isdecimal() and int(asked) > (1 if LAUNCHER_MARKS & os.environ.keys() else 0):
+        return int(asked)
+    return max(1, num_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("WORLD_SIZE", "1"))))
+
+
+def wait_passively() -> None:
+    """Let OpenMP's threads sleep while they wait for one another; must come before torch, which reads it as it loads.
+
+    They would spin, and where other programs want the cores too, the one that is waited for is then seldom running.
+    """
+    if "torch" not in sys.modules:
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+# What launchers put into the environment of their workers.
+LAUNCHER_MARKS = {"TORCHELASTIC_RUN_ID", "ACCELERATE_MIXED_PRECISION"}
 _REMEDY = "or start with `accelerate launch`"

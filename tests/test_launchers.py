@@ -29,6 +29,7 @@ from running import (
     weights,
 )
 
+from inpaint.processes import num_cores
 from inpaint.training.set_up import OURS_IN_DEEPSPEED
 
 NUM_STEPS = 20
@@ -139,6 +140,22 @@ def test_launcher_config_trains_here(name: str, tmp_path: Path) -> None:
         engine = f"DeepSpeed ZeRO-{name[14]}, 2"
     assert f"{engine} process(es) on 1 machine(s), cpu, float32; batch 16 = " in ended.stderr
     assert (tmp_path / "run" / "generator" / "model.safetensors").exists()
+
+
+def test_the_launchers_own_words_are_enough(tmp_path: Path) -> None:
+    """bf16 from the launcher makes no weight bf16; `auto` resumes with it; OpenMP's threads wait passively."""
+    run = ("--config", tiny_config(tmp_path), "--run-dir", tmp_path / "run")
+    words = ("--use_deepspeed", "--zero_stage", "2", "--mixed_precision", "bf16")
+    display = {"OMP_DISPLAY_ENV": "verbose"}
+    with launch(None, *run, "--training.max_steps", "3", processes=2, launcher=words, env=display) as job:
+        ended = job.wait(200).ok()
+    assert "DeepSpeed ZeRO-2, 2 process(es) on 1 machine(s), cpu, bf16; " in ended.stderr
+    assert ended.stderr.count("GOMP_SPINCOUNT = '0'") == 2, "what OMP_WAIT_POLICY means to libgomp, in both processes"
+    assert {tensor.dtype for tensor in weights(tmp_path / "run")["generator"].values()} == {torch.float32}
+    saved = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["training"]
+    assert (saved["precision"], saved["num_threads"]) == ("bf16", max(1, num_cores() // 2))
+    ended = train(*run, "--training.max_steps", "4").ok()
+    assert "one process, 1 process(es) on 1 machine(s), cpu, bf16; " in ended.stderr
 
 
 @pytest.mark.soak

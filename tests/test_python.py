@@ -145,3 +145,22 @@ def test_without_a_run_directory_it_is_the_one_of_train_py(
 def test_what_is_public_is_there() -> None:
     assert all(getattr(inpaint, name) is not None for name in inpaint.__all__)
     assert inpaint.__version__.count(".") == 2
+
+
+def test_a_run_keeps_its_number_of_threads_and_gives_the_callers_back(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = torch.get_num_threads()
+    for number, stop in (("2", 2), ("3", 4)):
+        monkeypatch.setenv("OMP_NUM_THREADS", number)
+        inpaint.train(config, tmp_path / "resumed", SHORT | {"training.max_steps": stop})
+        assert "; 2 CPU thread(s) a process; " in capsys.readouterr().err
+    inpaint.train(config, tmp_path / "straight", SHORT | {"training.num_threads": 2})
+    assert set(differences(weights(tmp_path / "resumed"), weights(tmp_path / "straight")).values()) == {0.0}
+    capsys.readouterr()
+    monkeypatch.setattr(launch, "num_cores", lambda: 1)
+    inpaint.train(config, tmp_path / "resumed", SHORT | {"training.num_threads": 3, "training.max_steps": 5})
+    told = capsys.readouterr().err
+    assert "changed since this run was last started: training.num_threads: 2 -> 3" in told
+    assert "3 CPU threads a process on 1 core(s) are slow" in told
+    assert torch.get_num_threads() == before

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from running import (
@@ -15,11 +16,13 @@ from running import (
     train,
 )
 
+from inpaint import processes
+from inpaint.config import Config
 from inpaint.errors import UsageError
 from inpaint.training import runtime
 from inpaint.training.launch import main
 from inpaint.training.runtime import Runtime
-from inpaint.training.set_up import OURS_IN_DEEPSPEED, divide_batch
+from inpaint.training.set_up import OURS_IN_DEEPSPEED, deepspeed_settings, divide_batch, settle
 
 
 def test_bad_set_ups_are_told_once_and_end_all_processes(tmp_path: Path) -> None:
@@ -67,15 +70,28 @@ def test_a_launchers_variables_that_make_no_sense(
     assert line.startswith("inpaint: ") and words in line and "accelerate launch" in line
 
 
+WORDS = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_CONFIG_FILE": "none"}
+
+
 @pytest.mark.parametrize(
     ("variables", "precision", "words"),
     [
         ({"ACCELERATE_USE_CPU": "true"}, "fp16", "fp16 needs a GPU; on a CPU use float32 or bf16"),
-        ({"ACCELERATE_MIXED_PRECISION": "fp16"}, "bf16", "mixed_precision is fp16, training.precision is bf16, which"),
-        ({"ACCELERATE_MIXED_PRECISION": "bf16"}, "float64", "remove mixed_precision from the launcher's YAML"),
+        ({"ACCELERATE_MIXED_PRECISION": "fp16"}, "bf16", "mixed_precision is fp16, training.precision is bf16 (as"),
+        ({"ACCELERATE_MIXED_PRECISION": "bf16"}, "float64", "leave out --mixed_precision and mixed_precision in"),
+        ({"ACCELERATE_MIXED_PRECISION": "bf16"}, "float32", "or give --training.precision bf16"),
+        ({"ACCELERATE_MIXED_PRECISION": "fp8"}, "auto", "the launcher's mixed_precision is 'fp8'; allowed: no, bf16"),
+        ({"ACCELERATE_MIXED_PRECISION": "fp16"}, "auto", "the launcher's mixed_precision = fp16 needs a GPU"),
+        ({"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4"}, "auto", "gradient_accumulation_steps is 4, this run's 1, as"),
+        ({"ACCELERATE_GRADIENT_CLIPPING": "1.0"}, "auto", "gradient_clipping is 1.0, this run's none, as optimizer."),
         ({"ACCELERATE_USE_FSDP": "true"}, "bf16", "FSDP is not supported"),
         ({"ACCELERATE_USE_DEEPSPEED": "true"}, "float64", "float64 does not go with DeepSpeed"),
-        ({"ACCELERATE_USE_DEEPSPEED": "true"}, "bf16", "DeepSpeed without a deepspeed_config_file; start with"),
+        (WORDS | {"ACCELERATE_DEEPSPEED_ZERO_STAGE": "0"}, "bf16", "zero_stage is '0'; allowed: 1, 2, 3"),
+        (
+            WORDS | {"ACCELERATE_DEEPSPEED_OFFLOAD_PARAM_DEVICE": "nvme"},
+            "auto",
+            "offload_param_device is 'nvme'; allow",
+        ),
     ],
 )
 def test_mixes_are_refused(bare: pytest.MonkeyPatch, variables: dict[str, str], precision: str, words: str) -> None:
@@ -83,6 +99,78 @@ def test_mixes_are_refused(bare: pytest.MonkeyPatch, variables: dict[str, str], 
         bare.setenv(name, value)
     with pytest.raises(UsageError, match=re.escape(words)):
         Runtime(precision)
+
+
+def test_the_launchers_words_are_a_deepspeed_file(bare: pytest.MonkeyPatch) -> None:
+    bare.setenv("ACCELERATE_DEEPSPEED_ZERO_STAGE", "3")
+    bare.setenv("ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE", "cpu")
+    settings = deepspeed_settings("bf16", 4, 2, 2, None)
+    assert settings["zero_optimization"] == {"stage": 3, "offload_optimizer": {"device": "cpu"}}
+    assert (settings["train_batch_size"], settings["gradient_clipping"]) == (16, 0.0)
+    assert settings["torch_autocast"]["enabled"] and "bf16" not in settings
+
+
+AUTO, BF16 = {"precision": "auto"}, {"precision": "bf16"}
+
+
+@pytest.mark.parametrize(
+    ("training", "kept", "variables", "expected"),
+    [
+        (AUTO, {}, {}, "float32"),
+        (AUTO, {}, {"ACCELERATE_MIXED_PRECISION": "bf16"}, "bf16"),
+        (AUTO, {"precision": "float64"}, {"ACCELERATE_MIXED_PRECISION": "bf16"}, "float64"),
+        (AUTO, {"precision": "auto"}, {}, "float32"),
+        (AUTO, {"precision": ["bf16"]}, {}, "float32"),
+        (BF16, {"precision": "float32"}, {}, "bf16"),
+    ],
+)
+def test_auto_is_what_the_run_began_with_or_the_launchers_word(
+    training: dict[str, Any], kept: dict[str, Any], variables: dict[str, str], expected: str, bare: pytest.MonkeyPatch
+) -> None:
+    for name, value in variables.items():
+        bare.setenv(name, value)
+    config = Config.model_validate({"training": training})
+    assert settle(config, kept).training.precision == expected
+
+
+LAUNCHED = {"ACCELERATE_MIXED_PRECISION": "no"}
+
+
+@pytest.mark.parametrize(
+    ("num_threads", "kept", "variables", "expected"),
+    [
+        (None, {}, {}, 12),
+        (None, {}, {"LOCAL_WORLD_SIZE": "5"}, 2),
+        (None, {}, {"WORLD_SIZE": "32"}, 1),
+        (None, {}, {"OMP_NUM_THREADS": "1"}, 1),
+        (None, {}, {"OMP_NUM_THREADS": "1"} | LAUNCHED, 12),
+        (None, {}, {"OMP_NUM_THREADS": "3"} | LAUNCHED, 3),
+        (None, {}, {"OMP_NUM_THREADS": "0"}, 12),
+        (None, {}, {"OMP_NUM_THREADS": "4,2"}, 12),
+        (None, {"num_threads": 7}, {"OMP_NUM_THREADS": "3"}, 7),
+        (None, {"num_threads": None}, {}, 12),
+        (None, {"num_threads": "7"}, {}, 12),
+        (2, {"num_threads": 7}, {}, 2),
+    ],
+)
+def test_threads_are_those_that_the_run_began_with_or_this_process_share_of_the_machine(
+    num_threads: int | None, kept: dict[str, Any], variables: dict[str, str], expected: int, bare: pytest.MonkeyPatch
+) -> None:
+    bare.setattr(processes, "num_cores", lambda: 12)
+    bare.delenv("OMP_NUM_THREADS", raising=False)
+    for name, value in variables.items():
+        bare.setenv(name, value)
+    config = Config.model_validate({"training": {"num_threads": num_threads}})
+    assert settle(config, kept).training.num_threads == expected
+
+
+@pytest.mark.parametrize(
+    ("quota", "expected"), [("200000 100000", 2), ("50000 100000", 1), ("max 100000", 12), ("", 12), ("9000000 1", 12)]
+)
+def test_a_containers_quota_counts(quota: str, expected: int, bare: pytest.MonkeyPatch) -> None:
+    bare.setattr(os, "sched_getaffinity", lambda pid: range(12), raising=False)
+    bare.setattr(Path, "read_text", lambda self: quota)
+    assert processes.num_cores() == expected
 
 
 @pytest.mark.parametrize("missing", ["deepspeed", "transformers"])

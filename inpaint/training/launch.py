@@ -17,11 +17,14 @@ from inpaint.arguments import Options, default_run_dir, parse_arguments, usage
 from inpaint.config import Config
 from inpaint.data.holes import SPLITS
 from inpaint.errors import InpaintError, UsageError
-from inpaint.processes import rank_and_world_size
+from inpaint.processes import num_cores, rank_and_world_size, wait_passively
 from inpaint.resolve import load_config
 from inpaint.training.schedule import phase_steps
+from inpaint.training.set_up import settle
 
 if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
     from inpaint.data.holes import Split
     from inpaint.data.pictures import Pictures
     from inpaint.data.stream import Stream
@@ -100,7 +103,7 @@ def main(argv: list[str]) -> int:
             return 0
         config, options = parse_arguments(argv)
         if options.dry_run:
-            dry_run(config, world_size)
+            dry_run(_settled(config, options), world_size)
         else:
             train(
                 config,
@@ -163,18 +166,28 @@ def dry_run(config: Config, world_size: int) -> None:
 
 
 def _train(config: Config, options: Options) -> str:
-    from inpaint.training.runtime import Runtime
+    wait_passively()
+    import torch
+
+    from inpaint.training.runtime import Runtime, meet
     from inpaint.training.signals import StopRequest, die_with_launcher
 
     die_with_launcher()
-    runtime = Runtime.of(config)
-    _compare_configs(runtime, config)
-    # Only now: until all processes have met there is nothing to save, and one that waits in vain shall be stoppable.
-    stop = StopRequest()
+    group = meet(config.training.timeout_s)
+    config = _settled(config, options, group)
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(config.training.num_threads or num_threads)
+    stop: StopRequest | None = None
     try:
+        runtime = Runtime.of(config, group)
+        _compare_configs(runtime, config)
+        # Only now: until all have met there is nothing to save, and a process that waits in vain shall be stoppable.
+        stop = StopRequest()
         outcome = _train_until(stop, runtime, config, options)
     finally:
-        stop.restore()
+        if stop is not None:
+            stop.restore()
+        torch.set_num_threads(num_threads)
     if runtime.is_main and outcome == "preempted":
         print("\nasked to stop: the run is saved; the same command resumes it", file=sys.stderr)
     return outcome
@@ -194,7 +207,7 @@ def _train_until(stop: StopRequest, runtime: Runtime, config: Config, options: O
         watch.busy("preparing the data")
         trainer = Trainer(config, options, runtime, run, stop, watch, _open_pictures(runtime, config))
         if runtime.is_main:
-            _print_start(runtime, trainer.num_parameters, run)
+            _print_start(runtime, config, trainer.num_parameters, run)
         outcome = trainer.run()
         watch.busy("leaving")
         publication = trainer.publication
@@ -212,6 +225,17 @@ def _train_until(stop: StopRequest, runtime: Runtime, config: Config, options: O
         watch.close(in_order=outcome is not None)
         if runtime.is_main:
             run.close(preempted=outcome == "preempted")
+
+
+def _settled(config: Config, options: Options, group: ProcessGroup | None = None) -> Config:
+    """With what `auto` and null stand for in this run; the main process, which has the run's folder, decides."""
+    from inpaint.training.run_directory import RunDirectory
+    from inpaint.training.runtime import broadcast
+
+    is_going_on = options.resume and rank_and_world_size()[0] == 0
+    kept = RunDirectory(options.run_dir).saved_config().get("training", {}) if is_going_on else {}
+    settled = settle(config, kept).training
+    return settle(config, broadcast({"precision": settled.precision, "num_threads": settled.num_threads}, group))
 
 
 def _open_run(run: RunDirectory, config: Config, options: Options) -> None:
@@ -258,7 +282,13 @@ def _open_stream(config: Config) -> Stream:
     )
 
 
-def _print_start(runtime: Runtime, num_parameters: list[int], run: RunDirectory) -> None:
+def _print_start(runtime: Runtime, config: Config, num_parameters: list[int], run: RunDirectory) -> None:
+    if (num_threads := config.training.num_threads or 0) > (num := num_cores()):
+        print(
+            f"{num_threads} CPU threads a process on {num} core(s) are slow: set or kept from this run's start, since "
+            f"--training.num_threads {num} would change the last bits from here on",
+            file=sys.stderr,
+        )
     generator, discriminator = (count / 1e6 for count in num_parameters)
     print(
         f"{runtime.describe()}; {generator:.2f} M + {discriminator:.2f} M parameters (generator + discriminator)\n"

@@ -101,6 +101,17 @@ class RunDirectory:
         with self.forgiving(CONFIG):
             write_atomically(self.path / CONFIG, config.to_yaml().encode())
 
+    def saved_config(self) -> dict[str, Any]:
+        """With what settings the run that is there was trained; empty if there is none, or it never began to train."""
+        if not any((self.path / "checkpoints").glob("step_*")):
+            return {}
+        try:
+            values = yaml.safe_load((self.path / CONFIG).read_bytes())
+        except (OSError, ValueError, yaml.YAMLError):
+            return {}
+        is_config = isinstance(values, dict) and all(isinstance(section, dict) for section in values.values())
+        return values if is_config else {}
+
     def log(self, line: Mapping[str, Any]) -> None:
         """Append to metrics.jsonl."""
         with self.forgiving(METRICS):

@@ -28,7 +28,14 @@ from inpaint.errors import UsageError
 from inpaint.processes import rank_and_world_size
 from inpaint.training.batch_norm import synchronise_batch_norm
 from inpaint.training.networks import Network, ZeroNetwork
-from inpaint.training.set_up import deepspeed_settings, divide_batch, env_true, refuse_mixes
+from inpaint.training.set_up import (
+    deepspeed_settings,
+    divide_batch,
+    env_true,
+    launcher_precision,
+    refuse_contradictions,
+    refuse_mixes,
+)
 
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "float64": torch.float64}
 
@@ -39,11 +46,12 @@ class Runtime:
     """The processes and devices of this run, and the one way to them.
 
     Args:
-        precision: `training.precision`.
+        precision: `training.precision`; `auto` is the launcher's.
         global_batch_size: pictures a step over all processes.
         micro_batch_size: pictures a process handles at once; None: global / processes.
         gradient_clip: largest norm of a network's gradient, or None.
         timeout_s: how long a process waits for the others.
+        control_group: of `meet`, if the processes have met.
 
     Raises:
         UsageError: the launcher, the precision and the batch do not go together.
@@ -56,21 +64,27 @@ class Runtime:
         micro_batch_size: int | None = None,
         gradient_clip: float | None = None,
         timeout_s: float = 300.0,
+        control_group: dist.ProcessGroup | None = None,
     ) -> None:
-        self.precision, self.gradient_clip = precision, gradient_clip
+        self.precision = launcher_precision() if precision == "auto" else precision
+        self.gradient_clip = gradient_clip
         self.rank, self.world_size = rank_and_world_size()
         self.micro_batch_size, self.accumulation = divide_batch(global_batch_size, micro_batch_size, self.world_size)
         use_deepspeed = env_true("ACCELERATE_USE_DEEPSPEED")
         kind = _device_type(self.world_size)
         use_cpu = kind == "cpu"
-        refuse_mixes(precision, use_deepspeed, kind)
+        refuse_mixes(self.precision, use_deepspeed, kind)
+        refuse_contradictions(self.accumulation, gradient_clip)
+        # Told once and for all above; Accelerate would let the first overrule what it is given, and refuse the second.
+        for name in ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "ACCELERATE_CONFIG_DS_FIELDS"):
+            os.environ.pop(name, None)
         if not use_cpu:
             _fit_local_rank(torch.accelerator.device_count())
 
-        backend, timeout = dist.get_default_backend_for_device(kind), timedelta(seconds=timeout_s)
-        if self.world_size > 1 and not dist.is_initialized():
-            _meet(backend, timeout)
-        process_group = InitProcessGroupKwargs(backend=backend, timeout=timeout)
+        # Flags travel over CPU memory, so that reading one never waits for the device.
+        self.control_group = control_group or meet(timeout_s)
+        backend = dist.get_default_backend_for_device(kind)
+        process_group = InitProcessGroupKwargs(backend=backend, timeout=timedelta(seconds=timeout_s))
         self.zero_stage: int | None = None
         self.deepspeed: Any = None
         if use_deepspeed:
@@ -84,11 +98,13 @@ class Runtime:
                 deepspeed_plugins={
                     name: DeepSpeedPlugin(hf_ds_config=deepcopy(settings)) for name in ("generator", "discriminator")
                 },
+                # Left open it would be the launcher's, whose bf16 makes the weights bf16; `torch_autocast` does not.
+                mixed_precision="no",
                 gradient_accumulation_steps=self.accumulation,
                 kwargs_handlers=[process_group],
             )
             # The second must be told the accumulation too: a bare one silently resets it for both.
-            second = Accelerator(gradient_accumulation_steps=self.accumulation)
+            second = Accelerator(mixed_precision="no", gradient_accumulation_steps=self.accumulation)
             self.accelerators = {"generator": first, "discriminator": second}
         else:
             # Accelerate passes the argument by its old name, which torch 2.13 warns of.
@@ -106,12 +122,10 @@ class Runtime:
                 f"{self.accelerator.process_index} of {self.accelerator.num_processes}; start it with `accelerate "
                 "launch --config_file accelerate_configs/...`"
             )
-        # Flags travel over CPU memory, so that reading one never waits for the device.
-        self.control_group = dist.new_group(backend="gloo") if self.world_size > 1 else None
         self.networks: list[Network] = []
 
     @classmethod
-    def of(cls, config: Config) -> Runtime:
+    def of(cls, config: Config, control_group: dist.ProcessGroup | None = None) -> Runtime:
         """As a run's config says."""
         training = config.training
         return cls(
@@ -120,6 +134,7 @@ class Runtime:
             training.micro_batch_size,
             config.optimizer.gradient_clip,
             training.timeout_s,
+            control_group,
         )
 
     def prepare(self, name: str, module: nn.Module, optimizer_settings: dict[str, Any], compiled: bool) -> Network:
@@ -156,7 +171,8 @@ class Runtime:
             f"{engine}, {self.world_size} process(es) on {nodes} machine(s), {self.device.type}, {self.precision}; "
             f"batch {self.micro_batch_size * self.world_size * self.accumulation} = {self.micro_batch_size} x "
             f"{self.world_size} process(es) x {self.accumulation} accumulated; BatchNorm over "
-            f"{'all processes' if self.world_size > 1 else 'the micro batch'}"
+            f"{'all processes' if self.world_size > 1 else 'the micro batch'}; {torch.get_num_threads()} CPU thread(s) "
+            "a process"
         )
 
     def hardware(self) -> str:
@@ -209,11 +225,7 @@ class Runtime:
 
     def broadcast(self, value: Any) -> Any:
         """The main process's value, on every process."""
-        if self.world_size == 1:
-            return value
-        boxed = [value]
-        dist.broadcast_object_list(boxed, src=0, group=self.control_group)
-        return boxed[0]
+        return broadcast(value, self.control_group)
 
     def broadcast_tensors(self, groups: dict[str, dict[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
         """The main process's tensors on the CPU, on every process; the others pass nothing in."""
@@ -273,8 +285,31 @@ def _fit_local_rank(num_devices: int) -> None:
         os.environ["LOCAL_RANK"] = str(int(os.environ["LOCAL_RANK"]) % max(1, num_devices))
 
 
-def _meet(backend: str, timeout: timedelta) -> None:
-    """Join the other processes of this start.
+def meet(timeout_s: float) -> dist.ProcessGroup | None:
+    """Join the other processes of this start, if there are any.
+
+    Returns:
+        Their group over CPU memory; None for a process alone.
+    """
+    _, world_size = rank_and_world_size()
+    if world_size == 1:
+        return None
+    if not dist.is_initialized():
+        backend = dist.get_default_backend_for_device(_device_type(world_size))
+        _join(backend, timedelta(seconds=timeout_s))
+    return dist.new_group(backend="gloo")
+
+
+def broadcast(value: Any, group: dist.ProcessGroup | None) -> Any:
+    """The main process's value, on every process of what `meet` gave."""
+    boxed = [value]
+    if group is not None:
+        dist.broadcast_object_list(boxed, src=0, group=group)
+    return boxed[0]
+
+
+def _join(backend: str, timeout: timedelta) -> None:
+    """Make the group of all processes.
 
     The launcher's store outlives its workers, and torch gives those of a restart the same keys in it: they would find
     the addresses of the dead. So each restart has keys of its own.

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+from inpaint.config import Config, TrainingConfig
 from inpaint.errors import UsageError
+from inpaint.processes import num_threads_here
 
 # What DeepSpeed's file may not hold, and the setting that decides it.
 OURS_IN_DEEPSPEED = {
@@ -24,9 +27,41 @@ OURS_IN_DEEPSPEED = {
     "torch_autocast": "training.precision",
 }
 
+PRECISIONS = [name for name in get_args(TrainingConfig.model_fields["precision"].annotation) if name != "auto"]
+
 
 def env_true(name: str) -> bool:
     return os.environ.get(name, "false").lower() in ("true", "1", "yes")
+
+
+def launcher_precision() -> str:
+    """What the launcher says of precision, in our words; float32 if it says nothing.
+
+    Raises:
+        UsageError: it asks for one that there is not.
+    """
+    asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
+    if asked not in ("no", "bf16", "fp16"):
+        raise UsageError(f"the launcher's mixed_precision is {asked!r}; allowed: no, bf16, fp16")
+    return "float32" if asked == "no" else asked
+
+
+def settle(config: Config, kept: Mapping[str, Any]) -> Config:
+    """`config` with a precision for `auto` and a number of threads for null.
+
+    Args:
+        kept: the section `training` of the run that goes on, whose own they stay; empty for a new one.
+    """
+    training = config.training
+    precision: str = training.precision
+    num_threads = training.num_threads
+    if precision == "auto":
+        precision = kept["precision"] if kept.get("precision") in PRECISIONS else launcher_precision()
+    if num_threads is None:
+        saved = kept.get("num_threads")
+        num_threads = saved if type(saved) is int and saved > 0 else num_threads_here()
+    settled = training.model_copy(update={"precision": precision, "num_threads": num_threads})
+    return config.model_copy(update={"training": settled})
 
 
 def refuse_mixes(precision: str, use_deepspeed: bool, device_type: str) -> None:
@@ -39,11 +74,13 @@ def refuse_mixes(precision: str, use_deepspeed: bool, device_type: str) -> None:
     ours = {"float32": "no", "float64": "no"}.get(precision, precision)
     if asked not in ("no", ours):
         raise UsageError(
-            f"the launcher's mixed_precision is {asked}, training.precision is {precision}, which "
-            "decides: remove mixed_precision from the launcher's YAML or set the same there"
+            f"the launcher's mixed_precision is {asked}, training.precision is {precision} (as set, or as the run "
+            "began): leave out --mixed_precision and mixed_precision in the launcher's YAML, or give "
+            f"--training.precision {asked}"
         )
     if precision == "fp16" and device_type == "cpu":
-        raise UsageError("training.precision = fp16 needs a GPU; on a CPU use float32 or bf16")
+        whose = "the launcher's mixed_precision" if asked == "fp16" else "training.precision"
+        raise UsageError(f"{whose} = fp16 needs a GPU; on a CPU use float32 or bf16")
     on_the_cpu = "or train on the CPU, with ACCELERATE_USE_CPU=true in the environment"
     if precision == "float64" and device_type == "mps":
         raise UsageError(f"training.precision = float64: Apple's GPUs have none; use float32 or bf16, {on_the_cpu}")
@@ -62,21 +99,68 @@ def refuse_mixes(precision: str, use_deepspeed: bool, device_type: str) -> None:
             )
 
 
+def refuse_contradictions(accumulation: int, gradient_clip: float | None) -> None:
+    """What the launcher may say too, and only our config decides.
+
+    Raises:
+        UsageError: it says something else.
+    """
+    for word, ours, setting in (
+        ("gradient_accumulation_steps", accumulation, "training.micro_batch_size"),
+        ("gradient_clipping", gradient_clip, "optimizer.gradient_clip"),
+    ):
+        asked = os.environ.get(f"ACCELERATE_{word.upper()}", "none")
+        # 1 stands in every YAML that `accelerate config` writes.
+        if asked not in ("none", "auto", str(ours), "1" if word.endswith("steps") else "none"):
+            raise UsageError(
+                f"the launcher's {word} is {asked}, this run's {ours or 'none'}, as {setting} says: set that instead, "
+                f"and leave {word} out of the launcher's flags and YAML"
+            )
+
+
 def deepspeed_settings(
     precision: str, micro_batch_size: int, accumulation: int, world_size: int, gradient_clip: float | None
 ) -> dict[str, Any]:
-    """The launcher's DeepSpeed file, with what our config decides filled in.
+    """The launcher's DeepSpeed file, or its own few words without one, with what our config decides filled in.
 
     Raises:
         UsageError: no such file, not of this kind, or it decides what our config does.
     """
-    name = os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "")
-    if name in ("", "none"):
-        raise UsageError(
-            "the launcher asks for DeepSpeed without a deepspeed_config_file; start with one of "
-            "accelerate_configs/deepspeed_*.yaml"
-        )
-    path = Path(name)
+    name = os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "none")
+    settings = _deepspeed_words() if name == "none" else _deepspeed_file(Path(name))
+    # DeepSpeed clips at 1.0 unless it is told a number, and guesses batch sizes wrongly for two engines.
+    settings |= {
+        "train_micro_batch_size_per_gpu": micro_batch_size,
+        "gradient_accumulation_steps": accumulation,
+        "train_batch_size": micro_batch_size * accumulation * world_size,
+        "gradient_clipping": gradient_clip or 0.0,
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": 2**31,
+    }
+    if precision == "bf16":
+        settings["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
+    return settings
+
+
+def _deepspeed_words() -> dict[str, Any]:
+    """What `accelerate launch --use_deepspeed --zero_stage 2` and its like say, as DeepSpeed's file would."""
+    stage = os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2")
+    if stage not in ("1", "2", "3"):
+        raise UsageError(f"the launcher's zero_stage is {stage!r}; allowed: 1, 2, 3 (without ZeRO use DDP)")
+    zero: dict[str, Any] = {"stage": int(stage)}
+    for part in ("optimizer", "param"):
+        device = os.environ.get(f"ACCELERATE_DEEPSPEED_OFFLOAD_{part.upper()}_DEVICE", "none")
+        if device not in ("none", "cpu"):
+            raise UsageError(
+                f"the launcher's offload_{part}_device is {device!r}; allowed: none, cpu (for others name a DeepSpeed "
+                "file: --deepspeed_config_file)"
+            )
+        if device == "cpu":
+            zero[f"offload_{part}"] = {"device": device}
+    return {"zero_optimization": zero}
+
+
+def _deepspeed_file(path: Path) -> dict[str, Any]:
     try:
         settings = json.loads(path.read_text())
     except (OSError, ValueError) as error:
@@ -93,17 +177,6 @@ def deepspeed_settings(
         raise UsageError(
             f"{path}: zero_optimization.stage is {zero.get('stage')!r}; allowed: 1, 2, 3 (without ZeRO use DDP)"
         )
-    # DeepSpeed clips at 1.0 unless it is told a number, and guesses batch sizes wrongly for two engines.
-    settings |= {
-        "train_micro_batch_size_per_gpu": micro_batch_size,
-        "gradient_accumulation_steps": accumulation,
-        "train_batch_size": micro_batch_size * accumulation * world_size,
-        "gradient_clipping": gradient_clip or 0.0,
-        "zero_force_ds_cpu_optimizer": False,
-        "steps_per_print": 2**31,
-    }
-    if precision == "bf16":
-        settings["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
     return settings
 
 

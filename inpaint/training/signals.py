@@ -11,10 +11,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from inpaint.processes import LAUNCHER_MARKS
+
 STOPPING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 _PR_SET_PDEATHSIG = 1
-# What launchers put into the environment of their workers.
-_MARKS = {"TORCHELASTIC_RUN_ID", "ACCELERATE_MIXED_PRECISION"}
 
 
 class StopRequest:
@@ -45,7 +45,7 @@ def die_with_launcher() -> None:
 
     To be called first of all, for a launcher that dies before is found by who has become the parent in its place.
     """
-    if sys.platform != "linux" or not _MARKS & os.environ.keys():
+    if sys.platform != "linux" or not LAUNCHER_MARKS & os.environ.keys():
         return
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     if _is_orphan(os.getppid()):
@@ -63,4 +63,4 @@ def _is_orphan(parent: int) -> bool:
     except OSError:  # gone, or another user's
         given, adopts = set(), parent == 1
     # The second mark is set by hand now and then, where the parent is a shell or a scheduler.
-    return not _MARKS & given and ("TORCHELASTIC_RUN_ID" in os.environ or adopts)
+    return not LAUNCHER_MARKS & given and ("TORCHELASTIC_RUN_ID" in os.environ or adopts)
