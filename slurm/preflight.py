@@ -27,7 +27,7 @@ from pathlib import Path
 import yaml
 
 from inpaint.arguments import parse_arguments
-from inpaint.data.photos import find
+from inpaint.data.sources import open_source
 from inpaint.errors import InpaintError, UsageError
 from inpaint.training.set_up import divide_batch
 
@@ -97,7 +97,7 @@ def _data_fingerprint(path: str | None) -> str:
         return "made up"
     # A dataset of the Hub is not fetched for a look.
     is_local = Path(path).expanduser().exists() or path.count("/") != 1 or path.startswith((".", "/", "~"))
-    return find(path).fingerprint if is_local else f"Hub: {path}"
+    return open_source(path).fingerprint() if is_local else f"Hub: {path}"
 
 
 def _code_hash(root: Path) -> str:

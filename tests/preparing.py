@@ -29,7 +29,7 @@ def make_tree(root: Path) -> Path:
     """A small Places365 tree with one of every trouble in it."""
     names = ["beach", "field-wild", "mountain"]
     for index in range(NUM_GOOD):
-        tree = "val" if index % 7 == 0 else "train"
+        tree = "val" if index % 7 == 1 else "train"
         path = root / tree / names[index % 3] / f"{index:08d}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         landscape(index).save(path, quality=90)

@@ -89,5 +89,5 @@ def test_pushed_it_loads_by_its_id_and_can_be_a_source(
 
 
 def test_an_id_that_nobody_has_is_one_line(datasets_hub: LoopbackHub, tmp_path: Path) -> None:
-    with pytest.raises(InpaintError, match="the dataset alice/nothing can't be opened"):
+    with pytest.raises(InpaintError, match="alice/nothing is no file or folder here, and the Hub does not give it: "):
         prepare(options("alice/nothing", tmp_path / "out"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import shutil
@@ -19,10 +20,11 @@ from datasets import Image as ImageFeature
 from hub_server import LoopbackHub
 from PIL import Image
 
-from inpaint.data import cache, photos
+from inpaint.data import cache
 from inpaint.data.holes import SPLITS, HoleSpec, Split, key_hash, split_of, stored_holes
-from inpaint.data.photos import Photos
+from inpaint.data.keys import split_for
 from inpaint.data.pictures import Pictures, SyntheticSpec, open_pictures
+from inpaint.data.sources import Entry, open_source
 from inpaint.errors import InpaintError
 
 SPEC = HoleSpec.scaled(16)
@@ -51,8 +53,18 @@ def many(num: int = 150) -> list[str]:
     return [f"{('coast', 'lake')[index % 2]}/{index:04d}.png" for index in range(num)]
 
 
-def read(root: Path, tmp_path: Path) -> dict[Split, Photos]:
-    return photos.find(str(root)).read(tmp_path / "arrow")
+def read(root: Path) -> dict[Split, list[Entry]]:
+    """The entries of each split, in the source's order."""
+    source = open_source(str(root))
+    own_splits = source.survey().own_splits
+    splits: dict[Split, list[Entry]] = {split: [] for split in SPLITS}
+    for entry in source.entries():
+        splits[split_for(entry.key_hash, entry.split, own_splits)].append(entry)
+    return splits
+
+
+def keys(entries: list[Entry]) -> list[str]:
+    return [entry.key for entry in entries]
 
 
 def opened(path: Path | str | None, cache_dir: Path, spec: HoleSpec = SPEC, bad: float = 0.0) -> dict[Split, Pictures]:
@@ -66,7 +78,7 @@ def opened(path: Path | str | None, cache_dir: Path, spec: HoleSpec = SPEC, bad:
     )
 
 
-def names_in(splits: dict[Split, Photos] | dict[Split, Pictures]) -> set[str]:
+def names_in(splits: dict[Split, Pictures]) -> set[str]:
     return {source for split in splits.values() for source in split.sources}
 
 
@@ -77,10 +89,10 @@ def test_names_that_look_like_splits_or_patterns_lose_nothing(tmp_path: Path) ->
     names = {
         "train_station/a.jpg", "test_p1.jpg", "lake/test_p1.jpg", "lake/validation.png", "train/one.png",
         "a/b/c/deep.JPG", "lake/b[1].jpg", "lake/b1.jpg", "lake/b*.jpg", "coast/what?.png", "coast/ü 雪 #50%.JPEG",
-        "__MACOSX/x.png", "lake/{1,2}.png", "lake/line\nbreak.png",
+        "lake/{1,2}.png", "lake/line\nbreak.png",
     }  # fmt: skip
     root = folder_of(tmp_path / "photos", names)
-    for hidden in (".hidden.png", "lake/._b1.jpg", ".thumbnails/b1.jpg"):
+    for hidden in (".hidden.png", "lake/._b1.jpg", ".thumbnails/b1.jpg", "__MACOSX/x.png"):
         paint(root / hidden)
     (root / "lake" / "notes.txt").write_text("no picture")
     (root / "lake" / "round").symlink_to(root)
@@ -89,38 +101,39 @@ def test_names_that_look_like_splits_or_patterns_lose_nothing(tmp_path: Path) ->
     (elsewhere / "round").symlink_to(elsewhere)
     (root / "linked").symlink_to(elsewhere)
     names.add("linked/far.png")
-    splits = read(root, tmp_path)
-    assert names_in(splits) == names
-    assert sum(map(len, splits.values())) == len(names)
-    for split in splits.values():
-        for source, key, label, row in zip(split.sources, split.keys, split.labels or [], split.dataset, strict=False):
-            assert Path(row["image"]["path"]) == root / source
-            assert key == "/".join(source.split("/")[-2:]) and label == source.split("/")[-2]
+    splits = read(root)
+    entries = [entry for split in splits.values() for entry in split]
+    assert sorted(entry.source for entry in entries) == sorted(names)
+    for entry in entries:
+        *folders, name = entry.source.split("/")
+        label = "-".join(folders)
+        assert entry.file == root / entry.source and entry.read() == entry.file.read_bytes()
+        assert (entry.label, entry.key) == ((label, f"{label}/{name}") if label else ("unlabelled", name))
 
 
 def test_split_folders_are_kept_and_missing_ones_carved(tmp_path: Path) -> None:
     names = many()
     root = folder_of(tmp_path / "photos", [f"train/{name}" for name in names] + ["Val/coast/v.png"])
-    splits = read(root, tmp_path)
-    assert splits["validation"].keys == ["coast/v.png"]
-    assert set(splits["test"].keys) == {name for name in names if split_of(key_hash(name)) == "test"}
+    splits = read(root)
+    assert keys(splits["validation"]) == ["coast/v.png"]
+    assert set(keys(splits["test"])) == {name for name in names if split_of(key_hash(name)) == "test"}
     assert sum(map(len, splits.values())) == len(names) + 1
 
     paint(root / "test" / "coast" / "t.png")
-    splits = read(root, tmp_path)
+    splits = read(root)
     assert [len(splits[split]) for split in SPLITS] == [len(names), 1, 1]
 
     paint(root / "stray.png")
-    with pytest.raises(InpaintError, match=r"pictures outside them, such as stray\.png"):
-        read(root, tmp_path)
+    with pytest.raises(InpaintError, match=r"pictures outside them, such as in the folder itself: move"):
+        read(root)
 
 
 def test_adding_pictures_moves_none(tmp_path: Path) -> None:
-    before = read(folder_of(tmp_path / "photos", many(150)), tmp_path)
-    after = read(folder_of(tmp_path / "photos", many(200)), tmp_path)
+    before = read(folder_of(tmp_path / "photos", many(150)))
+    after = read(folder_of(tmp_path / "photos", many(200)))
     for split in SPLITS:
-        assert set(before[split].keys) <= set(after[split].keys)
-        assert set(before[split].keys) == {key for key in many(150) if split_of(key_hash(key)) == split}
+        assert set(keys(before[split])) <= set(keys(after[split]))
+        assert set(keys(before[split])) == {key for key in many(150) if split_of(key_hash(key)) == split}
 
 
 def table(num: int, side: tuple[int, int] = (32, 32)) -> Dataset:
@@ -143,21 +156,31 @@ def test_shards_bring_their_names_and_scaled_coordinates(tmp_path: Path) -> None
     dataset = dataset.add_column("hole", [[36, 40, 30, 50]] * num).add_column("crop", [[26, 36]] * num)
     root = write_shards(dataset, tmp_path / "shards", train=range(3), validation=range(3, 5), test=range(5, 6))
     pictures = opened(root, tmp_path / "cache", HoleSpec.scaled(64))
-    assert [list(pictures[split].pixels[:, 0, 0, 0]) for split in SPLITS] == [[0, 1, 2], [3, 4], [5]]
-    assert pictures["validation"].sources[1] == "data/coast/4.jpg"
+    assert [sorted(pictures[split].pixels[:, 0, 0, 0]) for split in SPLITS] == [[0, 1, 2], [3, 4], [5]]
+    assert sorted(pictures["validation"].sources) == ["data/coast/3.jpg", "data/coast/4.jpg"]
     # The centred square leaves out 16 of 160 at the left; 128 becomes 64.
     assert pictures["train"].holes.tolist() == [[10, 20, 15, 25]] * 3
     assert pictures["train"].crops.tolist() == [[5, 18]] * 3
-    assert read(root, tmp_path)["test"].keys == ["coast/5.jpg"]
+    assert keys(read(root)["test"]) == ["coast/5.jpg"]
 
 
-def test_shards_without_splits_or_names_are_keyed_by_index(tmp_path: Path) -> None:
-    root = write_shards(table(100), tmp_path / "shards", part=range(100))
-    splits = read(root, tmp_path)
-    assert {split: splits[split].keys for split in SPLITS} == {
-        split: [str(index) for index in range(100) if split_of(key_hash(str(index))) == split] for split in SPLITS
+@pytest.mark.parametrize("all_called", [None, "image.png"])
+def test_pictures_without_names_are_known_by_their_content(tmp_path: Path, all_called: str | None) -> None:
+    """Wherever they stand in the table: adding some moves none."""
+    dataset = table(100)
+    if all_called:
+        dataset = dataset.add_column("source", [all_called] * len(dataset))
+    splits = read(write_shards(dataset, tmp_path / "shards", part=range(100)))
+    for split, entries in splits.items():
+        for entry in entries:
+            assert entry.key == hashlib.blake2b(entry.read(), digest_size=16).hexdigest()
+            assert split_of(key_hash(entry.key)) == split
+    later = read(write_shards(dataset, tmp_path / "later", part=range(99, 20, -1)))
+    assert all(set(keys(later[split])) <= set(keys(splits[split])) for split in SPLITS)
+    pictures = opened(tmp_path / "shards", tmp_path / "cache")
+    assert {split: set(its.sources) for split, its in pictures.items()} == {
+        split: set(keys(entries)) for split, entries in splits.items()
     }
-    assert opened(root, tmp_path / "cache")["train"].pixels[:, 0, 0, 0].tolist() == list(map(int, splits["train"].keys))
 
 
 def test_a_dataset_on_the_hub(hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,7 +190,7 @@ def test_a_dataset_on_the_hub(hub: LoopbackHub, tmp_path: Path, monkeypatch: pyt
     table(100).rename_column("image", "jpg").push_to_hub("alice/lakes", token=hub.token, split="everything")
     pictures = opened("alice/lakes", tmp_path / "cache")
     assert sum(len(split.pixels) for split in pictures.values()) == 100
-    with pytest.raises(InpaintError, match="alice/no-lakes is no folder here, and the Hub does not give it: "):
+    with pytest.raises(InpaintError, match="alice/no-lakes is no file or folder here, and the Hub does not give it: "):
         opened("alice/no-lakes", tmp_path / "cache")
 
 
@@ -185,11 +208,11 @@ def test_each_wrong_source_is_one_clear_line(tmp_path: Path) -> None:
     numbers.mkdir()
     Dataset.from_dict({"x": [1, 2]}).to_parquet(numbers / "train.parquet")
     cases = {
-        tmp_path / "gone": "there is no folder",
-        paint(tmp_path / "one.png"): "is a file: give the folder",
+        tmp_path / "gone": "does not exist; give a folder of pictures",
+        paint(tmp_path / "one.png"): "is a file, but no tar or zip; give a folder of pictures",
         tmp_path / "empty": "no pictures found in .*: it is empty",
         tmp_path / "text": r"no pictures found in .*1 \.heic",
-        broken: "the parquet shards in .* cannot be read",
+        broken: "train-00000-of-00001.parquet cannot be read",
         numbers: "no column of pictures; its columns are x",
         folder_of(tmp_path / "few", ["a.png"]): "split of .*few is empty",
     }
@@ -242,6 +265,7 @@ def test_rows_belong_together(tmp_path: Path) -> None:
         assert split.pixels.shape == (len(split.sources), 16, 16, 3)
         for pixels, source in zip(split.pixels, split.sources, strict=True):
             assert (pixels == colour_of(source.split("/")[-1])).all()
+        assert [key_hash(source) for source in split.sources] == sorted(key_hash(source) for source in split.sources)
         holes, crops = stored_holes(np.array([key_hash(source) for source in split.sources], dtype=np.uint64), SPEC)
         np.testing.assert_array_equal(split.holes, holes)
         np.testing.assert_array_equal(split.crops, crops)

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--source", metavar="SRC", help="a folder, a tar, or ORG/NAME[@REVISION] on the Hub")
+    parser.add_argument(
+        "--source", metavar="SRC", help="a folder, tar, zip, or ORG/NAME[:CONFIG][@REVISION] on the Hub"
+    )
     parser.add_argument("--out", type=Path, metavar="DIR", help="where the dataset goes; an empty folder or a new one")
     parser.add_argument("--check", metavar="DIR_OR_ID", help="say whether a dataset will train, and what is wrong")
     parser.add_argument(
@@ -33,6 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--classes", metavar="FILE|all", help="default: 50 natural classes of a Places365 tree, all of any other source"
     )
+    parser.add_argument("--resplit", action="store_true", help="part the pictures anew though the source has splits")
+    parser.add_argument("--limit", type=int, metavar="N", help="for a first look: N pictures, evenly from all")
     people = parser.add_argument_group("people")
     people.add_argument("--people-filter", default="none", metavar="KIND", help="none (default), darknet, transformers")
     people.add_argument("--person-threshold", type=float, default=0.3, metavar="SCORE", help="default: %(default)s")
@@ -88,6 +92,8 @@ def run(args: argparse.Namespace) -> int:
             out=args.out,
             size=args.size,
             classes=args.classes,
+            resplit=args.resplit,
+            limit=args.limit,
             people=people,
             workers=args.workers,
             chunk_pictures=args.chunk_pictures,

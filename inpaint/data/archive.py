@@ -1,211 +1,147 @@
-"""Owns the ways into a source of pictures: a folder, a tar file, or a dataset of the Hub, each as a stream of entries.
-
-Whatever the source, its entries come in an order that only its contents decide, and are never all in memory. A folder
-and its tar give entries of the same names.
-"""
+"""Owns the sources whose pictures have paths: a folder, a tar or a zip. All three give entries of the same names."""
 
 from __future__ import annotations
 
+import hashlib
+import heapq
 import os
+import stat
 import tarfile
+import zipfile
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
-from itertools import takewhile
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
 
-from inpaint.data.folders import PICTURE_SUFFIXES
-from inpaint.data.places365 import class_of, known_spellings, spelling
-from inpaint.errors import InpaintError, UsageError
+from inpaint.data.keys import NO_CLASS, Layout, printable
+from inpaint.data.pixels import PICTURE_SUFFIXES
+from inpaint.data.sources import MAX_FILE_BYTES, Entry, Survey, unusable
+from inpaint.errors import InpaintError
 
-TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
-# Folders that divide a dataset, never a part of the path that all its pictures share.
-SPLIT_FOLDERS = frozenset({"train", "val", "validation", "test"})
-NO_CLASS = "unlabelled"
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One picture of a source: what it is called, and where its bytes are.
-
-    Args:
-        source: its path in the original, with "/", without the folders that all pictures share.
-        label: its class.
-        key: `<class>/<file name>`, or its index where there is no path; decides its split and its hole.
-        size: in bytes.
-        file, offset: the file that holds the bytes.
-        data: the bytes themselves, where the source can only be read from front to back.
-    """
-
-    source: str
-    label: str
-    key: str
-    size: int
-    file: Path | None = None
-    offset: int = 0
-    data: bytes | None = None
-
-    def read(self) -> bytes:
-        """The picture file's bytes."""
-        if self.data is not None:
-            return self.data
-        assert self.file is not None
-        with self.file.open("rb") as file:
-            file.seek(self.offset)
-            return file.read(self.size)
-
-
-@dataclass
-class Survey:
-    """What a first pass, over the names alone, found.
-
-    Args:
-        labels: pictures by class; empty where only reading the pictures tells.
-        num_pictures: how many there are, if known.
-        passed_over: what is no picture, by kind; `examples` has the first name of each.
-        is_places365: a tree `train/<class>/...` with official class names only.
-    """
-
-    labels: Counter[str] = field(default_factory=Counter)
-    num_pictures: int | None = None
-    passed_over: Counter[str] = field(default_factory=Counter)
-    examples: dict[str, str] = field(default_factory=dict)
-    is_places365: bool = False
-
-    def pass_over(self, kind: str, name: str) -> None:
-        self.passed_over[kind] += 1
-        self.examples.setdefault(kind, name)
-
-
-class Source(Protocol):
-    """A place that pictures come from."""
-
-    def survey(self) -> Survey:
-        """See what is there; comes before `entries`."""
-        ...
-
-    def entries(self) -> Iterator[Entry]:
-        """Every picture, in the same order each time."""
-        ...
-
-
-def open_source(source: str) -> Source:
-    """A folder of pictures, a tar file, a folder of parquet shards, or a Hub id (`ORG/NAME` or `ORG/NAME@REVISION`).
-
-    Raises:
-        UsageError: it is none of these.
-    """
-    path = Path(source)
-    if path.is_dir():
-        has_shards = any(any(path.glob(pattern)) for pattern in ("*.parquet", "data/*.parquet"))
-        return HubSource(source) if has_shards else PathSource(path)
-    if path.is_file():
-        if path.name.endswith(TAR_SUFFIXES) or tarfile.is_tarfile(path):
-            return PathSource(path)
-        raise UsageError(f"--source {source} is a file, but no tar; give a folder, a tar or a Hub id")
-    if source.count("/") == 1 and not source.startswith((".", "/", "~")) and not source.endswith(TAR_SUFFIXES):
-        return HubSource(source)
-    raise UsageError(f"--source {source} does not exist; give a folder, a tar or a Hub id such as ORG/NAME")
+# Of a folder of pictures, which may hold millions, so many are looked into: enough to see that all were worked over.
+NUM_PROBED, PROBE_BYTES = 256, 1 << 16
+ZIP_HEADER_BYTES = 30
 
 
 class PathSource:
-    """A folder or a tar: pictures have paths, and the last folder is the class."""
+    """A folder, a tar or a zip; which split and class a picture has say the folders that it lies in."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self.num_shared = 0
+        self.path = path.absolute()
+        self._surveyed: tuple[Survey, Layout, str] | None = None
 
     def survey(self) -> Survey:
-        found = Survey()
-        folders: Counter[tuple[str, ...]] = Counter(
-            tuple(file.source.split("/")[:-1]) for file in self._files(found, with_data=False)
-        )
-        # A tar often has everything below one folder more than the folder it was made of.
-        above = [tuple(takewhile(lambda part: part not in SPLIT_FOLDERS, folder[:-1])) for folder in folders]
-        self.num_shared = len(os.path.commonprefix(above))  # noqa: RUF071 - of tuples, whole parts are compared
-        for folder, num in folders.items():
-            found.labels[class_of(folder[self.num_shared :]) or NO_CLASS] += num
-        found.num_pictures = found.labels.total()
-        found.is_places365 = any("train" in folder for folder in folders) and all(
-            not SPLIT_FOLDERS.isdisjoint(folder[:-1]) and spelling(class_of(folder) or "") in known_spellings()
-            for folder in folders
-        )
-        return found
+        return self._look()[0]
 
-    def entries(self) -> Iterator[Entry]:
-        for file in self._files(Survey(), with_data=True):
-            parts = file.source.split("/")[self.num_shared :]
-            label = class_of(tuple(parts[:-1]))
-            key = f"{label}/{parts[-1]}" if label else parts[-1]
-            yield replace(file, source="/".join(parts), label=label or NO_CLASS, key=key)
+    def fingerprint(self) -> str:
+        """Of a folder the names and sizes of all pictures and the content of `NUM_PROBED` of them: that another one was
+        replaced by a file of the very same size is not noticed. Of an archive its size and parts of it."""
+        if self.path.is_dir():
+            return f"folder-{self._look()[2]}"
+        size = self.path.stat().st_size
+        digest = hashlib.blake2b(str(size).encode(), digest_size=12)
+        with self.path.open("rb") as file:
+            for start in sorted(
+                {max(0, (size - PROBE_BYTES) * part // (NUM_PROBED - 1)) for part in range(NUM_PROBED)}
+            ):
+                file.seek(start)
+                digest.update(file.read(PROBE_BYTES))
+        return f"archive-{digest.hexdigest()}"
+
+    def entries(self, with_data: bool = True) -> Iterator[Entry]:
+        layout = self._look()[1]
+        for entry in self._files(Survey(), with_data):
+            *folders, _ = entry.source.split("/")
+            if isinstance(read := layout.read(tuple(folders)), tuple):
+                below = "/".join(entry.source.split("/")[layout.num_shared :])
+                yield replace(entry, source=below, split=read[0], label=read[1] or NO_CLASS)
+
+    def _look(self) -> tuple[Survey, Layout, str]:
+        if self._surveyed is None:
+            found, digest = Survey(), hashlib.blake2b(digest_size=12)
+            folders: Counter[tuple[str, ...]] = Counter()
+
+            def seen() -> Iterator[tuple[bytes, Entry]]:
+                for entry in self._files(found, with_data=False):
+                    folders[tuple(entry.source.split("/")[:-1])] += 1
+                    line = f"{entry.source}\0{entry.size}\n".encode()
+                    digest.update(line)
+                    yield hashlib.blake2b(line, digest_size=8).digest(), entry
+
+            for _, entry in heapq.nsmallest(NUM_PROBED, seen(), key=lambda pair: pair[0]):
+                if self.path.is_dir():
+                    digest.update(_tail(entry))
+            self._surveyed = found, self._lay_out(found, folders), digest.hexdigest()
+        return self._surveyed
+
+    def _lay_out(self, found: Survey, folders: Counter[tuple[str, ...]]) -> Layout:
+        if not folders and not found.bad:
+            kinds = ", ".join(f"{num} {suffix or 'without a suffix'}" for suffix, num in found.others.most_common(5))
+            held = f"there are other files in it ({kinds})" if kinds else "it is empty"
+            raise InpaintError(
+                f"no pictures found in {self.path}, and no parquet shards: {held}; give one that has some"
+            )
+        try:
+            layout = Layout.of(list(folders), in_archive=not self.path.is_dir())
+        except InpaintError as error:
+            raise InpaintError(f"in {self.path} {error}") from error
+        for folder, num in folders.items():
+            if isinstance(read := layout.read(folder), str):
+                found.pass_over(read, "/".join(folder) + "/", num)
+            else:
+                found.labels[read[1] or NO_CLASS] += num
+                found.own_splits |= {read[0]} if read[0] else frozenset()
+        found.num_pictures, found.is_places365 = found.labels.total(), layout.is_places365
+        strange = ", ".join(sorted(layout.strange)[:8])
+        if layout.is_places365:
+            others = f"; not its classes: {strange}" if strange else ""
+            found.remark = f"taken for Places365: {len(layout.official)} of its classes{others}"
+        elif len(layout.official) > len(layout.strange) > 0 or (layout.official and layout.splits):
+            found.remark = (
+                f"not taken for Places365: only {len(layout.official)} of {len(layout.official) + len(layout.strange)} "
+                f"classes have its names, not {strange}"
+            )
+        return layout
 
     def _files(self, found: Survey, with_data: bool) -> Iterator[Entry]:
         if self.path.is_dir():
-            return _walk(self.path.resolve(), self.path, "", found, seen=set())
-        return _tar_members(self.path, found, with_data)
+            return _walk(self.path.resolve(), self.path, "", found, set(), PICTURE_SUFFIXES)
+        return (
+            _zip_members(self.path, found)
+            if zipfile.is_zipfile(self.path)
+            else _tar_members(self.path, found, with_data)
+        )
 
 
-class HubSource:
-    """A dataset with a column of pictures, from the Hub or a folder of parquet shards, read as a stream.
-
-    Every process streams all of it and works on its part: the keys of pictures without a path are their indices.
-    """
-
-    def __init__(self, source: str) -> None:
-        self.name, _, self.revision = (source, "", "") if Path(source).is_dir() else source.partition("@")
-
-    def survey(self) -> Survey:
-        splits = self._splits()
-        info = next(iter(splits.values())).info
-        sizes = [info.splits[name].num_examples for name in splits] if info.splits else [0]
-        return Survey(num_pictures=sum(sizes) if all(sizes) else None)
-
-    def entries(self) -> Iterator[Entry]:
-        import datasets
-
-        index = 0
-        for name, split in self._splits().items():
-            features = split.features
-            images = [column for column, kind in features.items() if isinstance(kind, datasets.Image)]
-            if not images:
-                raise UsageError(f"{self.name} has no column of pictures; its columns are {', '.join(features)}")
-            classes = next((c for c, kind in features.items() if isinstance(kind, datasets.ClassLabel)), None)
-            columns = [images[0], *([classes] if classes else []), *(["source"] if "source" in features else [])]
-            rows = split.select_columns(columns).cast_column(images[0], datasets.Image(decode=False))
-            for row in rows:
-                label = None if classes is None or row[classes] is None else features[classes].int2str(row[classes])
-                path = row.get("source") or row[images[0]]["path"]
-                yield _row_entry(row[images[0]], path, label, index, split=str(name))
-                index += 1
-
-    def _splits(self) -> dict[str, Any]:
-        import datasets
-
-        try:
-            splits = datasets.load_dataset(self.name, revision=self.revision or None, streaming=True)
-        except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-            detail = " ".join(str(error).split()) or type(error).__name__
-            raise InpaintError(f"the dataset {self.name} can't be opened: {detail}") from error
-        if any(split.features is None for split in splits.values()):
-            raise InpaintError(f"the dataset {self.name} does not say what its columns are; save it as parquet first")
-        return dict(splits)
+def find_shards(root: Path) -> list[str]:
+    """Paths in `root` of its parquet shards, if these are the dataset: at the top, in `data/`, or without pictures."""
+    if not any(any(root.glob(pattern)) for pattern in ("*.parquet", "data/*.parquet")) and next(
+        _walk(root.resolve(), root, "", Survey(), set(), PICTURE_SUFFIXES), None
+    ):
+        return []
+    return [entry.source for entry in _walk(root.resolve(), root, "", Survey(), set(), {".parquet"}, max_bytes=None)]
 
 
-def _row_entry(image: dict[str, Any], path: str | None, label: str | None, index: int, split: str) -> Entry:
-    data = image["bytes"]
-    if data is None:
-        import fsspec
-
-        with fsspec.open(image["path"], "rb") as file:
-            data = file.read()
-    name = path.rsplit("/", 1)[-1] if path else str(index)
-    key = f"{label}/{name}" if path and label else name
-    return Entry(path or f"{split}/{index}", label or NO_CLASS, key, len(data), data=data)
+def _tail(entry: Entry) -> bytes:
+    assert entry.file is not None
+    try:
+        with entry.file.open("rb") as file:
+            file.seek(max(0, entry.size - PROBE_BYTES))
+            return hashlib.blake2b(file.read(PROBE_BYTES)).digest()
+    except OSError:
+        return b"unreadable"  # which is told when it is decoded
 
 
-def _walk(root: Path, folder: Path, prefix: str, found: Survey, seen: set[tuple[int, int]]) -> Iterator[Entry]:
-    """The pictures below `folder`. Links to folders elsewhere are followed, but none is entered twice.
+def _walk(
+    root: Path,
+    folder: Path,
+    prefix: str,
+    found: Survey,
+    seen: set[tuple[int, int]],
+    suffixes: frozenset[str] | set[str],
+    max_bytes: int | None = MAX_FILE_BYTES,
+) -> Iterator[Entry]:
+    """The files below `folder` that have one of `suffixes`. Links to folders elsewhere are followed, none twice.
 
     Links to folders of the same tree are not: these have their own names, and links may form loops.
     """
@@ -216,19 +152,26 @@ def _walk(root: Path, folder: Path, prefix: str, found: Survey, seen: set[tuple[
         seen.add((status.st_dev, status.st_ino))
         children = sorted(os.scandir(folder), key=lambda child: child.name)
     except OSError as error:
-        raise InpaintError(f"the folder {folder} can't be read: {error.strerror}") from error
+        raise InpaintError(f"cannot list {folder}: {error.strerror}") from error
     for child in children:
         name = prefix + child.name
-        if child.is_dir():
-            if child.is_symlink() and Path(child.path).resolve().is_relative_to(root):
-                found.pass_over("link to a folder of the same tree", name)
-            elif not _is_hidden(child.name):
-                yield from _walk(root, Path(child.path), f"{name}/", found, seen)
-        elif _is_picture(name, found):
-            if child.is_file():
-                yield Entry(name, "", "", child.stat().st_size, file=Path(child.path))
+        try:
+            if child.is_dir():
+                if child.is_symlink() and Path(child.path).resolve().is_relative_to(root):
+                    found.pass_over("link to a folder of the same tree", printable(name))
+                elif not _is_hidden(child.name):
+                    yield from _walk(root, Path(child.path), f"{name}/", found, seen, suffixes, max_bytes)
+                continue
+            of_file = child.stat() if _is_picture(name, found, suffixes) else None
+        except OSError as error:
+            if _is_picture(name, found, suffixes):
+                found.pass_over(f"unreadable: {error.strerror}", printable(name), is_picture=True)
+            continue
+        if of_file is not None:
+            if fault := unusable(of_file, 0 if max_bytes is None else None):
+                found.pass_over(f"unreadable: {fault}", printable(name), is_picture=True)
             else:
-                found.pass_over("broken link", name)
+                yield Entry(printable(name), size=of_file.st_size, file=Path(child.path))
     return None
 
 
@@ -240,19 +183,14 @@ def _tar_members(path: Path, found: Survey, with_data: bool) -> Iterator[Entry]:
             while (member := tar.next()) is not None:
                 tar.members.clear()  # type: ignore[attr-defined]  # else it remembers all of them
                 name = member.name.removeprefix("./")
-                if member.isdir():
-                    continue
-                if name.startswith("/") or ".." in name.split("/"):
-                    found.pass_over("unsafe path", name)
-                elif not _is_picture(name, found):
-                    continue
-                elif not member.isreg() or member.issparse():
-                    found.pass_over("link or special file in a tar", name)
-                elif not compressed:
-                    yield Entry(name, "", "", member.size, file=path, offset=member.offset_data)
-                else:
-                    content = tar.extractfile(member) if with_data else None
-                    yield Entry(name, "", "", member.size, data=content.read() if content else None)
+                if not member.isdir() and _is_usable(name, member.size, found):
+                    if not member.isreg() or member.issparse():
+                        found.pass_over("link or special file in an archive", printable(name))
+                    elif not compressed:
+                        yield Entry(printable(name), size=member.size, file=path, offset=member.offset_data)
+                    else:
+                        content = tar.extractfile(member) if with_data else None
+                        yield Entry(printable(name), size=member.size, data=content.read() if content else None)
             if not compressed:
                 _check_end(path, tar.offset)
     except (tarfile.TarError, EOFError, OSError) as error:
@@ -268,6 +206,44 @@ def _check_end(path: Path, offset: int) -> None:
             raise tarfile.ReadError(f"no header and no end mark at byte {offset}")
 
 
+def _zip_members(path: Path, found: Survey) -> Iterator[Entry]:
+    """The pictures in a zip, by name; where the bytes lie says each one's own header."""
+    try:
+        with zipfile.ZipFile(path) as members, path.open("rb") as file:
+            for member in sorted(members.infolist(), key=lambda member: member.filename):
+                if member.is_dir() or not _is_usable(member.filename, member.file_size, found):
+                    continue
+                if member.flag_bits & 1 or member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                    found.pass_over("encrypted or compressed in a rare way", member.filename, is_picture=True)
+                    continue
+                if stat.S_ISLNK(member.external_attr >> 16):
+                    found.pass_over("link or special file in an archive", member.filename)
+                    continue
+                file.seek(member.header_offset)
+                header = file.read(ZIP_HEADER_BYTES)
+                lengths = int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
+                yield Entry(
+                    member.filename,
+                    size=member.compress_size,
+                    file=path,
+                    offset=member.header_offset + ZIP_HEADER_BYTES + lengths,
+                    is_deflated=member.compress_type == zipfile.ZIP_DEFLATED,
+                )
+    except (zipfile.BadZipFile, EOFError, OSError) as error:
+        raise InpaintError(f"the zip {path} can't be read ({error}); is the download complete?") from error
+
+
+def _is_usable(name: str, size: int, found: Survey) -> bool:
+    """Whether a member of an archive may be a picture; else it is passed over."""
+    if name.startswith("/") or ".." in name.split("/"):
+        found.pass_over("unsafe path", printable(name))
+    elif _is_picture(name, found, PICTURE_SUFFIXES):
+        if size <= MAX_FILE_BYTES:
+            return True
+        found.pass_over("unreadable: larger than 1 GiB", printable(name), is_picture=True)
+    return False
+
+
 def _is_compressed(path: Path) -> bool:
     with path.open("rb") as file:
         start = file.read(6)
@@ -278,13 +254,15 @@ def _is_hidden(name: str) -> bool:
     return name.startswith(".") or name == "__MACOSX"
 
 
-def _is_picture(name: str, found: Survey) -> bool:
+def _is_picture(name: str, found: Survey, suffixes: frozenset[str] | set[str]) -> bool:
     """By its name alone; what the file really is shows when it is opened."""
     *folders, last = name.split("/")
+    suffix = os.path.splitext(last)[1].lower()  # noqa: PTH122 - a tar's names are no paths here
     if _is_hidden(last) or any(map(_is_hidden, folders)):
-        found.pass_over("hidden", name)
-        return False
-    if os.path.splitext(last)[1].lower() not in PICTURE_SUFFIXES:  # noqa: PTH122 - a tar's names are no paths here
-        found.pass_over("not a picture by its name", name)
-        return False
-    return True
+        found.pass_over("hidden", printable(name))
+    elif suffix not in suffixes:
+        found.pass_over("not a picture by its name", printable(name))
+        found.others[suffix] += 1
+    else:
+        return True
+    return False

@@ -95,7 +95,7 @@ picture, hole = dataset["train"][0]["image"], dataset["train"][0]["hole"]
 | column | what it is |
 | --- | --- |
 | `image` | RGB, {size}x{size}, stored as PNG: at this size a JPEG's blocks would be learned with the picture |
-| `label` | the class ({len(plan.labels)} of them) |
+| `label` | the class ({plan.num_labels} of them) |
 | `source` | the path in the original |
 | `hole` | [x, y, width, height] in pixels; {spec.min_px} to {spec.max_px} px a side |
 | `crop` | [x, y] of the {spec.window_px}x{spec.window_px} local window, which contains the hole |
@@ -144,7 +144,9 @@ def _info(plan: Plan) -> Any:
         if num := len(pictures):
             splits.add(SplitInfo(split, num_bytes=int(plan.num_bytes[pictures].sum()), num_examples=num))
     num_bytes = sum(split.num_bytes for split in splits.values())
-    info = DatasetInfo(features=features(plan.labels), splits=splits, download_size=num_bytes, dataset_size=num_bytes)
+    info = DatasetInfo(
+        features=features(plan.kept_labels), splits=splits, download_size=num_bytes, dataset_size=num_bytes
+    )
     return DatasetInfosDict(default=info)
 
 

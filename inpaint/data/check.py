@@ -5,17 +5,18 @@ from __future__ import annotations
 import csv
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from inpaint.data.holes import SPLITS, HoleSpec, Split
-from inpaint.data.photos import Photos, find
+from inpaint.data.keys import split_for
 from inpaint.data.pixels import BadPicture, open_picture
+from inpaint.data.sources import Entry, open_source
 from inpaint.errors import InpaintError
 
 SHARD_OF = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.parquet")
@@ -31,25 +32,17 @@ def faults(name: str, show_progress: bool = True) -> list[str]:
     if found:
         return found
     try:
-        source = find(name, show_progress)
-        splits = source.read(None)
+        source = open_source(name, "--check")
+        survey = source.survey()
+        found += [f"{path} can't be used: {why}; mend or delete it" for path, why in survey.bad]
+        seen = _Seen()
+        for entry in tqdm(source.entries(), "checking", survey.num_pictures, unit="picture", disable=not show_progress):
+            seen.add(split_for(entry.key_hash, entry.split, survey.own_splits), entry)
     except InpaintError as error:
-        return [str(error)]
-    found += [f"{path} can't be used: {why}; mend or delete it" for path, why in source.unusable]
-    found += [
-        f"there is no picture in {split}; it takes some hundred pictures for each split to get its share"
-        for split in SPLITS
-        if not len(splits[split])
-    ]
-    seen: dict[bytes, tuple[Split, str]] = {}
-    sizes: set[tuple[int, int]] = set()
-    with tqdm(desc="checking", total=sum(map(len, splits.values())), unit="picture", disable=not show_progress) as bar:
-        for split, photos in splits.items():
-            found += _picture_faults(split, photos, seen, sizes, bar)
-    if any(photos.holes is not None for photos in splits.values()):
-        found += _coordinate_faults(splits, sizes)
+        return [*found, str(error)]
+    found += seen.faults()
     if Path(name, "holes.csv").is_file():
-        found += _table_faults(Path(name, "holes.csv"), splits)
+        found += _table_faults(Path(name, "holes.csv"), seen.rows)
     return found
 
 
@@ -67,58 +60,78 @@ def _shard_faults(folder: Path) -> Iterator[str]:
             yield f"{split} has {len(present)} of its {int(num)} shards; {AGAIN}, or fetch the missing ones"
 
 
-def _picture_faults(
-    split: Split, photos: Photos, seen: dict[bytes, tuple[Split, str]], sizes: set[tuple[int, int]], bar: tqdm
-) -> Iterator[str]:
-    bad: list[str] = []
-    copies: list[str] = []
-    for source, row in zip(photos.sources, photos.dataset, strict=True):
-        bar.update()
-        data = row["image"]["bytes"] or Path(row["image"]["path"]).read_bytes()
+class _Seen:
+    """What was seen of all pictures."""
+
+    def __init__(self) -> None:
+        self.num: Counter[Split] = Counter()
+        self.sizes: set[tuple[int, int]] = set()
+        self.rows: list[list[str]] = []
+        self._first: dict[bytes, tuple[Split, str]] = {}
+        self._bad: dict[Split, list[str]] = {split: [] for split in SPLITS}
+        self._copies: dict[Split, list[str]] = {split: [] for split in SPLITS}
+        self._holes: dict[Split, list[tuple[str, list[int]]]] = {split: [] for split in SPLITS}
+
+    def add(self, split: Split, entry: Entry) -> None:
+        self.num[split] += 1
         try:
-            sizes.add(open_picture(data).size)
-        except BadPicture as error:
-            bad.append(f"{source} ({error})")
-        first_split, first = seen.setdefault(hashlib.blake2b(data, digest_size=16).digest(), (split, source))
-        if first_split != split:
-            copies.append(f"{source} (in {first_split} too, as {first})")
-    if bad:
-        yield f"{len(bad)} pictures of {split} can't be decoded, such as {bad[0]}; prepare the source again"
-    if copies:
-        yield f"{len(copies)} pictures of {split} stand in another split, such as {copies[0]}; prepare drops copies"
-
-
-def _coordinate_faults(splits: dict[Split, Photos], sizes: set[tuple[int, int]]) -> Iterator[str]:
-    """Holes and windows are in pixels of the stored picture, so all must be squares of one size."""
-    if len(sizes) != 1 or any(width != height for width, height in sizes):
-        shown = ", ".join(f"{width}x{height}" for width, height in sorted(sizes)[:4])
-        yield f"pictures with stored holes must all be squares of one size; these are {shown}; prepare the source again"
-        return
-    size = next(iter(sizes))[0]
-    window = HoleSpec.scaled(size).window_px
-    for split, photos in splits.items():
-        if photos.holes is None or photos.crops is None:
-            continue
-        x, y, width, height = photos.holes.T
-        left, top = photos.crops.T
-        is_inside = (left >= 0) & (top >= 0) & (left + window <= size) & (top + window <= size)
-        holds = (left <= x) & (top <= y) & (x + width <= left + window) & (y + height <= top + window)
-        wrong = np.flatnonzero(~(is_inside & holds & (width > 0) & (height > 0)))
-        if len(wrong):
-            where = photos.sources[wrong[0]]
-            yield (
-                f"{len(wrong)} holes of {split} do not lie in their {window} px window in the {size} px picture, such "
-                f"as that of {where}; {AGAIN}, or train with --data.holes resampled"
+            data = entry.read()
+            self.sizes.add(open_picture(data).size)
+            first_split, first = self._first.setdefault(
+                hashlib.blake2b(data, digest_size=16).digest(), (split, entry.source)
             )
+            if first_split != split:
+                self._copies[split].append(f"{entry.source} (in {first_split} too, as {first})")
+        except BadPicture as error:
+            self._bad[split].append(f"{entry.source} ({error})")
+        if entry.hole is not None and entry.crop is not None:
+            numbers = [*map(int, entry.hole), *map(int, entry.crop)]
+            self._holes[split].append((entry.source, numbers))
+            self.rows.append([entry.source, *map(str, numbers)])
+
+    def faults(self) -> Iterator[str]:
+        for split in SPLITS:
+            bad, copies = self._bad[split], self._copies[split]
+            if not self.num[split]:
+                yield f"there is no picture in {split}; it takes some hundred pictures for each split to get its share"
+            if bad:
+                yield f"{len(bad)} pictures of {split} can't be decoded, such as {bad[0]}; prepare the source again"
+            if copies:
+                yield (
+                    f"{len(copies)} pictures of {split} stand in another split, such as {copies[0]}; prepare drops "
+                    "copies"
+                )
+        if self.rows:
+            yield from self._coordinate_faults()
+
+    def _coordinate_faults(self) -> Iterator[str]:
+        """Holes and windows are in pixels of the stored picture, so all must be squares of one size."""
+        if len(self.sizes) != 1 or any(width != height for width, height in self.sizes):
+            shown = ", ".join(f"{width}x{height}" for width, height in sorted(self.sizes)[:4])
+            yield (
+                f"pictures with stored holes must all be squares of one size; these are {shown}; prepare the source "
+                "again"
+            )
+            return
+        size = next(iter(self.sizes))[0]
+        window = HoleSpec.scaled(size).window_px
+        for split, listed in self._holes.items():
+            wrong = [source for source, numbers in listed if not _is_inside(numbers, window, size)]
+            if wrong:
+                yield (
+                    f"{len(wrong)} holes of {split} do not lie in their {window} px window in the {size} px picture, "
+                    f"such as that of {wrong[0]}; {AGAIN}, or train with --data.holes resampled"
+                )
 
 
-def _table_faults(table: Path, splits: dict[Split, Photos]) -> Iterator[str]:
-    rows = (
-        [source, *map(str, hole), *map(str, crop)]
-        for photos in splits.values()
-        if photos.holes is not None and photos.crops is not None
-        for source, hole, crop in zip(photos.sources, photos.holes.tolist(), photos.crops.tolist(), strict=True)
-    )
+def _is_inside(numbers: list[int], window: int, size: int) -> bool:
+    """Whether the hole is in its window, and the window in the picture."""
+    x, y, width, height, left, top = numbers
+    across = 0 <= left <= x < x + width <= left + window <= size
+    return across and 0 <= top <= y < y + height <= top + window <= size
+
+
+def _table_faults(table: Path, rows: list[list[str]]) -> Iterator[str]:
     with table.open(encoding="utf-8", newline="") as file:
         if sorted(list(csv.reader(file))[1:]) != sorted(rows):
             yield f"{table} does not say the same as the columns `hole` and `crop`; delete it and {AGAIN}"

@@ -26,11 +26,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from inpaint.data.archive import Entry
 from inpaint.data.dedupe import IS_ODD, VIEWS, fingerprint
-from inpaint.data.holes import SPLITS, key_hash, split_of
+from inpaint.data.holes import SPLITS, Split, key_hash
+from inpaint.data.keys import KEY_RULE, printable, split_for
 from inpaint.data.people import BATCH_SIZE, Detector, PeopleFilter
 from inpaint.data.pixels import BadPicture, decode_square, open_picture, square
+from inpaint.data.sources import Entry
 
 # Changes whenever chunks made before would not be made the same way now.
 VERSION = 3
@@ -50,6 +51,7 @@ SCHEMA = pa.schema(
         ("key_hash", pa.uint64()),
         ("source_hash", pa.uint64()),
         ("split", pa.int8()),
+        ("own_split", pa.bool_()),
         ("reason", pa.int8()),
         ("detail", pa.string()),
         ("pixels", pa.uint64()),
@@ -67,12 +69,14 @@ class Chunk:
     Args:
         file: where the finished chunk goes.
         size: side of the square pictures, in pixels.
+        own_splits: those that the source has itself.
     """
 
     file: Path
     entries: tuple[Entry, ...]
     size: int
     people: PeopleFilter
+    own_splits: frozenset[Split]
 
 
 @dataclass(frozen=True)
@@ -84,17 +88,22 @@ class Tally:
 
 
 def chunks_of(
-    entries: Iterable[Entry], num_pictures: int, folder: Path, size: int, people: PeopleFilter
+    entries: Iterable[Entry],
+    num_pictures: int,
+    folder: Path,
+    size: int,
+    people: PeopleFilter,
+    own_splits: frozenset[Split],
 ) -> Iterator[Chunk]:
     """Parts the source's pictures, in its order, into chunks of `num_pictures`."""
-    settings = f"{VERSION} {size} {people.identity()}"
+    settings = f"{VERSION} {KEY_RULE} {size} {people.identity()} {sorted(own_splits)}"
     iterator = iter(entries)
     while members := tuple(islice(iterator, num_pictures)):
         digest = hashlib.blake2b(settings.encode(), digest_size=12)
         for entry in members:
-            digest.update(json.dumps([entry.source, entry.label, entry.key, entry.size]).encode())
+            digest.update(json.dumps([entry.source, entry.label, entry.split, entry.size]).encode())
             digest.update(hashlib.blake2b(entry.data or b"").digest())
-        yield Chunk(folder / f"{digest.hexdigest()}.arrow", members, size, people)
+        yield Chunk(folder / f"{digest.hexdigest()}.arrow", members, size, people, own_splits)
 
 
 def make_chunk(chunk: Chunk) -> Tally:
@@ -105,13 +114,13 @@ def make_chunk(chunk: Chunk) -> Tally:
     for start in range(0, len(chunk.entries), BATCH_SIZE):
         waiting: list[tuple[dict[str, Any], NDArray[np.uint8]]] = []
         for entry in chunk.entries[start : start + BATCH_SIZE]:
-            row = _row(entry)
+            row = _row(entry, chunk.own_splits)
             rows.append(row)
             try:
                 waiting.append((row, _prepare(entry, row, chunk.size, detector is not None, clock)))
             except BadPicture as bad:
                 reason = "corrupt" if bad.reason in ("unreadable", "truncated") else bad.reason
-                row.update(reason=REASONS.index(reason), detail=_printable(bad.detail))
+                row.update(reason=REASONS.index(reason), detail=printable(bad.detail))
         found = [(row, picture) for row, picture in waiting if row["reason"] == REASONS.index("kept")]
         if detector is not None and found:
             for (row, _), boxes in zip(found, detector.detect([picture for _, picture in found]), strict=True):
@@ -177,14 +186,15 @@ def _detector(people: PeopleFilter) -> Detector:
     return people.build()
 
 
-def _row(entry: Entry) -> dict[str, Any]:
-    hashed = key_hash(entry.key)
+def _row(entry: Entry, own_splits: frozenset[Split]) -> dict[str, Any]:
+    split = split_for(entry.key_hash, entry.split, own_splits)
     return {
-        "source": _printable(entry.source),
-        "label": _printable(entry.label),
-        "key_hash": hashed,
+        "source": entry.source,
+        "label": entry.label,
+        "key_hash": entry.key_hash,
         "source_hash": key_hash(entry.source),
-        "split": SPLITS.index(split_of(hashed)),
+        "split": SPLITS.index(split),
+        "own_split": entry.split == split,
         "reason": REASONS.index("kept"),
         "detail": "",
         "pixels": 0,
@@ -196,10 +206,7 @@ def _row(entry: Entry) -> dict[str, Any]:
 
 def _prepare(entry: Entry, row: dict[str, Any], size: int, for_detector: bool, clock: Stopwatch) -> NDArray[np.uint8]:
     """Fills in `row`; returns the square as the detector is to see it."""
-    try:
-        data = entry.read()
-    except (FileNotFoundError, PermissionError) as error:
-        raise BadPicture("unreadable", error.strerror or "no permission") from error
+    data = entry.read()
     clock.lap("read")
     small, _ = decode_square(data, size, min_side=size)
     clock.lap("decode")
@@ -219,8 +226,3 @@ def _prepare(entry: Entry, row: dict[str, Any], size: int, for_detector: bool, c
     large = square(image, min(*image.size, DETECTION_PX))
     clock.lap("decode for detection")
     return large
-
-
-def _printable(text: str) -> str:
-    """File names need not be UTF-8, columns of text must."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

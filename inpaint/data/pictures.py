@@ -10,26 +10,28 @@ import hashlib
 import json
 import logging
 import os
-import shutil
+from array import array
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO, overload
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from inpaint.data import holes
 from inpaint.data.cache import build_once, cache_folder, check_room, durable
-from inpaint.data.decode import Decoded, coordinates_at, decode_photos, table_of
-from inpaint.data.holes import SPLITS, HoleSpec, Split
+from inpaint.data.decode import Decoded, coordinates_at, decode_entries, table_of
+from inpaint.data.holes import SPLITS, HoleSpec, Split, key_hash
+from inpaint.data.keys import KEY_RULE, split_for
+from inpaint.data.sources import Entry, Source, open_source
 from inpaint.errors import InpaintError
 
-# Raised when the same file would become other pixels, or an entry's files change.
+# Raised when the same source would become another entry: other pixels, keys (`KEY_RULE`) or files.
 VERSION = 2
 # Where each split's indices begin among the made-up landscapes: far apart, so that a larger split moves no other.
 SYNTHETIC_START: dict[Split, int] = {"train": 0, "validation": 1 << 40, "test": 2 << 40}
@@ -37,6 +39,14 @@ TASK_PICTURES, TASK_BYTES = 64, 4 << 20
 NUM_NAMED = 20
 
 log = logging.getLogger(__name__)
+
+# Calls something in one of several processes and gives all of them what it gave.
+Once = Callable[[Callable[[], str]], str]
+
+
+def directly(act: Callable[[], str]) -> str:
+    """The only process does it."""
+    return act()
 
 
 @dataclass(frozen=True)
@@ -90,8 +100,10 @@ def open_pictures(
     synthetic: SyntheticSpec,
     show_progress: bool,
     splits: Sequence[Split] = SPLITS,
+    once_a_job: Once = directly,
+    once_a_machine: Once = directly,
 ) -> dict[Split, Pictures]:
-    """The splits of the source at `path` (see `photos.find`), or made-up landscapes, at `spec.image_size`.
+    """The splits of the source at `path` (see `open_source`), or made-up landscapes, at `spec.image_size`.
 
     The first process to come decodes; others that want the same wait for it. Bad pictures are left out and named once,
     in the log and in the entry's `bad.txt`. A picture's hole and window are the source's own where it has such columns
@@ -101,6 +113,7 @@ def open_pictures(
         cache_dir: where decoded pictures are kept; None: $INPAINT_CACHE, else ~/.cache/inpaint.
         max_bad_fraction: how many of all pictures may be bad.
         splits: which of them; all but `train` where that is streamed.
+        once_a_job, once_a_machine: how one of several processes does something for all.
 
     Raises:
         InpaintError: no such source, an empty split, too many bad pictures, no room or no permission in the cache.
@@ -108,100 +121,222 @@ def open_pictures(
     if path is None:
         recipe = _synthetic_recipe(synthetic, spec.image_size)
     else:
-        recipe = _photo_recipe(path, spec, "train" not in splits, show_progress)
-    entry = cache_folder(cache_dir) / f"{recipe.fingerprint}-{spec.image_size}px-v{VERSION}"
-    build_once(entry, lambda folder: _fill(folder, entry, recipe, spec.image_size, max_bad_fraction, show_progress))
+        recipe = _Photos(path, None if "train" in splits else splits, spec.image_size).recipe
+    name = once_a_job(lambda: f"{recipe.fingerprint()}-{spec.image_size}px-v{VERSION}")
+    entry = cache_folder(cache_dir) / name
+
+    def build() -> str:
+        build_once(entry, lambda folder: _fill(folder, entry, recipe, spec.image_size, max_bad_fraction, show_progress))
+        return ""
+
+    once_a_machine(build)
     return _open(entry, recipe.name, splits, spec, max_bad_fraction)
+
+
+def num_training_pictures(path: str) -> int:
+    """How many pictures the training split of a source has, before any turns out to be bad."""
+    source = open_source(path)
+    own_splits = source.survey().own_splits
+    entries = source.entries(with_data=False)
+    return sum(split_for(entry.key_hash, entry.split, own_splits) == "train" for entry in entries)
 
 
 # --- What there is to decode ----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class _Supply:
-    """One split before decoding; `decode` may be called from several threads."""
+class _Listing:
+    """One split before decoding: its pictures in their order, which is that of their keys' hashes: the same for the
+    same pictures, wherever they come from."""
 
-    num: int
-    decode: Callable[[range], Decoded]
+    sources: Sequence[str]
+    key_hashes: NDArray[np.uint64]
+
+
+@dataclass(frozen=True)
+class _Task:
+    """Some pictures to decode: in which split each is, and its place there."""
+
+    splits: NDArray[np.int8]
+    places: NDArray[np.int64]
+    decode: Callable[[], Decoded]
 
 
 @dataclass(frozen=True)
 class _Recipe:
-    """How to fill an entry: `read` takes a folder for `read_bytes` of scratch files."""
+    """How to fill an entry: `listings` comes first, and tells what is bad too; `tasks` takes how many at a time."""
 
     name: str
-    fingerprint: str
-    read: Callable[[Path], Mapping[Split, _Supply]]
-    read_bytes: int = 0
-    bad: tuple[str, ...] = ()
+    fingerprint: Callable[[], str]
+    listings: Callable[[], tuple[dict[Split, _Listing], list[str]]]
+    tasks: Callable[[int], Iterator[_Task]]
 
 
-def _photo_recipe(path: str, spec: HoleSpec, only_held_out: bool, show_progress: bool) -> _Recipe:
-    from inpaint.data import photos
-    from inpaint.data.stream import find_shards
+class _Photos:
+    """A source of pictures: opened by who needs it, listed once, then read in its own order."""
 
-    source = find_shards(path).held_out(show_progress) if only_held_out else photos.find(path, show_progress)
+    def __init__(self, name: str, only: Sequence[Split] | None, size: int) -> None:
+        self.name, self.only, self.size = name, only, size
+        self.recipe = _Recipe(name, lambda: self.source.fingerprint(), self.listings, self.tasks)
 
-    def read(scratch: Path) -> dict[Split, _Supply]:
-        return {
-            split: _Supply(len(its), partial(decode_photos, its, spec.image_size))
-            for split, its in source.read(scratch).items()
-        }
+    @cached_property
+    def source(self) -> Source:
+        from inpaint.data.stream import find_shards
 
-    bad = tuple(f"{name}: {why}" for name, why in source.unusable)
-    return _Recipe(path, source.fingerprint, read, source.read_bytes, bad)
+        return open_source(self.name) if self.only is None else find_shards(self.name).only(self.only)
+
+    def listings(self) -> tuple[dict[Split, _Listing], list[str]]:
+        survey = self.source.survey()
+        splits, hashes, ties, sources = array("b"), array("Q"), array("Q"), list[str]()
+        for entry in self.source.entries(with_data=False):
+            hashes.append(entry.key_hash)
+            splits.append(SPLITS.index(split_for(hashes[-1], entry.split, survey.own_splits)))
+            ties.append(key_hash(entry.source))
+            sources.append(entry.source)
+        self.splits, self.hashes = np.array(splits, np.int8), np.array(hashes, np.uint64)
+        self.places = np.empty(len(sources), np.int64)
+        listed: dict[Split, _Listing] = {}
+        for split in self.only or SPLITS:
+            its = np.flatnonzero(self.splits == SPLITS.index(split))
+            its = its[np.lexsort((np.array(ties, np.uint64)[its], self.hashes[its]))]
+            self.places[its] = np.arange(len(its))
+            listed[split] = _Listing([sources[picture] for picture in its], self.hashes[its])
+        for line in survey.lost():
+            log.warning("%s: %s", self.name, line)
+        return listed, [f"{name}: {why}" for name, why in survey.bad]
+
+    def tasks(self, most: int) -> Iterator[_Task]:
+        start = 0
+        for entries in _portions(self.source.entries(), most):
+            rows = slice(start, start + len(entries))
+            start += len(entries)
+            if [entry.key_hash for entry in entries] != self.hashes[rows].tolist():
+                raise InpaintError(f"{self.name} was changed while it was being read; run the same command again")
+            yield _Task(self.splits[rows], self.places[rows], partial(decode_entries, entries, self.size))
+        if start != len(self.hashes):
+            raise InpaintError(f"{self.name} was changed while it was being read; run the same command again")
+
+
+def _portions(entries: Iterator[Entry], most: int) -> Iterator[list[Entry]]:
+    """Some consecutive entries at a time, fewer where their bytes are in memory."""
+    some: list[Entry] = []
+    num_bytes = 0
+    for entry in entries:
+        some.append(entry)
+        num_bytes += len(entry.data or b"")
+        if len(some) == most or num_bytes >= TASK_BYTES:
+            yield some
+            some, num_bytes = [], 0
+    if some:
+        yield some
 
 
 def _synthetic_recipe(spec: SyntheticSpec, size: int) -> _Recipe:
     from inpaint.data import synthetic
 
-    def decode(start: int, rows: range) -> Decoded:
-        indices = np.arange(start + rows.start, start + rows.stop)
-        names = [str(index) for index in indices]
-        return Decoded(synthetic.render(spec.seed, indices, size), names, names)
-
     nums: dict[Split, int] = {"train": spec.num_train, "validation": spec.num_validation, "test": spec.num_test}
-    supplies = {split: _Supply(num, partial(decode, SYNTHETIC_START[split])) for split, num in nums.items()}
+
+    def listings() -> tuple[dict[Split, _Listing], list[str]]:
+        names = {split: [str(SYNTHETIC_START[split] + index) for index in range(num)] for split, num in nums.items()}
+        return {split: _Listing(its, np.array(list(map(key_hash, its)), np.uint64)) for split, its in names.items()}, []
+
+    def decode(split: Split, places: NDArray[np.int64]) -> Decoded:
+        return Decoded(synthetic.render(spec.seed, SYNTHETIC_START[split] + places, size), range(len(places)))
+
+    def tasks(most: int) -> Iterator[_Task]:
+        for number, (split, num) in enumerate(nums.items()):
+            for start in range(0, num, most):
+                places = np.arange(start, min(start + most, num))
+                yield _Task(np.full(len(places), number, np.int8), places, partial(decode, split, places))
+
     # Other code may draw other pictures, so the code is part of the name.
     code = hashlib.blake2b(Path(synthetic.__file__).read_bytes(), digest_size=6).hexdigest()
     counts = "-".join(str(num) for num in nums.values())
-    return _Recipe("the made-up landscapes", f"synthetic-{spec.seed}-{counts}-{code}", lambda _: supplies)
+    return _Recipe("the made-up landscapes", lambda: f"synthetic-{spec.seed}-{counts}-{code}", listings, tasks)
 
 
 # --- Writing an entry -----------------------------------------------------------------------------------------------
+
+
+class _SplitFiles:
+    """The files of one split while they are being filled, at the places that its pictures will have."""
+
+    def __init__(self, folder: Path, split: Split, listing: _Listing, size: int) -> None:
+        self.folder, self.split, self.listing, self.size = folder, split, listing, size
+        self.file = (folder / f"{split}.npy").open("wb+", buffering=0)
+        self._write_header(len(listing.sources))
+        self.start = self.file.tell()
+        self.is_kept = np.zeros(len(listing.sources), bool)
+        self.coordinates: NDArray[np.int32] | None = None
+
+    def write(
+        self, places: NDArray[np.int64], pixels: NDArray[np.uint8], coordinates: NDArray[np.int32] | None
+    ) -> None:
+        num_bytes, ends = 3 * self.size**2, np.flatnonzero(np.diff(places) != 1) + 1
+        for run in np.split(np.arange(len(places)), ends):
+            os.pwrite(self.file.fileno(), pixels[run].data, self.start + int(places[run[0]]) * num_bytes)
+        self.is_kept[places] = True
+        if coordinates is not None:
+            if self.coordinates is None:
+                self.coordinates = np.zeros((len(self.is_kept), coordinates.shape[1]), np.int32)
+            self.coordinates[places] = coordinates
+
+    def finish(self) -> int:
+        """Closes the gaps that unusable pictures left; returns how many pictures there are."""
+        import pyarrow as pa
+
+        kept, num_bytes = np.flatnonzero(self.is_kept), 3 * self.size**2
+        for place in range(int(np.argmin(self.is_kept)) if len(kept) < len(self.is_kept) else len(kept), len(kept)):
+            moved = os.pread(self.file.fileno(), num_bytes, self.start + int(kept[place]) * num_bytes)
+            os.pwrite(self.file.fileno(), moved, self.start + place * num_bytes)
+        self._write_header(len(kept))
+        self.file.truncate(self.start + len(kept) * num_bytes)
+        os.fsync(self.file.fileno())
+        self.file.close()
+        coordinates = None if self.coordinates is None else self.coordinates[kept]
+        table = table_of(
+            [self.listing.sources[place] for place in kept.tolist()], self.listing.key_hashes[kept], coordinates
+        )
+        with durable(self.folder / f"{self.split}.arrow") as file, pa.ipc.new_file(file, table.schema) as writer:
+            writer.write_table(table)
+        return len(kept)
+
+    def _write_header(self, num: int) -> None:
+        """At the start. Its length does not depend on `num`: numpy leaves room for the first axis to grow."""
+        self.file.seek(0)
+        header = {"descr": "|u1", "fortran_order": False, "shape": (num, self.size, self.size, 3)}
+        np.lib.format.write_array_header_1_0(self.file, header)
 
 
 def _fill(folder: Path, entry: Path, recipe: _Recipe, size: int, max_bad_fraction: float, show_progress: bool) -> None:
     """Decodes all splits into `folder`, which will be called `entry`."""
     from tqdm import tqdm
 
-    check_room(entry.parent, recipe.read_bytes)
-    supplies = recipe.read(folder / "scratch")
-    check_room(entry.parent, sum(supply.num for supply in supplies.values()) * size * size * 3)
-    for split, supply in supplies.items():
-        _refuse_empty(recipe.name, split, supply.num)
-    bad, num_seen = list(recipe.bad), len(recipe.bad)
-    total = num_seen + sum(supply.num for supply in supplies.values())
-    with ThreadPoolExecutor(_num_processors(), thread_name_prefix="decode") as pool:
-        for split, supply in supplies.items():
-            parts: list[Decoded] = []
-            bar = tqdm(total=supply.num, desc=f"decoding {split}", unit="picture", disable=not show_progress)
-            with bar, durable(folder / f"{split}.npy") as file:
-                _write_header(file, supply.num, size)
-                for part in _decode_in_order(supply, size, pool):
-                    file.write(part.pixels.data)
-                    parts.append(replace(part, pixels=part.pixels[:0].copy()))
-                    bad.extend(part.bad)
-                    num_seen += len(part.sources) + len(part.bad)
-                    bar.update(len(part.sources) + len(part.bad))
-                    _refuse_too_many(recipe.name, bad, num_seen, total, max_bad_fraction)
-                num_kept = sum(len(part.sources) for part in parts)
-                _write_header(file, num_kept, size)
-            _refuse_empty(recipe.name, split, num_kept)
-            _write_table(folder / f"{split}.arrow", parts)
-    shutil.rmtree(folder / "scratch", ignore_errors=True)
+    listings, bad = recipe.listings()
+    num_listed = sum(len(listing.sources) for listing in listings.values())
+    check_room(entry.parent, num_listed * size * size * 3)
+    for split, listing in listings.items():
+        _refuse_empty(recipe.name, split, len(listing.sources))
+    num_seen, total = len(bad), len(bad) + num_listed
+    most = max(1, min(TASK_PICTURES, TASK_BYTES // (size * size * 3)))
+    files = {SPLITS.index(split): _SplitFiles(folder, split, listing, size) for split, listing in listings.items()}
+    bar = tqdm(total=num_listed, desc="decoding", unit="picture", disable=not show_progress)
+    with bar, ThreadPoolExecutor(_num_processors(), thread_name_prefix="decode") as pool:
+        for task, part in _decode_in_order(recipe.tasks(most), pool):
+            splits, places = task.splits[part.rows], task.places[part.rows]
+            for number in np.unique(splits).tolist():
+                its = np.flatnonzero(splits == number)
+                coordinates = None if part.coordinates is None else part.coordinates[its]
+                files[number].write(places[its], part.pixels[its], coordinates)
+            bad.extend(part.bad)
+            num_seen += len(task.places)
+            bar.update(len(task.places))
+            _refuse_too_many(recipe.name, bad, num_seen, total, max_bad_fraction)
+    for split_files in files.values():
+        _refuse_empty(recipe.name, split_files.split, split_files.finish())
     with durable(folder / "entry.json") as file:
-        file.write(json.dumps({"source": recipe.name, "num_pictures": total, "bad": bad}).encode())
+        facts = {"source": recipe.name, "num_pictures": total, "bad": bad, "key_rule": KEY_RULE}
+        file.write(json.dumps(facts).encode())
     with durable(folder / "bad.txt") as file:
         file.write("".join(f"{line}\n" for line in bad).encode())
     if bad:
@@ -214,30 +349,13 @@ def _num_processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _decode_in_order(supply: _Supply, size: int, pool: ThreadPoolExecutor) -> Iterator[Decoded]:
+def _decode_in_order(tasks: Iterator[_Task], pool: ThreadPoolExecutor) -> Iterator[tuple[_Task, Decoded]]:
     """Decodes on all processors with a few parts ahead, so that memory does not grow with the split."""
-    step = max(1, min(TASK_PICTURES, TASK_BYTES // (size * size * 3)))
-    tasks = (range(start, min(start + step, supply.num)) for start in range(0, supply.num, step))
-    ahead = deque(pool.submit(supply.decode, task) for task in islice(tasks, 2 * _num_processors()))
+    ahead = deque((task, pool.submit(task.decode)) for task in islice(tasks, 2 * _num_processors()))
     while ahead:
-        part = ahead.popleft().result()
-        ahead.extend(pool.submit(supply.decode, task) for task in islice(tasks, 1))
-        yield part
-
-
-def _write_header(file: BinaryIO, num: int, size: int) -> None:
-    """At the start of the file. Its length does not depend on `num`: numpy leaves room for the first axis to grow."""
-    file.seek(0)
-    header = {"descr": "|u1", "fortran_order": False, "shape": (num, size, size, 3)}
-    np.lib.format.write_array_header_1_0(file, header)
-
-
-def _write_table(path: Path, parts: Sequence[Decoded]) -> None:
-    import pyarrow
-
-    table = table_of(parts)
-    with durable(path) as file, pyarrow.ipc.new_file(file, table.schema) as writer:
-        writer.write_table(table)
+        task, part = ahead.popleft()
+        yield task, part.result()
+        ahead.extend((task, pool.submit(task.decode)) for task in islice(tasks, 1))
 
 
 def _refuse_empty(name: str, split: Split, num: int) -> None:

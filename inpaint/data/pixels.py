@@ -13,6 +13,13 @@ from PIL import Image, UnidentifiedImageError
 
 BadReason = Literal["unreadable", "truncated", "too small", "too large"]
 
+# What Pillow takes for a picture, by the ends of names.
+# fmt: off
+PICTURE_SUFFIXES = frozenset((
+    ".apng", ".bmp", ".dib", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".jpx", ".pbm", ".pgm", ".png",
+    ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp",
+))
+# fmt: on
 # EXIF tag 0x0112: how a viewer must turn the stored pixels.
 ORIENTATION = 0x0112
 TURNS = {

@@ -31,28 +31,19 @@ def folder_name(official: str) -> str:
     return "-".join(parts[1:] if official.startswith("/") and len(parts[0]) == 1 else parts)
 
 
-def spelling(name: str) -> str:
-    """One form for every spelling of a class: "/f/field/wild", "field-wild" and "field_wild" are the same."""
-    return folder_name(name).replace("-", "_").lower()
-
-
 @cache
-def known_spellings() -> frozenset[str]:
-    """`spelling` of all 365 names."""
-    return frozenset(map(spelling, official_names()))
+def _by_spelling() -> dict[str, str]:
+    """`folder_name` of every spelling, with "_" for all that parts words, with the letter and without."""
+    return {
+        spelled.strip("/").replace("/", "_").replace("-", "_"): folder_name(name)
+        for name in official_names()
+        for spelled in (name, folder_name(name))
+    }
 
 
-def class_of(folders: tuple[str, ...]) -> str | None:
-    """The class of a picture that lies in `folders`, outermost first: the last one, or None at the top.
-
-    Trees that nest ("field/wild/1.jpg") give the class of the flat tree ("field-wild"), so that keys agree.
-    """
-    if not folders:
-        return None
-    nested = "-".join(folders[-2:])
-    if len(folders) > 1 and spelling(nested) in known_spellings():
-        return nested
-    return folders[-1]
+def official_class(name: str) -> str | None:
+    """ "field-wild" for "/f/field/wild", "f-field-wild", "field-wild" and "field_wild"; None: no class is called so."""
+    return _by_spelling().get(name.strip("/").replace("/", "_").replace("-", "_"))
 
 
 def read_classes(path: Path) -> list[str]:
@@ -66,13 +57,19 @@ def read_classes(path: Path) -> list[str]:
         names = (
             yaml.safe_load(text)
             if path.suffix in {".yaml", ".yml"}
-            else [line.split()[0] for line in text.splitlines() if line.strip() and not line.startswith("#")]
+            else [_name(line) for line in text.splitlines() if line.strip() and not line.startswith("#")]
         )
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UsageError(f"--classes {path} can't be read: {' '.join(str(error).split())}") from error
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         raise UsageError(f"--classes {path} holds no list of names; write one class a line, or `all` for every class")
     return list(dict.fromkeys(names))
+
+
+def _name(line: str) -> str:
+    """A line of a list: all of it, but for the index that the official list has behind each name."""
+    name, _, index = line.strip().rpartition(" ")
+    return name.strip() if name.startswith("/") and index.isdigit() else line.strip()
 
 
 def _packaged(name: str) -> Any:

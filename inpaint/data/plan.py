@@ -82,7 +82,7 @@ class Plan:
         split: [N], index in SPLITS.
         first: [N], of a duplicate the picture that is kept for it; of another the first of those that are alike, often
             itself; -1 where neither was looked for.
-        label: [N], index in `labels`.
+        label: [N], index in `labels`, of which the first `num_labels` have a picture left.
         key_hash, source_hash: [N]; splits and holes come from the first, the second tells equal ones apart.
         num_bytes: [N], of the stored picture.
         order: the kept pictures of each split in their order, which is that of their keys' hashes: well mixed.
@@ -95,11 +95,17 @@ class Plan:
     first: NDArray[np.int64]
     label: NDArray[np.int32]
     labels: tuple[str, ...]
+    num_labels: int
     key_hash: NDArray[np.uint64]
     source_hash: NDArray[np.uint64]
     num_bytes: NDArray[np.int64]
     order: dict[Split, NDArray[np.int64]]
     fingerprint: str
+
+    @property
+    def kept_labels(self) -> tuple[str, ...]:
+        """The classes of the dataset, in the order of their numbers."""
+        return self.labels[: self.num_labels]
 
     def counts(self) -> Counter[str]:
         """Pictures by reason."""
@@ -143,14 +149,17 @@ def make_plan(
     whole = {name: np.concatenate(parts) for name, parts in columns.items()}
     sizes = [len(part) for part in columns["reason"]]
     reason = whole["reason"].astype(np.int8)
-    names = tuple(sorted(found_labels) if labels is None else labels)
-    whole["label"] = np.array([names.index(name) for name in found_labels], np.int32)[whole["label"].astype(np.int64)]
     chunks = ChunkFiles(tuple(files), np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64))
     first = _group(whole, reason, chunks, workers, show_progress)
     kept = np.flatnonzero(reason == KEPT)
     if not len(kept):
         counts = Counter(REASONS[index] for index in reason)
         raise InpaintError(f"no picture is left of {len(reason)}: {', '.join(f'{n} {r}' for r, n in counts.items())}")
+    numbers = whole["label"].astype(np.int64)
+    has_pictures = {found_labels[number] for number in np.unique(numbers[kept])}
+    known = sorted(found_labels) if labels is None else [name for name in labels if name in found_labels]
+    names = tuple(sorted(known, key=lambda name: name not in has_pictures))
+    whole["label"] = np.array([names.index(name) for name in found_labels], np.int32)[numbers]
     order: dict[Split, NDArray[np.int64]] = {}
     digest = hashlib.blake2b(repr((threshold, names)).encode(), digest_size=16)
     for index, split in enumerate(SPLITS):
@@ -165,6 +174,7 @@ def make_plan(
         first=first,
         label=whole["label"].astype(np.int32),
         labels=names,
+        num_labels=len(has_pictures),
         key_hash=whole["key_hash"].astype(np.uint64),
         source_hash=whole["source_hash"].astype(np.uint64),
         num_bytes=whole["num_bytes"].astype(np.int64),

@@ -20,18 +20,20 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import IO
 
 from tqdm import tqdm
 
 from inpaint.data import shards
-from inpaint.data.archive import Entry, Source, Survey, open_source
 from inpaint.data.card import write_card
 from inpaint.data.chunks import Chunk, Tally, chunks_of, count_reasons, open_chunk
+from inpaint.data.keys import KEY_RULE
 from inpaint.data.people import PeopleFilter
-from inpaint.data.places365 import folder_name, natural_names, read_classes, spelling
+from inpaint.data.places365 import folder_name, natural_names, official_class, read_classes
 from inpaint.data.plan import Plan, make_plan
+from inpaint.data.sources import Entry, Source, Survey, open_source
 from inpaint.data.workers import default_workers, pool_of
 from inpaint.errors import InpaintError, UsageError
 from inpaint.files import write_atomically
@@ -48,6 +50,8 @@ class Options:
 
     Args:
         classes: "all", a file of names, or None: the 50 natural ones of a Places365 tree, all of any other source.
+        resplit: part the pictures by their keys though the source has splits.
+        limit: take so many pictures, evenly from all of the source; None: all.
         chunk_pictures: pictures done at a time, which is what a kill costs at most per worker.
         workers: processes of this rank; None: one a core. The result does not depend on it.
         rank_timeout_s: when no rank has finished a chunk for so long, rank 0 does what is missing.
@@ -57,6 +61,8 @@ class Options:
     out: Path
     size: int = 64
     classes: str | None = None
+    resplit: bool = False
+    limit: int | None = None
     people: PeopleFilter = field(default_factory=PeopleFilter)
     workers: int | None = None
     chunk_pictures: int = 500
@@ -76,7 +82,9 @@ def prepare(options: Options) -> Plan | None:
         raise UsageError(f"--size is {options.size}; it must be a multiple of 4 from {SIZES_PX[0]} to {SIZES_PX[-1]}")
     if options.chunk_pictures < 1 or (options.workers is not None and options.workers < 1):
         raise UsageError("--workers and --chunk-pictures must be 1 or more")
-    source = open_source(options.source)
+    if options.limit is not None and options.limit < 1:
+        raise UsageError(f"--limit is {options.limit}; it must be 1 or more")
+    source = open_source(options.source, "--source")
     if options.out.resolve().is_relative_to(Path(options.source).resolve()):
         raise UsageError(f"--out {options.out} lies in the source; choose a place outside {options.source}")
     if options.people.kind == "darknet":
@@ -88,7 +96,7 @@ def prepare(options: Options) -> Plan | None:
             if rank == 0:
                 _report_survey(options, survey, classes)
                 _check_room(options, survey, classes)
-            return _run(options, source, _num_wanted(survey, classes), classes, work, rank, world)
+            return _run(options, source, survey, classes, work, rank, world)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -98,11 +106,17 @@ def prepare(options: Options) -> Plan | None:
 
 
 def _run(
-    options: Options, source: Source, num_pictures: int | None, classes: Classes, work: Path, rank: int, world: int
+    options: Options, source: Source, survey: Survey, classes: Classes, work: Path, rank: int, world: int
 ) -> Plan | None:
+    num_pictures = _num_wanted(options, survey, classes)
+    own_splits = frozenset() if options.resplit else survey.own_splits
+
     def chunks() -> Iterator[Chunk]:
-        wanted = filter(None, map(classes.select, source.entries()))
-        return chunks_of(wanted, options.chunk_pictures, work / "chunks", options.size, options.people)
+        wanted = (entry for entry in source.entries() if classes.name_of(entry.label) is not None)
+        some = _evenly(wanted, options.limit, _num_wanted(replace(options, limit=None), survey, classes))
+        if options.resplit:
+            some = (replace(entry, split=None) for entry in some)
+        return chunks_of(some, options.chunk_pictures, work / "chunks", options.size, options.people, own_splits)
 
     share = None if num_pictures is None else num_pictures // world
     files, seconds = _do_chunks(options, chunks(), lambda index, _: index % world == rank, share, shown=rank == 0)
@@ -134,7 +148,7 @@ def _run(
 
 @dataclass(frozen=True)
 class Classes:
-    """Which classes are wanted, by their spellings, and what they are called in the dataset.
+    """Which classes are wanted.
 
     Args:
         names: in the order of their numbers; None: every class there is.
@@ -144,49 +158,59 @@ class Classes:
     is_places365: bool = False
 
     def name_of(self, label: str) -> str | None:
-        """What a class of the source is called in the dataset; None if it is not wanted."""
-        if self.names is None:
-            return label
-        return {spelling(name): name for name in self.names}.get(spelling(label))
+        """A class of the source under its name, which is never changed: the key has it. None if it is not wanted."""
+        return label if self.names is None or label in self.names else None
 
-    def select(self, entry: Entry) -> Entry | None:
-        """The entry under its class's name, or None."""
-        name = self.name_of(entry.label)
-        if name is None or name == entry.label:
-            return None if name is None else entry
-        return replace(entry, label=name, key=entry.key.replace(f"{entry.label}/", f"{name}/", 1))
+
+def _evenly(entries: Iterator[Entry], limit: int | None, total: int | None) -> Iterator[Entry]:
+    """`limit` of the entries, with equal gaps; the first ones where nobody knows how many there are."""
+    if limit is None or (total is not None and total <= limit):
+        return entries
+    if total is None:
+        return islice(entries, limit)
+    return (entry for index, entry in enumerate(entries) if index * limit // total != (index + 1) * limit // total)
 
 
 def _choose_classes(options: Options, survey: Survey) -> Classes:
     if options.classes == "all" or (options.classes is None and not survey.is_places365):
         return Classes(None, survey.is_places365)
     names = natural_names() if options.classes is None else read_classes(Path(options.classes))
-    classes = Classes(tuple(map(folder_name, names)), survey.is_places365)
+    classes = Classes(tuple(official_class(name) or folder_name(name) for name in names), survey.is_places365)
     found = {classes.name_of(label) for label in survey.labels} - {None}
     if survey.labels and not found:
         has = ", ".join(sorted(survey.labels)[:8])
-        raise UsageError(f"none of the {len(names)} classes is in {options.source}, which has {has}; try --classes all")
+        raise UsageError(
+            f"none of the {len(names)} classes is in {options.source}, which has {has}; names must be spelled "
+            "alike; try --classes all"
+        )
     if survey.labels and (missing := [name for name in classes.names or () if name not in found]):
         print(f"no pictures in {len(missing)} of the {len(names)} classes: {', '.join(missing)}")
     return classes
 
 
-def _num_wanted(survey: Survey, classes: Classes) -> int | None:
-    if not survey.labels:
-        return survey.num_pictures
-    return sum(num for label, num in survey.labels.items() if classes.name_of(label))
+def _num_wanted(options: Options, survey: Survey, classes: Classes) -> int | None:
+    num = survey.num_pictures
+    if survey.labels:
+        num = sum(num for label, num in survey.labels.items() if classes.name_of(label))
+    return num if num is None or options.limit is None else min(num, options.limit)
 
 
 def _report_survey(options: Options, survey: Survey, classes: Classes) -> None:
     if survey.num_pictures is not None:
-        print(f"{options.source}: {survey.num_pictures} pictures, {_num_wanted(survey, classes)} in the wanted classes")
+        wanted = _num_wanted(options, survey, classes)
+        print(f"{options.source}: {survey.num_pictures} pictures, {wanted} to be prepared")
+    if survey.remark:
+        print(survey.remark)
+    if survey.own_splits:
+        done = "--resplit: parted anew by the pictures' keys" if options.resplit else "kept; --resplit parts them anew"
+        print(f"the source has the splits {', '.join(sorted(survey.own_splits))}: {done}")
     for kind, num in survey.passed_over.items():
         print(f"passed over: {num} {kind}, such as {survey.examples[kind]!r}")
 
 
 def _check_room(options: Options, survey: Survey, classes: Classes) -> None:
     """Chunks and shards both hold every kept picture; what an earlier run wrote is there already."""
-    expected = 2 * (_num_wanted(survey, classes) or 0) * 3 * options.size**2 * PNG_SHARE
+    expected = 2 * (_num_wanted(options, survey, classes) or 0) * 3 * options.size**2 * PNG_SHARE
     written = sum(path.stat().st_size for path in options.out.rglob("*") if path.is_file())
     free = shutil.disk_usage(options.out).free
     print(f"needs about {max(0, expected - written) / 2**30:.1f} GiB in {options.out}, {free / 2**30:.1f} GiB are free")
@@ -211,9 +235,19 @@ def _work_folder(options: Options, rank: int) -> Iterator[Path]:
     with lock:
         _lock(lock, options)
         is_local = Path(options.source).exists()
-        settings = {"source": str(Path(options.source).resolve()) if is_local else options.source, "size": options.size}
+        settings = {
+            "source": str(Path(options.source).resolve()) if is_local else options.source,
+            "size": options.size,
+            "key_rule": KEY_RULE,
+        }
         file = work / "settings.json"
-        if file.exists() and (earlier := json.loads(file.read_text(encoding="utf-8"))) != settings:
+        earlier = json.loads(file.read_text(encoding="utf-8")) if file.exists() else settings
+        if (rule := earlier.setdefault("key_rule", 1)) != KEY_RULE:
+            raise UsageError(
+                f"--out {out} was begun under rule {rule} of keys, and this version has rule {KEY_RULE}, by which "
+                "pictures would change their splits: choose another --out (the dataset there stays as good as it is)"
+            )
+        if earlier != settings:
             raise UsageError(
                 f"--out {out} was begun from {earlier['source']} at size {earlier['size']}; choose another, or delete "
                 f"{file} if the pictures only moved"

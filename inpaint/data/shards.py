@@ -60,7 +60,7 @@ def write_shards(plan: Plan, out: Path, work: Path, size: int, show_progress: bo
         for stale in [*shard_paths(out), out / "README.md"]:
             stale.unlink(missing_ok=True)
         write_atomically(state, wanted.encode())
-    schema = features(plan.labels).arrow_schema
+    schema = features(plan.kept_labels).arrow_schema
     total = sum(map(len, plan.order.values()))
     with tqdm(desc="writing", total=total, unit="picture", disable=not show_progress) as bar:
         for split, pictures in plan.order.items():

@@ -8,100 +8,53 @@ The order depends on (seed, epoch, batch size) and not on the processes, and the
 
 from __future__ import annotations
 
-import glob
 import logging
 import math
 import os
 from collections import Counter, deque
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from inpaint.data import holes
-from inpaint.data.decode import coordinates_at, decode_photos, table_of
-from inpaint.data.folders import SPLIT_NAMES, digest, list_folder, split_shards
-from inpaint.data.holes import SPLITS, HoleSpec, Split
-from inpaint.data.photos import Source, from_table, image_column, in_one_line, load, refuse_no_hub_id
+from inpaint.data.decode import coordinates_at, decode_entries, table_of
+from inpaint.data.holes import SPLITS, HoleSpec
+from inpaint.data.sources import open_source
+from inpaint.data.tables import TableSource, entries_of, in_one_line, opened
 from inpaint.errors import InpaintError
 
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
-    from inpaint.data.photos import Photos
-
 # A power of two, since batches and numbers of processes mostly are: up to so many processes read nothing twice.
 LANES = 32
 # How far ahead of training row groups are looked for, at most.
 STEPS_AHEAD = 1024
-WANTED = ("label", "source", "hole", "crop")
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Shards:
-    """The parquet files of a dataset by split: paths, or the `hf://` addresses of one commit."""
-
-    name: str
-    fingerprint: str
-    files: Mapping[Split, Sequence[str]]
-
-    def held_out(self, show_progress: bool = False) -> Source:
-        """The splits that are not trained on, to be decoded like any others."""
-        files = {split: [glob.escape(name) for name in self.files[split]] for split in SPLITS if split != "train"}
-        trouble = f"the parquet shards of {self.name} cannot be read"
-
-        def read(arrow_dir: Path | None) -> dict[Split, Photos]:
-            loaded = load("parquet", trouble, arrow_dir, show_progress, data_files=files)
-            return {split: from_table(self.name, loaded[split]) for split in files}
-
-        return Source(f"{self.fingerprint}-held-out", read)
-
-
-def find_shards(path: str) -> Shards:
+def find_shards(path: str) -> TableSource:
     """The parquet shards at `path`, a folder or a Hub id, listed and not read.
 
     Raises:
         InpaintError: nothing there, not parquet, or not all three splits.
     """
-    root = Path(path).expanduser()
-    files: dict[Split, list[str]]
-    if root.is_dir():
-        folder = list_folder(root.absolute())
-        kind, fingerprint = "parquet" if folder.is_parquet else "a folder of pictures", folder.fingerprint()
-        found = split_shards(folder) if folder.is_parquet else {}
-        files = {split: [str(folder.root / name) for name in names] for split, names in found.items()}
-    else:
-        kind, files = _hub_files(path)
-        fingerprint = f"hub-{digest(name for names in files.values() for name in names)}"
-    if kind != "parquet":
-        raise InpaintError(f"data.streaming reads parquet shards, and {path} is {kind}: `inpaint prepare` makes shards")
-    if missing := [split for split in SPLITS if split not in files]:
+    source = open_source(path)
+    if not isinstance(source, TableSource) or not source.is_parquet:
+        raise InpaintError(f"data.streaming reads parquet shards, and {path} holds none: `inpaint prepare` makes some")
+    if missing := [split for split in SPLITS if split not in source.parts]:
         raise InpaintError(
             f"{path} has no split {' and none '.join(missing)}, and data.streaming takes none out of another: "
             "`inpaint prepare` makes all three"
         )
-    return Shards(path, fingerprint, files)
-
-
-def _hub_files(path: str) -> tuple[str, dict[Split, list[str]]]:
-    """What kind of files a Hub dataset has, and those of each split, as addresses of its newest commit."""
-    import datasets
-
-    refuse_no_hub_id(path)
-    with in_one_line(f"data.path {path} is no folder here, and the Hub does not give it"):
-        builder = datasets.load_dataset_builder(path)
-    splits = {str(split).lower(): files for split, files in (builder.config.data_files or {}).items()}
-    return builder.name, {
-        SPLIT_NAMES[name]: list(map(str, files)) for name, files in splits.items() if name in SPLIT_NAMES
-    }
+    return source
 
 
 @dataclass(frozen=True)
@@ -117,7 +70,7 @@ class Stream:
     """The split that is trained on, of N pictures; stands where `Pictures` does.
 
     Args:
-        shards: found before; their footers are read here, and name every row group.
+        source: found before; their footers are read here, and name every row group.
         spec: size of the pictures and of their holes.
         batch_size: pictures of all processes in a step.
         window: about how many pictures are mixed with one another, over all lanes.
@@ -127,9 +80,11 @@ class Stream:
         InpaintError: a shard cannot be read, or has other columns than the first.
     """
 
-    def __init__(self, shards: Shards, spec: HoleSpec, batch_size: int, window: int, max_bad_fraction: float) -> None:
-        self.name, self.spec, self.batch_size = shards.name, spec, batch_size
-        self._files = list(shards.files["train"])
+    def __init__(
+        self, source: TableSource, spec: HoleSpec, batch_size: int, window: int, max_bad_fraction: float
+    ) -> None:
+        self.name, self.spec, self.batch_size = source.name, spec, batch_size
+        self._files, self._source = source.shards("train"), source
         self.num_lanes = math.gcd(batch_size, LANES)
         self.window = window // self.num_lanes
         with ThreadPoolExecutor(min(16, 4 * _num_threads())) as pool:
@@ -250,22 +205,22 @@ class Stream:
     def _read(self, block: int) -> _Block:
         """A block from its shard; may be called from several threads."""
         import pyarrow.parquet as pq
-        from datasets import Dataset
-        from datasets.table import InMemoryTable
 
         number, group = self._groups[block]
-        with in_one_line(f"{self._files[number]}, row group {group}, cannot be read"):
-            with _opened(self._files[number]) as file:
-                table = pq.ParquetFile(file, metadata=self._footers[number]).read_row_group(group, self._columns)
-            dataset = Dataset(InMemoryTable(table), fingerprint=f"block-{block}")
-        first = int(self._starts[block])
-        decoded = decode_photos(from_table(self.name, dataset, first), self.spec.image_size, range(len(table)))
+        with (
+            in_one_line(f"{self._files[number]}, row group {group}, cannot be read"),
+            opened(self._files[number]) as file,
+        ):
+            table = pq.ParquetFile(file, metadata=self._footers[number]).read_row_group(group, self._columns)
+        entries = list(entries_of(self.name, table, self._source.columns, "train"))
+        decoded = decode_entries(entries, self.spec.image_size)
         rows = np.array(decoded.rows, np.int64)
         if decoded.bad:
             self._count_bad(block, decoded.bad)
             if not len(rows):
                 raise InpaintError(f"{self._files[number]}, row group {group}: not one picture can be used")
-        own = coordinates_at(table_of([decoded]), self.spec)
+        hashes = np.array([entries[row].key_hash for row in decoded.rows], np.uint64)
+        own = coordinates_at(table_of([""] * len(rows), hashes, decoded.coordinates), self.spec)
         nearest = np.searchsorted(rows, np.arange(len(table))).clip(max=len(rows) - 1)
         return _Block(decoded.pixels[nearest], own[0][nearest], own[1][nearest])
 
@@ -285,28 +240,15 @@ class Stream:
     def _footer(self, name: str) -> pq.FileMetaData:
         import pyarrow.parquet as pq
 
-        with in_one_line(f"the parquet shard {name} cannot be read"), _opened(name) as file:
+        with in_one_line(f"the parquet shard {name} cannot be read"), opened(name) as file:
             return pq.ParquetFile(file).metadata
 
     def _wanted_columns(self) -> list[str]:
-        from datasets import Dataset
-        from datasets.table import InMemoryTable
-
         schema = self._footers[0].schema.to_arrow_schema()
         for name, footer in zip(self._files, self._footers, strict=True):
             if footer.schema.to_arrow_schema().names != schema.names:
                 raise InpaintError(f"{name} has other columns than {self._files[0]}")
-        picture = image_column(self.name, Dataset(InMemoryTable(schema.empty_table()), fingerprint="columns"))
-        return [name for name in schema.names if name in (picture, *WANTED)]
-
-
-@contextmanager
-def _opened(name: str) -> Iterator[BinaryIO]:
-    """A shard, here or on the Hub; the client tries again where the Hub fails for a while."""
-    import fsspec
-
-    with fsspec.open(name, "rb", **({"cache_type": "none"} if "://" in name else {})) as file:
-        yield file
+        return self._source.columns.wanted(schema)
 
 
 def _num_threads() -> int:

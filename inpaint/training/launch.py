@@ -153,10 +153,9 @@ def dry_run(config: Config, world_size: int) -> None:
     }
     num = config.data.synthetic_train if config.data.path is None else None
     if config.data.path is not None:
-        from inpaint.data.photos import find
+        from inpaint.data.pictures import num_training_pictures
 
-        streaming = config.data.streaming
-        num = len(_open_stream(config) if streaming else find(config.data.path).read(None)["train"])
+        num = len(_open_stream(config)) if config.data.streaming else num_training_pictures(config.data.path)
     steps = (num or 0) // config.training.global_batch_size
     phases = dict(zip((1, 2, 3), phase_steps(config.training.phases, steps), strict=True))
     facts["training_pictures"], facts["steps_per_epoch"], facts["steps_per_phase"] = num, steps, phases

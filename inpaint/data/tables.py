@@ -1,0 +1,384 @@
+"""Owns the sources whose pictures are rows of tables: parquet shards, here or on the Hub, and its other datasets.
+
+Shards are read row group by row group wherever they lie, and nothing of them is written down. What a row says of its
+picture is told by `entries_of`, for streaming too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from itertools import chain, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+from numpy.typing import NDArray
+
+from inpaint.data.holes import SPLITS, Split
+from inpaint.data.keys import NO_CLASS, SPLIT_NAMES, class_of, content_name
+from inpaint.data.places365 import official_class, official_names
+from inpaint.data.sources import Entry, Survey
+from inpaint.errors import InpaintError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+SHARD_NAME = re.compile(rf"({'|'.join(sorted(SPLIT_NAMES, key=len, reverse=True))})(?:-|\.|_?\d)")
+SHARD_TAIL_BYTES = 1 << 20
+ROWS_AT_ONCE = 256
+# So many rows are looked at to see whether paths tell pictures apart: in some tables all are called `image.jpg`.
+NUM_PROBED = 1000
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns of a table say what.
+
+    Attributes:
+        image: the pictures.
+        label: their classes, and
+        classes: what the numbers in it stand for; None: it holds names.
+        has_source: whether there is a `source`, their paths.
+        has_coordinates: whether there are `hole` and `crop`.
+        are_named: whether paths tell pictures apart; else their content does.
+    """
+
+    image: str
+    label: str | None
+    classes: tuple[str, ...] | None
+    has_source: bool
+    has_coordinates: bool
+    are_named: bool = True
+
+    @classmethod
+    def of(cls, name: str, features: Mapping[str, Any]) -> Columns:
+        """Those of a table with these features of `datasets`: `image`, or the first column of pictures; `label`, or the
+        first column of classes.
+
+        Raises:
+            InpaintError: there is no column of pictures.
+        """
+        from datasets import ClassLabel, Image, Value
+
+        texts, plain = (Value("string"), Value("large_string")), (Value("binary"), Value("large_binary"))
+
+        def holds_pictures(feature: Any) -> bool:
+            is_cell = isinstance(feature, dict) and set(feature) == {"bytes", "path"}
+            return isinstance(feature, Image) or feature in plain or is_cell
+
+        images = [column for column, feature in features.items() if holds_pictures(feature)]
+        if not images:
+            raise InpaintError(f"{name} has no column of pictures; its columns are {', '.join(features)}")
+        labels = [column for column, feature in features.items() if isinstance(feature, ClassLabel)]
+        label = "label" if "label" in labels or features.get("label") in texts else next(iter(labels), None)
+        names = getattr(features[label], "names", None) if label else None
+        return cls(
+            image="image" if "image" in images else images[0],
+            label=label,
+            classes=None if names is None else tuple(names),
+            has_source=features.get("source") in texts,
+            has_coordinates={"hole", "crop"} <= set(features),
+        )
+
+    def wanted(self, schema: pa.Schema, with_data: bool = True) -> list[str]:
+        """The columns to read of a table of this schema; without data only what names pictures, if anything does."""
+        names = [column for column in (self.label, "source" if self.has_source else None) if column]
+        if with_data or not self.are_named:
+            return [self.image, *names, *(["hole", "crop"] if self.has_coordinates else [])]
+        is_cell = pa.types.is_struct(schema.field(self.image).type)
+        return [f"{self.image}.path", *names] if is_cell else names or [self.image]
+
+    def label_of(self, name: str, value: Any) -> str:
+        """A row's class; "" for none."""
+        if value is None or value == "" or (self.classes is not None and value < 0):
+            return ""
+        if self.classes is not None and value >= len(self.classes):
+            raise InpaintError(
+                f"column `{self.label}` of {name} holds {value}, but names {len(self.classes)} classes, 0 to "
+                f"{len(self.classes) - 1}; mend the labels or the names"
+            )
+        label = str(value) if self.classes is None else self.classes[value]
+        return official_class(label) or label
+
+
+def entries_of(name: str, table: pa.Table, columns: Columns, split: Split | None) -> Iterator[Entry]:
+    """The rows of a table of the dataset `name`; of a table without pictures, their names alone.
+
+    Raises:
+        InpaintError: a class has no name, or a hole is no hole.
+    """
+
+    def values(column: str | None, width: int = 0) -> Any:
+        if column is None or column not in table.column_names:
+            return [None] * len(table)
+        return _coordinates(name, table, column, width) if width else table[column].to_pylist()
+
+    sources = values("source" if columns.has_source else None)
+    holes, crops = (
+        values(*column) if columns.has_coordinates else values(None) for column in (("hole", 4), ("crop", 2))
+    )
+    for cell, value, source, hole, crop in zip(
+        values(columns.image), values(columns.label), sources, holes, crops, strict=True
+    ):
+        entry = _cell_entry(cell if isinstance(cell, dict) else {"bytes": cell})
+        path = (source or entry.source) if columns.are_named else ""
+        if not path and (entry.data is not None or entry.file is not None):
+            path = content_name(entry.read())
+        *folders, last = path.split("/")
+        label = columns.label_of(name, value)
+        if label in ("", NO_CLASS):
+            label = class_of(folders[1:] if folders and folders[0].lower() in SPLIT_NAMES else folders)
+        where = path if folders or not label else f"{label}/{last}"
+        yield replace(entry, source=where, label=label or NO_CLASS, split=split, hole=hole, crop=crop)
+
+
+class TableSource:
+    """A dataset's rows.
+
+    Args:
+        name: for messages.
+        parts: parquet shards (paths, or `hf://` addresses of one commit) or loaded datasets, by split; None: no split.
+        fingerprint: see `Source`.
+        features: of the columns, as `datasets` has them; by default what the first shard says.
+        unknown_splits: names of splits that are left out.
+        readme: where its card lies, here or on the Hub.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        parts: Mapping[Split | None, Sequence[str | Dataset]],
+        fingerprint: str,
+        features: Mapping[str, Any] | None = None,
+        unknown_splits: Sequence[str] = (),
+        readme: str | None = None,
+    ) -> None:
+        self.name, self.parts, self._fingerprint = name, parts, fingerprint
+        self._features, self._unknown_splits, self._readme = features, unknown_splits, readme
+
+    @property
+    def is_parquet(self) -> bool:
+        """Whether it consists of shards, which can be read in parts."""
+        return all(isinstance(part, str) for part in chain.from_iterable(self.parts.values()))
+
+    def shards(self, split: Split) -> list[str]:
+        """The shards of one of its splits."""
+        return [part for part in self.parts[split] if isinstance(part, str)]
+
+    def fingerprint(self) -> str:
+        return self._fingerprint
+
+    def only(self, splits: Sequence[Split]) -> TableSource:
+        """The source of some of its splits."""
+        parts: dict[Split | None, Sequence[str | Dataset]] = {split: self.parts[split] for split in splits}
+        return TableSource(self.name, parts, f"{self._fingerprint}-{'-'.join(splits)}", self._features)
+
+    def survey(self) -> Survey:
+        found = Survey(num_pictures=self._num_rows(), own_splits=frozenset(split for split in self.parts if split))
+        for split in self._unknown_splits:
+            found.pass_over("split that is none of train, validation and test", split)
+        official = {official_class(label) for label in self.columns.classes or ()} - {None}
+        found.is_places365 = len(official) == len(official_names()) or _has_places365_terms(self._readme)
+        return found
+
+    def entries(self, with_data: bool = True) -> Iterator[Entry]:
+        for split, schema, read in self._groups():
+            tables = read(self.columns.wanted(schema, with_data))
+            if not with_data:
+                listed = [entry for table in tables for entry in entries_of(self.name, table, self.columns, split)]
+                if not any(entry.source.endswith("/") or not entry.source for entry in listed):
+                    yield from listed
+                    continue
+                tables = read(self.columns.wanted(schema))  # some have no name but their content
+            for table in tables:
+                yield from entries_of(self.name, table, self.columns, split)
+
+    @cached_property
+    def columns(self) -> Columns:
+        """See `Columns`; the first rows decide whether paths tell pictures apart.
+
+        Raises:
+            InpaintError: there is no column of pictures.
+        """
+        from datasets import Features
+
+        _, schema, _ = next(self._groups())
+        columns = Columns.of(self.name, self._features or Features.from_arrow_schema(schema))
+        listed = (
+            entry.key
+            for split, schema, read in self._groups()
+            for table in read(columns.wanted(schema, with_data=False))
+            for entry in entries_of(self.name, table, columns, split)
+        )
+        keys = list(islice(listed, NUM_PROBED))
+        return replace(columns, are_named=len(set(keys)) == len(keys) and any(not key.endswith("/") for key in keys))
+
+    def _groups(self) -> Iterator[tuple[Split | None, pa.Schema, Callable[[list[str]], Iterator[pa.Table]]]]:
+        """Of each row group its split, its columns, and what reads some of these, `ROWS_AT_ONCE` rows at a time."""
+        for split, part in ((split, part) for split, parts in self.parts.items() for part in parts):
+            if not isinstance(part, str):
+                yield split, part.data.schema, partial(_read_dataset, part)
+                continue
+            with in_one_line(f"{part} cannot be read"), opened(part) as file:
+                shard = pq.ParquetFile(file, pre_buffer=True)
+                for group in range(shard.num_row_groups):
+                    yield split, shard.schema_arrow, partial(_read_group, part, shard, group)
+
+    def _num_rows(self) -> int:
+        def num_rows(part: str | Dataset) -> int:
+            if not isinstance(part, str):
+                return len(part)
+            with in_one_line(f"{part} cannot be read"), opened(part) as file:
+                return pq.ParquetFile(file).metadata.num_rows
+
+        with ThreadPoolExecutor(16) as pool:
+            return sum(pool.map(num_rows, chain.from_iterable(self.parts.values())))
+
+
+def open_shards(root: Path, shards: Sequence[str]) -> TableSource:
+    """The shards in a folder; their names or folders tell the split (`train-00000-of-00008.parquet`).
+
+    Raises:
+        InpaintError: some shards name a split and others do not.
+    """
+    splits: dict[Split, list[str]] = {}
+    unnamed: list[str] = []
+    digest = hashlib.blake2b(digest_size=12)
+    for shard in sorted(shards):
+        *above, name = shard.split("/")
+        match = SHARD_NAME.match(name)
+        word = match[1] if match else above[-1].lower() if above else ""
+        (splits.setdefault(SPLIT_NAMES[word], []) if word in SPLIT_NAMES else unnamed).append(str(root / shard))
+        with in_one_line(f"{root / shard} cannot be read"), (root / shard).open("rb") as file:
+            # A shard ends in its footer, with each column's sizes and statistics, after the last rows.
+            size = file.seek(0, 2)
+            file.seek(max(0, size - SHARD_TAIL_BYTES))
+            digest.update(f"{shard}\0{size}\0".encode() + hashlib.blake2b(file.read()).digest())
+    if splits and unnamed:
+        raise InpaintError(f"{unnamed[0]} belongs to no split: name it like train-00000-of-00001.parquet")
+    parts = _parts(str(root), splits or {"train": unnamed})
+    return TableSource(str(root), parts, f"parquet-{digest.hexdigest()}", readme=str(root / "README.md"))
+
+
+def open_hub(name: str, repo: str, config: str | None, revision: str | None) -> TableSource:
+    """A dataset of the Hub: its shards, read where they are, or if it has none, what `datasets` makes of it here.
+
+    Raises:
+        InpaintError: there is none, or it has several configurations.
+    """
+    import datasets
+
+    with in_one_line(f"{name} is no file or folder here, and the Hub does not give it"):
+        try:
+            builder = datasets.load_dataset_builder(repo, config, revision=revision)
+        except ValueError as error:
+            known = datasets.get_dataset_config_names(repo, revision=revision)
+            if len(known) < 2 or config in known:
+                raise
+            raise InpaintError(
+                f"{name}: {repo} has the configurations {', '.join(known)}; say which, as {repo}:{known[0]}"
+            ) from error
+        found: Mapping[Any, Any] = builder.config.data_files or {}
+        if builder.name != "parquet":
+            found = {split: [its] for split, its in datasets.load_dataset(repo, config, revision=revision).items()}
+    known_names = {split: SPLIT_NAMES.get(str(split).lower()) for split in found}
+    if len(found) == 1:
+        known_names = dict.fromkeys(found, "train")  # all of it, whatever it is called
+    splits: dict[Split, list[Any]] = {}
+    for split, its in found.items():
+        if own := known_names[split]:
+            splits.setdefault(own, []).extend(map(str, its) if builder.name == "parquet" else its)
+    lines = [getattr(part, "_fingerprint", part) for its in splits.values() for part in its]
+    digest = hashlib.blake2b("\n".join([repo, str(config), *lines]).encode(), digest_size=12).hexdigest()
+    unknown = [str(split) for split, own in known_names.items() if own is None]
+    readme = f"hf://datasets/{repo}@{revision or 'main'}/README.md"
+    return TableSource(name, _parts(name, splits), f"hub-{digest}", builder.info.features, unknown, readme)
+
+
+def _parts(name: str, splits: Mapping[Any, Sequence[Any]]) -> dict[Split | None, Sequence[Any]]:
+    """By split; a single one is all of the dataset."""
+    if len(splits) == 1:
+        return {None: next(iter(splits.values()))}
+    if "train" not in splits:
+        raise InpaintError(f"{name} has no split `train`, only {', '.join(splits) or 'others with names of their own'}")
+    return {split: splits[split] for split in SPLITS if split in splits}
+
+
+def _read_group(name: str, shard: pq.ParquetFile, group: int, columns: list[str]) -> Iterator[pa.Table]:
+    with in_one_line(f"{name}, row group {group}, cannot be read"):
+        for batch in shard.iter_batches(ROWS_AT_ONCE, [group], columns):
+            yield pa.Table.from_batches([batch])
+
+
+def _read_dataset(dataset: Dataset, columns: list[str]) -> Iterator[pa.Table]:
+    names = [column.partition(".")[0] for column in columns]
+    yield from dataset.select_columns(names).with_format("arrow").iter(ROWS_AT_ONCE)
+
+
+def _cell_entry(cell: Mapping[str, Any]) -> Entry:
+    """A picture of a table: bytes, or the path of a file; its own path beyond its name is a place elsewhere."""
+    data, path = cell.get("bytes"), cell.get("path") or ""
+    name = path.rpartition("/")[2] if path.startswith("/") or "://" in path else path
+    if data is None and path and "bytes" in cell:
+        if "://" not in path:
+            size = Path(path).stat().st_size if Path(path).exists() else 0
+            return Entry(name, file=Path(path), size=size)
+        with opened(path) as file:
+            data = file.read()
+    return Entry(name, data=data, size=len(data or b""))
+
+
+def _coordinates(name: str, table: pa.Table, column: str, width: int) -> NDArray[np.int32]:
+    try:
+        return np.array(table[column].to_pylist(), dtype=np.int32).reshape(len(table), width)
+    except (TypeError, ValueError) as error:
+        raise InpaintError(f"column `{column}` of {name} must hold {width} whole numbers a row") from error
+
+
+def _has_places365_terms(readme: str | None) -> bool:
+    """Whether a dataset's card says that the terms of Places365 hold, as those that `prepare` wrote do."""
+    from huggingface_hub import DatasetCard
+
+    if readme is None:
+        return False
+    try:
+        with opened(readme) as file:
+            return DatasetCard(file.read().decode()).data.get("license_name") == "places365"
+    except (OSError, ValueError, yaml.YAMLError):  # no card, or none that says anything
+        return False
+
+
+@contextmanager
+def opened(name: str) -> Iterator[BinaryIO]:
+    """A file, here or on the Hub; the client tries again where the Hub fails for a while."""
+    if "://" not in name:
+        with Path(name).open("rb") as file:
+            yield file
+        return
+    import fsspec
+
+    with fsspec.open(name, "rb", cache_type="none") as file:
+        yield file
+
+
+@contextmanager
+def in_one_line(trouble: str) -> Iterator[None]:
+    """What reading a dataset raises, as an InpaintError that begins with `trouble`."""
+    from datasets.exceptions import DatasetsError
+
+    try:
+        yield
+    except (DatasetsError, OSError, ValueError, RuntimeError, pa.ArrowException) as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:  # `datasets` wraps it in "An error occurred while generating the dataset"
+            cause = cause.__cause__
+        raise InpaintError(f"{trouble}: {(str(cause).strip() or type(cause).__name__).splitlines()[0]}") from error
