@@ -85,15 +85,16 @@ def test_a_stopped_rank_is_named_within_the_timeout(endless: Path, tmp_path: Pat
 
 
 def test_a_failing_rank_says_its_rank_and_error_in_one_line(endless: Path, tmp_path: Path) -> None:
-    ended = train(
-        "fault", "raise", 1, 5, "--config", endless, "--run-dir", tmp_path / "run", processes=2, script=WORKER
-    )
+    job = ("fault", "raise", 1, 5, "--config", endless, "--run-dir", tmp_path / "run")
+    reason = tmp_path / "reason"
+    ended = train(*job, processes=2, script=WORKER, env={"INPAINT_FAILURE_FILE": str(reason)})
     assert ended.codes == [1, 1]
     mine = [line for line in ended.said if line.startswith("inpaint: rank 1: ValueError: the dog ate the batch")]
     assert len(mine) == 1
     assert "Traceback" not in ended.stderr
     (other,) = (line for line in ended.said if line not in mine)
     assert "rank 1 (process" in other
+    assert reason.read_text() == f"1 {mine[0].removeprefix('inpaint: ')}\n", "not what only followed"
 
 
 def test_a_restart_by_torchrun_resumes(tmp_path: Path) -> None:

@@ -1,14 +1,27 @@
-"""The watch over the other processes where the launcher itself, which hosts what they share, is gone."""
+"""Who is named when processes do not come, or go: also where the launcher, which hosts what they share, is gone."""
 
 from __future__ import annotations
 
+import json
 import time
+from pathlib import Path
 
 import pytest
 import torch.distributed as dist
 
+from inpaint.errors import InpaintError
 from inpaint.training import watch as watching
-from inpaint.training.watch import Watch
+from inpaint.training.failure import tell
+from inpaint.training.watch import Meeting, Watch
+
+
+@pytest.fixture
+def store(monkeypatch: pytest.MonkeyPatch) -> dist.TCPStore:
+    """Where the processes of this job meet."""
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", str(store.port))
+    return store
 
 
 def orphaned(monkeypatch: pytest.MonkeyPatch) -> tuple[Watch, list[int]]:
@@ -43,3 +56,58 @@ def test_but_not_for_ever(monkeypatch: pytest.MonkeyPatch, capfd: pytest.Capture
     assert codes and set(codes) == {1}
     assert "the store that the processes share is gone" in capfd.readouterr().err
     watch.close(in_order=False)
+
+
+def test_a_main_process_that_went_with_its_store_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reduction breaks at the same moment; torch's own word for it is "Broken pipe"."""
+    monkeypatch.setattr(watching.os, "_exit", lambda code: None)
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", str(store.port))
+    beat = json.dumps({"at": "step 8, phase 2", "pid": 4711, "host": "node1", "stuck_s": 0})
+    watching._connect(5.0).set("beat/0", beat)
+    watch = Watch(1, 2, timeout_s=60)
+    time.sleep(1.5 * watching._BEAT_S)
+    del store
+    lost = watch.missing()
+    watch.close(in_order=False)
+    last = "does not answer any more, last seen at 'step 8, phase 2', nor does its launcher"
+    assert lost == f"rank 0 (process 4711 on node1) {last}"
+
+
+def test_who_does_not_come_is_named(
+    store: dist.TCPStore, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(watching, "_LATE_S", 0.2)
+    watching._connect(5.0).set("here/1", "node2")
+    said = ""
+    with pytest.raises(InpaintError) as caught, Meeting(0, 4, timeout_s=0.5):
+        deadline = time.monotonic() + 20
+        while "waiting" not in said and time.monotonic() < deadline:
+            time.sleep(0.1)
+            said += capfd.readouterr().err
+        raise RuntimeError("wait timeout after 500 ms\nand frames of C++")
+    assert said.strip() == "waiting for the 4 processes to meet, for 0.2 s: ranks 2, 3 have not come"
+    assert str(caught.value) == (
+        "the 4 processes did not meet within training.timeout_s = 0.5 s: ranks 2, 3 have not come (wait timeout after "
+        "500 ms)"
+    )
+
+
+def test_all_there_and_not_connected_points_to_the_network(store: dist.TCPStore) -> None:
+    watching._connect(5.0).set("here/1", "node2")
+    with pytest.raises(InpaintError, match="all have come, but do not reach one another"), Meeting(0, 2, timeout_s=5):
+        raise RuntimeError("connect refused")
+
+
+def test_the_job_script_learns_the_first_reason(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("INPAINT_FAILURE_FILE", str(tmp_path / "failure"))
+    tell(0, 1, "data.path: there is no\nsuch folder", code=2)
+    tell(3, 1, "what followed", code=1)
+    assert (tmp_path / "failure").read_text() == "2 data.path: there is no such folder\n"
+    assert capfd.readouterr().err.endswith("inpaint: rank 3: what followed\n")
+    monkeypatch.setenv("INPAINT_FAILURE_FILE", str(tmp_path / "nowhere" / "failure"))
+    tell(0, 1, "a full disk", code=1)
+    assert capfd.readouterr().err == "inpaint: a full disk\n"

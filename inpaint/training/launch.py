@@ -19,6 +19,7 @@ from inpaint.data.holes import SPLITS
 from inpaint.errors import InpaintError, UsageError
 from inpaint.processes import num_cores, rank_and_world_size, wait_passively
 from inpaint.resolve import load_config
+from inpaint.training.failure import tell
 from inpaint.training.schedule import phase_steps
 from inpaint.training.set_up import settle
 
@@ -115,15 +116,17 @@ def main(argv: list[str]) -> int:
             )
     except InpaintError as error:
         code = 2 if isinstance(error, UsageError) else 1
-        _say(rank, world_size, str(error))
+        tell(rank, world_size, str(error), code)
         if debug:
             traceback.print_exc()
     except KeyboardInterrupt:
         code = 130
     except Exception as error:  # noqa: BLE001 - the last resort: one line, and the traceback for --debug
         code = 1
-        text = " ".join(str(error).split())[:600]
-        _say(rank, world_size, f"{type(error).__name__}: {text} (--debug shows where)")
+        text = f"{type(error).__name__}: {' '.join(str(error).split())[:600]}"
+        if world_size > 1 and _is_connection_lost(error):
+            text = f"the processes lost one another ({text})"
+        tell(rank, world_size, f"{text} (--debug shows where)", code)
         if debug:
             traceback.print_exc()
     if world_size > 1 or code == 130:
@@ -219,7 +222,8 @@ def _train_until(stop: StopRequest, runtime: Runtime, config: Config, options: O
     except RuntimeError as error:
         if runtime.world_size == 1 or not _is_connection_lost(error):
             raise
-        raise InpaintError(f"the processes lost one another: {watch.missing()} ({_first_line(error)})") from error
+        lost = watch.missing() or f"all others still answer ({_first_line(error)})"
+        raise InpaintError(f"the processes lost one another: {lost}") from error
     finally:
         watch.close(in_order=outcome is not None)
         if runtime.is_main:
@@ -319,18 +323,10 @@ def _on_main(runtime: Runtime, act: Callable[[], None]) -> None:
         raise error
 
 
-def _say(rank: int, world_size: int, text: str) -> None:
-    """Print an error once, however many processes have it; name the rank where it is not the main one."""
-    from inpaint.training.watch import first_to_say
-
-    if world_size == 1 or first_to_say(text):
-        print(f"inpaint: {f'rank {rank}: ' if rank else ''}{text}", file=sys.stderr, flush=True)
-
-
-def _is_connection_lost(error: RuntimeError) -> bool:
+def _is_connection_lost(error: Exception) -> bool:
     """Whether a reduction failed because of another process (gloo and NCCL raise plain RuntimeErrors or DistErrors)."""
-    words = ("connection", "gloo", "nccl", "peer", "timed out", "timeout", "socket")
-    return any(word in str(error).lower() for word in words)
+    words = ("connection", "gloo", "nccl", "peer", "timed out", "timeout", "socket", "broken pipe")
+    return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
 
 
 def _first_line(error: BaseException) -> str:

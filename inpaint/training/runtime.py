@@ -36,6 +36,7 @@ from inpaint.training.set_up import (
     refuse_contradictions,
     refuse_mixes,
 )
+from inpaint.training.watch import Meeting
 
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "float64": torch.float64}
 
@@ -291,13 +292,14 @@ def meet(timeout_s: float) -> dist.ProcessGroup | None:
     Returns:
         Their group over CPU memory; None for a process alone.
     """
-    _, world_size = rank_and_world_size()
+    rank, world_size = rank_and_world_size()
     if world_size == 1:
         return None
-    if not dist.is_initialized():
-        backend = dist.get_default_backend_for_device(_device_type(world_size))
-        _join(backend, timedelta(seconds=timeout_s))
-    return dist.new_group(backend="gloo")
+    backend, timeout = dist.get_default_backend_for_device(_device_type(world_size)), timedelta(seconds=timeout_s)
+    with nullcontext() if dist.is_initialized() else Meeting(rank, world_size, timeout_s):
+        if not dist.is_initialized():
+            _join(backend, timeout)
+        return dist.new_group(backend="gloo", timeout=timeout)
 
 
 def broadcast(value: Any, group: dist.ProcessGroup | None) -> Any:

@@ -23,7 +23,10 @@ from typing import Any
 
 import torch.distributed as dist
 
-_BEAT_S, _SILENCE_S = 1.0, 20.0
+from inpaint.errors import InpaintError
+from inpaint.training.failure import tell
+
+_BEAT_S, _SILENCE_S, _LATE_S = 1.0, 20.0, 20.0
 
 
 class Watch:
@@ -66,14 +69,17 @@ class Watch:
                 self._store.set(f"beat/{self.rank}", self._beat(left=True))
 
     def missing(self) -> str:
-        """After a reduction broke: which processes stopped beating, in words; waits a few beats to tell."""
-        if self._store is None:
-            return "no other process could be asked"
-        before = self._beats()
-        time.sleep(2.5 * _BEAT_S)
-        after = self._beats()
+        """After a reduction broke: which processes stopped beating, in words, or nothing; waits a few beats to tell."""
+        assert self._store is not None
+        try:
+            before = self._beats()
+            time.sleep(2.5 * _BEAT_S)
+            after = self._beats()
+        except RuntimeError:  # the store has gone with its host
+            first = "its" if self.rank == 0 else f"{_sentence(0, self._seen.get(0, (None, 0.0))[0])}, nor does its"
+            return f"{first} launcher{' does not answer any more' if self.rank == 0 else ''}"
         silent = [rank for rank in range(self.world_size) if rank != self.rank and before.get(rank) == after.get(rank)]
-        return "; ".join(_sentence(rank, after.get(rank)) for rank in silent) or "all other processes still answer"
+        return "; ".join(_sentence(rank, after.get(rank)) for rank in silent)
 
     def _run(self) -> None:
         number = 0
@@ -144,8 +150,9 @@ class Watch:
                 time.sleep(1.5 * _BEAT_S)
             except RuntimeError as error:
                 why += f" (and could not be told to the others: {error})"
-        print(f"\ninpaint: rank {self.rank}: {why}; the job ends, resume it with the same command", file=sys.stderr)
-        sys.stderr.flush()
+        if not said:
+            text = f"{why}; the job ends, resume it with the same command"
+            tell(self.rank, self.world_size, text, code=1, under_the_bar=True)
         if silent is not None and silent["host"] == socket.gethostname() and _parent(silent["pid"]) == os.getppid():
             # A stopped process does not hear the launcher's SIGTERM either, and would keep the job for 30 s more.
             os.kill(silent["pid"], signal.SIGKILL)
@@ -166,6 +173,51 @@ def _parent(pid: int) -> int | None:
         return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
     except OSError:
         return None
+
+
+class Meeting:
+    """Within the block, all processes of the job come together; who lets the others wait is named.
+
+    Args:
+        rank, world_size: of this process.
+        timeout_s: how long it may take.
+
+    Raises:
+        InpaintError: they did not meet.
+    """
+
+    def __init__(self, rank: int, world_size: int, timeout_s: float) -> None:
+        self.rank, self.world_size, self.timeout_s = rank, world_size, timeout_s
+        self._met = threading.Event()
+
+    def __enter__(self) -> None:
+        self._store = _connect(timeout_s=30.0)
+        self._store.set(f"here/{self.rank}", socket.gethostname())
+        if self.rank == 0:
+            threading.Thread(target=self._say_who_is_late, daemon=True).start()
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
+        self._met.set()
+        if isinstance(error, RuntimeError):
+            raise InpaintError(
+                f"the {self.world_size} processes did not meet within training.timeout_s = {self.timeout_s:g} s: "
+                f"{self._late()} ({str(error).strip().splitlines()[0][:200]})"
+            ) from error
+
+    def _say_who_is_late(self) -> None:
+        if not self._met.wait(_LATE_S):
+            text = f"waiting for the {self.world_size} processes to meet, for {_LATE_S:g} s: {self._late()}"
+            print(text, file=sys.stderr, flush=True)
+
+    def _late(self) -> str:
+        try:
+            late = [rank for rank in range(self.world_size) if not self._store.check([f"here/{rank}"])]
+        except RuntimeError:
+            return "the launcher of rank 0, where they meet, does not answer any more"
+        if not late:
+            return "all have come, but do not reach one another; look at the network (NCCL_/GLOO_SOCKET_IFNAME)"
+        shown = ", ".join(map(str, late[:10])) + (f" and {len(late) - 10} more" if len(late) > 10 else "")
+        return f"rank {shown} has not come" if len(late) == 1 else f"ranks {shown} have not come"
 
 
 def first_to_say(text: str) -> bool:
