@@ -228,7 +228,9 @@ def test_another_model_is_refused_and_another_schedule_is_said(
     assert "optimizer.generator_learning_rate: 0.0002 -> 0.001" in said and "training.max_steps: 6 -> 7" in said
 
 
-def test_init_from_takes_the_weights_into_a_new_run(tmp_path: Path, config: Path, straight: Path) -> None:
+def test_init_from_takes_the_weights_into_a_new_run(
+    tmp_path: Path, config: Path, straight: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = tmp_path / "run"
     arguments = [
         "--config",
@@ -243,6 +245,9 @@ def test_init_from_takes_the_weights_into_a_new_run(tmp_path: Path, config: Path
     assert main(arguments) == 0
     published = weights(straight, LAST)["generator_ema"]
     assert all(torch.equal(tensor, published[name]) for name, tensor in weights(run, 0)["generator"].items())
+    again = [str(tmp_path / "gone") if word == str(straight) else word for word in arguments]
+    assert main([*again[:-1], "2"]) == 0, "it is not even looked at by a run that goes on"
+    assert "--init-from is for a new run and not used" in capsys.readouterr().err
     with pytest.raises(InpaintError, match="config"):
         init_generator(trainer.Generator(), str(tmp_path))
 

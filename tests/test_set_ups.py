@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from running import (
     environment,
     tiny_config,
@@ -22,7 +23,7 @@ from inpaint.errors import UsageError
 from inpaint.training import runtime
 from inpaint.training.launch import main
 from inpaint.training.runtime import Runtime
-from inpaint.training.set_up import OURS_IN_DEEPSPEED, deepspeed_settings, divide_batch, settle
+from inpaint.training.set_up import OURS_IN_DEEPSPEED, deepspeed_settings, divide_batch, refuse_lost_gpus, settle
 
 
 def test_bad_set_ups_are_told_once_and_end_all_processes(tmp_path: Path) -> None:
@@ -213,3 +214,40 @@ def test_batches_are_divided_or_refused() -> None:
     for batch, micro, world in [(16, None, 3), (16, 3, 2), (16, 16, 2)]:
         with pytest.raises(UsageError, match="use a"):
             divide_batch(batch, micro, world)
+
+
+@pytest.mark.parametrize(
+    ("variables", "built_for", "words"),
+    [
+        (
+            {"CUDA_VISIBLE_DEVICES": "0"},
+            None,
+            ("CUDA_VISIBLE_DEVICES=0", "built without CUDA", "torch==2.13.0 --index"),
+        ),
+        ({"SLURM_GPUS_ON_NODE": "8"}, "12.6", ("SLURM_GPUS_ON_NODE=8", "was built for 12.6", "nvidia-smi")),
+        ({"CUDA_VISIBLE_DEVICES": "", "SLURM_GPUS_ON_NODE": "0", "ROCR_VISIBLE_DEVICES": "-1"}, None, ()),
+        ({}, None, ()),
+    ],
+)
+def test_gpus_that_torch_does_not_find_are_not_given_up_silently(
+    variables: dict[str, str], built_for: str | None, words: tuple[str, ...], bare: pytest.MonkeyPatch
+) -> None:
+    for name in ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "SLURM_GPUS_ON_NODE"):
+        bare.delenv(name, raising=False)
+    for name, value in variables.items():
+        bare.setenv(name, value)
+    if not words:
+        refuse_lost_gpus("2.13.0+cpu", built_for)
+        return
+    with pytest.raises(UsageError) as caught:
+        refuse_lost_gpus("2.13.0+cpu", built_for)
+    assert all(word in str(caught.value) for word in (*words, "accelerate_configs/cpu.yaml"))
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="torch finds a GPU here")
+def test_a_job_that_was_given_gpus_does_not_train_on_its_cpus(bare: pytest.MonkeyPatch) -> None:
+    bare.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    with pytest.raises(UsageError, match=r"this job was given GPUs \(CUDA_VISIBLE_DEVICES=0,1\)"):
+        Runtime()
+    bare.setenv("ACCELERATE_USE_CPU", "true")
+    assert Runtime().device.type == "cpu"

@@ -34,6 +34,7 @@ from inpaint.training.set_up import (
     env_true,
     launcher_precision,
     refuse_contradictions,
+    refuse_lost_gpus,
     refuse_mixes,
 )
 from inpaint.training.watch import Meeting
@@ -271,7 +272,10 @@ def why_not_compiled(device: torch.device) -> str | None:
 def _device_type(world_size: int) -> str:
     """`cpu`, or the kind of GPU there is."""
     accelerator = torch.accelerator.current_accelerator(check_available=True)
-    if env_true("ACCELERATE_USE_CPU") or accelerator is None:
+    if env_true("ACCELERATE_USE_CPU"):
+        return "cpu"
+    if accelerator is None:
+        refuse_lost_gpus(torch.__version__, torch.version.cuda or torch.version.hip)
         return "cpu"
     # Nothing reduces over Apple's GPUs.
     return "cpu" if accelerator.type == "mps" and world_size > 1 else accelerator.type

@@ -28,6 +28,12 @@ OURS_IN_DEEPSPEED = {
 }
 
 PRECISIONS = [name for name in get_args(TrainingConfig.model_fields["precision"].annotation) if name != "auto"]
+# How schedulers and users say which GPUs a process may use, and what means none.
+_NO_GPUS = {
+    "CUDA_VISIBLE_DEVICES": ("", "-1", "NoDevFiles"),
+    "ROCR_VISIBLE_DEVICES": ("", "-1"),
+    "SLURM_GPUS_ON_NODE": ("", "0"),
+}
 
 
 def env_true(name: str) -> bool:
@@ -116,6 +122,33 @@ def refuse_contradictions(accumulation: int, gradient_clip: float | None) -> Non
                 f"the launcher's {word} is {asked}, this run's {ours or 'none'}, as {setting} says: set that instead, "
                 f"and leave {word} out of the launcher's flags and YAML"
             )
+
+
+def refuse_lost_gpus(torch_version: str, built_for: str | None) -> None:
+    """Where torch finds no GPU: that none was given to this job either, or training would crawl on its CPUs, unasked.
+
+    Args:
+        torch_version: as torch says.
+        built_for: the CUDA or ROCm version that it was built for, or None.
+
+    Raises:
+        UsageError: GPUs were given; with the package to install.
+    """
+    given = {name: value for name in _NO_GPUS if (value := os.environ.get(name, "")) not in _NO_GPUS[name]}
+    if not given:
+        return
+    wheel = (
+        f"pip install --force-reinstall torch=={torch_version.partition('+')[0]} --index-url https://pypi.org/simple"
+    )
+    older = "(older drivers need another wheel: pytorch.org/get-started/previous-versions)"
+    why = f"was built without CUDA: {wheel} {older}"
+    if built_for is not None:
+        why = f"was built for {built_for} and finds none that answers: look at nvidia-smi and the driver {older}"
+    said = ", ".join(f"{name}={value}" for name, value in given.items())
+    raise UsageError(
+        f"this job was given GPUs ({said}), but torch {torch_version} {why}; to train on CPUs use "
+        "accelerate_configs/cpu.yaml"
+    )
 
 
 def deepspeed_settings(

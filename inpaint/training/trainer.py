@@ -62,7 +62,8 @@ class Trainer:
         training, rates = config.training, config.optimizer
         generator, discriminator = build_networks(config)
         self.init_from = options.init_from
-        if options.init_from is not None:
+        self.store = CheckpointStore(run.path / "checkpoints", config.checkpointing.keep)
+        if options.init_from is not None and not runtime.broadcast(self.store.steps() if runtime.is_main else None):
             init_generator(generator, options.init_from)
         self.num_parameters = [sum(p.numel() for p in net.parameters()) for net in (generator, discriminator)]
         shadow = Generator(generator.config)
@@ -92,7 +93,6 @@ class Trainer:
             dtype,
         )
         self.phases = phase_steps(training.phases, self.feed.steps_per_epoch)
-        self.store = CheckpointStore(run.path / "checkpoints", config.checkpointing.keep)
         self._stand(Progress())
         self.publication = Publication(runtime, run, self.store, config)
         self.console = Console(runtime.is_main)
