@@ -309,6 +309,32 @@ def test_the_command_line(run_dir: Path, tmp_path: Path, capfd: pytest.CaptureFi
     assert len(capfd.readouterr().err.splitlines()) == 1
 
 
+@pytest.mark.parametrize("given", ["nan", "inf", "0", "-5", "1e9"])
+def test_a_time_limit_that_is_none_is_refused(run_dir: Path, capfd: pytest.CaptureFixture[str], given: str) -> None:
+    assert cli.main(["push", str(run_dir), "--repo-id", REPO, f"--timeout-s={given}"]) == 2
+    said = capfd.readouterr().err
+    assert said.count("\n") == 1 and "--timeout-s is" in said and "604800" in said
+
+
+def test_without_a_network_it_says_when_it_gives_up_and_gives_up_then(
+    hub: LoopbackHub, run_dir: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    hub.fault("/api/", status=503, times=10_000)
+    assert cli.main(["push", str(run_dir), "--repo-id", REPO, "--timeout-s", "1"]) == 1
+    said = capfd.readouterr()
+    assert f"pushing to {REPO}; giving up after 1 s (--timeout-s)\n" in said.err
+    assert "NOT pushed yet: final" in said.out
+
+
+def test_a_run_is_pushed_where_its_settings_say(
+    hub: LoopbackHub, run_dir: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (run_dir / "config.yaml").write_text(f"hub: {{repo_id: {REPO}, private: true}}\n")
+    assert cli.main(["push", str(run_dir)]) == 0
+    assert hub.repository(REPO).private
+    capfd.readouterr()
+
+
 def test_training_imports_nothing_heavy_to_publish() -> None:
     code = (
         "import sys, inpaint.hub.publisher; print([m for m in ('torch', 'matplotlib', 'jinja2') if m in sys.modules])"

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 from hub_server import LoopbackHub
+from publishing import DAMAGES
 from running import differences, tiny_config, train, weights
 
 from inpaint import Generator
 from inpaint.cli import main as inpaint
+from inpaint.hub.queue import PushQueue
 
 REPO = "alice/landscapes"
 LAST = 20
@@ -106,3 +109,25 @@ def test_every_fault_at_every_request_of_a_training(
     assert injected.num_hit > 0
     assert_trained_alike(tmp_path / "run", straight)
     assert_complete(hub, tmp_path / "run", tmp_path / "fresh")
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+def test_every_damage_of_the_queue_under_a_training_that_goes_on(
+    hub: LoopbackHub, tmp_path: Path, cache: Path, straight: Path
+) -> None:
+    """One epoch with the Hub away; then each damage in turn, and the run goes on with the Hub back."""
+    env = {"INPAINT_CACHE": str(cache)}
+    hub.fault("/api/repos/create", status=503, times=10_000)
+    begun = arguments(tmp_path / "begun", wait_minutes=0.01)
+    train(*begun, "--training.max-steps", LAST // 2, env=env).ok()
+    hub.clear_faults()
+    PushQueue(tmp_path / "begun" / "run").record("created", repo_id=REPO, private=False)
+    for number, (damage, (do, set_aside)) in enumerate(DAMAGES.items()):
+        folder = tmp_path / str(number)
+        shutil.copytree(tmp_path / "begun", folder)
+        do(folder / "run" / "hub_queue")
+        ended = train(*arguments(folder), "--hub.repo-id", f"alice/damaged-{number}", env=env, timeout_s=600).ok()
+        assert_trained_alike(folder / "run", straight)
+        assert ("is damaged: set aside as" in ended.stderr) == bool(set_aside), damage
+        assert f"alice/damaged-{number} holds epoch-0002, final" in ended.stderr, damage

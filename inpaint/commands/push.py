@@ -11,16 +11,22 @@ examples:
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
+from typing import Any
 
 from inpaint.errors import InpaintError, UsageError
+
+LONGEST_TIMEOUT_S = 604_800
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run_dir", type=Path, metavar="RUN", help="a run directory, such as runs/quickstart")
     parser.add_argument("--repo-id", metavar="ORG/NAME", help="default: where the run has pushed to or should have")
     parser.add_argument("--private", action="store_true", help="make the repository private if it has to be made")
-    parser.add_argument("--timeout-s", type=float, default=900.0, help="give up after so long (default: %(default)g)")
+    parser.add_argument(
+        "--timeout-s", type=float, default=900.0, help="give up after so many seconds (default: %(default)g)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -29,18 +35,33 @@ def run(args: argparse.Namespace) -> int:
 
     if not (args.run_dir / "generator" / "config.json").is_file():
         raise UsageError(f"{args.run_dir} is no run that can be pushed: it has no generator/config.json")
+    if not 0 < args.timeout_s <= LONGEST_TIMEOUT_S:  # nan is in no range
+        raise UsageError(f"--timeout-s is {args.timeout_s:g}; give seconds, more than 0 and up to {LONGEST_TIMEOUT_S}")
     queue = PushQueue(args.run_dir)
     known = [(s.repo_id, s.private) for s in queue.waiting()] + [
         (line["repo_id"], line["private"]) for line in queue.ledger()
     ]
+    hub = _hub_settings(args.run_dir / "config.yaml")
+    if isinstance(hub.get("repo_id"), str):
+        known.append((hub["repo_id"], hub.get("private") is True))
     if args.repo_id is None and not known:
         raise UsageError(f"{args.run_dir} has not been pushed yet: say where to with --repo-id ORG/NAME")
     repo_id = args.repo_id or known[0][0]
     is_private = args.private or (repo_id, True) in known
     publisher = HubPublisher(repo_id, is_private, args.run_dir, show_progress=True)
-    publisher.submit("final" if (args.run_dir / "evaluation.json").exists() else "latest")
+    print(f"pushing to {repo_id}; giving up after {args.timeout_s:g} s (--timeout-s)", file=sys.stderr, flush=True)
+    is_queued = publisher.submit("final" if (args.run_dir / "evaluation.json").exists() else "latest")
     print(publisher.close(args.timeout_s))
-    left = queue.waiting()
-    if left:
-        raise InpaintError(f"{len(left)} of this run's snapshots could not be pushed; see above")
+    if left := len(queue.waiting()) + (not is_queued):
+        raise InpaintError(f"{left} of this run's snapshots could not be pushed; see above")
     return 0
+
+
+def _hub_settings(config: Path) -> dict[str, Any]:
+    """What the run's own settings say of the Hub; nothing if they cannot be read."""
+    import yaml
+
+    try:
+        return dict(yaml.safe_load(config.read_text(errors="replace"))["hub"])
+    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError):
+        return {}

@@ -11,7 +11,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from huggingface_hub.utils import validate_repo_id
 
 import inpaint
 from inpaint.errors import UsageError
-from inpaint.hub.errors import Failure
+from inpaint.hub.errors import Failure, describe
 from inpaint.hub.queue import PushQueue, Snapshot
 
 LONGEST_WAIT_S = 300.0
@@ -61,16 +62,19 @@ class HubPublisher:
         _require(repo_id)
         self.repo_id, self.private, self.push_checkpoint = repo_id, private, push_checkpoint
         self.queue = PushQueue(run_dir)
-        self.queue.sweep()
         self._attempt_timeout_s, self._first_wait_s = attempt_timeout_s, first_wait_s
         self._patience = 1.0
         self._show_progress, self._say = show_progress, say
         self._changed, self._closing, self._stop = threading.Event(), threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._work, name="hub-publisher", daemon=True)
+        self.queue.sweep()
+        self._mend()
+        self._thread = threading.Thread(target=self._run, name="hub-publisher", daemon=True)
         self._thread.start()
 
-    def submit(self, label: str, generator: Path | None = None, checkpoint: Path | None = None) -> None:
+    def submit(self, label: str, generator: Path | None = None, checkpoint: Path | None = None) -> bool:
         """Queue the run as it is now. Costs the copying of its files, never waits for the network, never raises.
+
+        Returns whether it is queued; why not has been said.
 
         Args:
             label: commit title and tag: `epoch-0007`, `best`, `final`.
@@ -78,21 +82,39 @@ class HubPublisher:
             checkpoint: a finished checkpoint folder, taken along if the publisher was made with `push_checkpoint`.
         """
         generator = generator or self.queue.run_dir / "generator"
-        try:
+        self._mend()
+        with self._guarded(f"{label} could not be queued and will not be pushed"):
             self.queue.add(label, self.repo_id, self.private, generator, checkpoint if self.push_checkpoint else None)
-        except OSError as error:
-            self._say(f"Hub: {label} could not be queued and will not be pushed: {error}")
-        else:
             self._changed.set()
+            return True
+        return False
 
     def close(self, timeout_s: float) -> str:
         """Wait until all is pushed, until only the user can help, or for `timeout_s`; then say what is on the Hub."""
         self._closing.set()
         self._changed.set()
-        self._thread.join(timeout_s)
+        self._thread.join(min(timeout_s, threading.TIMEOUT_MAX))
         self._stop.set()
         self._thread.join()
+        self._mend()
         return self.queue.statement(self.repo_id)
+
+    def _mend(self) -> None:
+        with self._guarded("the queue of what is to be pushed cannot be mended"):
+            for line in self.queue.mend():
+                self._say(f"Hub: {line}")
+
+    @contextmanager
+    def _guarded(self, what: str) -> Iterator[None]:
+        """Whatever goes wrong within is said, and never ends the training that is being published."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - see above
+            self._say(f"Hub: {what}: {describe(error).reason}")
+
+    def _run(self) -> None:
+        with self._guarded("pushing has ended early"):
+            self._work()
 
     def _work(self) -> None:
         num_failures, is_hopeless = 0, False

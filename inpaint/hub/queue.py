@@ -2,14 +2,16 @@
 
 `RUN/hub_queue/` holds a numbered folder for each snapshot that waits, `ledger.jsonl` with what happened to the others,
 `failure.json` with why the last try failed, and `run_id`. A snapshot is complete once its folder has its number, so a
-kill at any moment leaves either none or a whole one; what is unfinished is swept away by the next `PushQueue`.
+kill at any moment leaves either none or a whole one. Whoever reads passes over what is damaged; `mend` sets it aside.
 """
 
 from __future__ import annotations
 
 import fcntl
+import itertools
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -21,6 +23,13 @@ from typing import Any
 from inpaint.hub.errors import Failure
 
 MAX_WAITING = 16
+# What a line of the ledger must hold to mean something.
+_LEDGER_KEYS: dict[str, dict[str, type]] = {
+    "created": {"repo_id": str, "private": bool},
+    "superseded": {"repo_id": str, "private": bool, "label": str},
+    "pushed": {"repo_id": str, "private": bool, "label": str, "commit": str, "url": str, "notes": list},
+}
+_WEIGHTS = ("config.json", "model.safetensors")
 _RUN_FILES = ("config.yaml", "metrics.jsonl", "report.md", "evaluation.json", "environment.json")
 
 
@@ -55,7 +64,7 @@ class PushQueue:
         path = self.folder / "run_id"
         if not path.exists():
             _write(path, uuid.uuid4().hex[:12])
-        return path.read_text()
+        return path.read_text(errors="replace")
 
     def add(self, label: str, repo_id: str, private: bool, generator: Path, checkpoint: Path | None = None) -> Snapshot:
         """Copy what a push needs; afterwards training may change its files as it likes.
@@ -77,52 +86,83 @@ class PushQueue:
             shutil.copytree(self.run_dir / "samples", files / "samples", copy_function=_link)
         if checkpoint is not None:
             shutil.copytree(checkpoint, files / "checkpoints" / checkpoint.name, copy_function=_link)
+        if missing := [name for name in _WEIGHTS if not (files / name).is_file()]:
+            raise FileNotFoundError(f"{generator} holds no {' and no '.join(missing)}")
         (unfinished / "snapshot.json").write_text(json.dumps({"label": label, "repo_id": repo_id, "private": private}))
-        number = 1 + max((int(folder.name) for folder in self._numbered()), default=self._last_number())
-        unfinished.rename(self.folder / f"{number:06}")
+        number = 1 + max((int(folder.name) for folder in self._numbered()), default=0)
+        folder = unfinished.rename(self.folder / f"{number:06}")
         self._supersede()
-        return Snapshot(self.folder / f"{number:06}", label, repo_id, private)
+        return Snapshot(folder, label, repo_id, private)
 
     def waiting(self) -> list[Snapshot]:
         """Oldest first."""
-        snapshots = []
-        for folder in sorted(self._numbered()):
-            try:
-                snapshots.append(Snapshot(folder, **json.loads((folder / "snapshot.json").read_text())))
-            except FileNotFoundError:  # the process that pushes has finished it just now
-                continue
-        return snapshots
+        snapshots = (_snapshot(folder) for folder in sorted(self._numbered()))
+        return [snapshot for snapshot in snapshots if snapshot is not None]
 
     def sweep(self) -> None:
         """Remove what a killed process left half copied."""
         for folder in self.folder.glob(".new-*"):
             shutil.rmtree(folder, ignore_errors=True)
 
+    def mend(self) -> list[str]:
+        """Set aside what cannot be read, in `hub_queue/damaged/`, so that the rest can be pushed; a line about each.
+
+        Raises:
+            OSError: the disk does not let it.
+        """
+        aside = []
+        if os.path.lexists(self.folder) and not self.folder.is_dir():
+            aside.append(_set_aside(self.folder, self.run_dir))
+        if (self.folder / "lock").is_dir():
+            aside.append(_set_aside(self.folder / "lock", self.folder / "damaged"))
+        if self.folder.is_dir():
+            with self.lock() as is_mine:
+                if is_mine:  # else another process may be writing just what is read here
+                    sound = [line for line in _text(self.folder / "ledger.jsonl").splitlines() if _event(line)]
+                    aside += [_set_aside(path, self.folder / "damaged") for path in self._damaged(sound)]
+                    if sound and not (self.folder / "ledger.jsonl").exists():
+                        _write(self.folder / "ledger.jsonl", "".join(f"{line}\n" for line in sound))
+        return [f"{old.relative_to(self.run_dir)} is damaged: set aside as {new}" for old, new in aside]
+
+    def _damaged(self, sound: list[str]) -> list[Path]:
+        run_id, failure, ledger = (self.folder / name for name in ("run_id", "failure.json", "ledger.jsonl"))
+        is_damaged = {
+            run_id: not re.fullmatch("[0-9a-f]{12}", _text(run_id)),
+            failure: self.failure is None,
+            ledger: _text(ledger).splitlines() != sound or not ledger.is_file(),
+        }
+        return [path for path in is_damaged if is_damaged[path] and os.path.lexists(path)] + [
+            folder for folder in self._numbered() if _snapshot(folder) is None
+        ]
+
     def finish(self, snapshot: Snapshot, event: str, **details: Any) -> None:
         """Write down what became of a snapshot, then remove it: a kill in between repeats it, and that does no harm."""
-        number = int(snapshot.folder.name)
-        about = {"label": snapshot.label, "repo_id": snapshot.repo_id, "private": snapshot.private}
-        self.record(event, number=number, **about, **details)
-        removed = snapshot.folder.with_name(f".new-{number}-done")
+        self.record(event, label=snapshot.label, repo_id=snapshot.repo_id, private=snapshot.private, **details)
+        removed = snapshot.folder.with_name(f".new-{snapshot.folder.name}-done")
+        shutil.rmtree(removed, ignore_errors=True)
         snapshot.folder.rename(removed)
-        shutil.rmtree(removed, ignore_errors=True)  # `sweep` of another process may be at it too
+        shutil.rmtree(removed, ignore_errors=True)  # `mend` of another process may be at it too
 
     def record(self, event: str, **details: Any) -> None:
-        with (self.folder / "ledger.jsonl").open("a") as ledger:
-            ledger.write(json.dumps({"event": event, **details}) + "\n")
+        path = self.folder / "ledger.jsonl"
+        is_cut = bool(text := _text(path)) and not text.endswith("\n")
+        with path.open("a") as ledger:
+            ledger.write("\n" * is_cut + json.dumps({"event": event, **details}) + "\n")
             ledger.flush()
             os.fsync(ledger.fileno())
 
     def ledger(self) -> list[dict[str, Any]]:
-        path = self.folder / "ledger.jsonl"
-        # A crash may have cut the last line short; what it would have said is found out anew.
-        return [json.loads(line) for line in _lines(path) if line.endswith("}")]
+        """What happened, oldest first. What a damaged line would have said is found out anew."""
+        events = (_event(line) for line in _text(self.folder / "ledger.jsonl").splitlines())
+        return [event for event in events if event is not None]
 
     @property
     def failure(self) -> Failure | None:
         """Why the last try failed; None after a success or before the first try."""
-        path = self.folder / "failure.json"
-        return Failure(**json.loads(path.read_text())) if path.exists() else None
+        try:
+            return Failure(**json.loads(_text(self.folder / "failure.json")))
+        except (ValueError, TypeError):
+            return None
 
     @failure.setter
     def failure(self, failure: Failure | None) -> None:
@@ -175,10 +215,7 @@ class PushQueue:
         return "\n".join(lines)
 
     def _numbered(self) -> list[Path]:
-        return [folder for folder in self.folder.glob("*") if folder.name.isdigit()]
-
-    def _last_number(self) -> int:
-        return max((line.get("number", 0) for line in self.ledger()), default=0)
+        return [folder for folder in self.folder.glob("*") if re.fullmatch("[0-9]{6,12}", folder.name)]
 
     def _supersede(self) -> None:
         with self.lock() as is_mine:
@@ -192,8 +229,42 @@ class PushQueue:
                     self.finish(snapshot, "superseded")
 
 
-def _lines(path: Path) -> list[str]:
-    return path.read_text().splitlines() if path.exists() else []
+def _snapshot(folder: Path) -> Snapshot | None:
+    """The snapshot that waits in a folder; None if it is damaged, or gone because it has been pushed just now."""
+    try:
+        snapshot = Snapshot(folder, **json.loads(_text(folder / "snapshot.json")))
+    except (ValueError, TypeError):
+        return None
+    has_types = (type(snapshot.label), type(snapshot.repo_id), type(snapshot.private)) == (str, str, bool)
+    is_whole = all((snapshot.files / name).is_file() for name in _WEIGHTS)
+    return snapshot if has_types and is_whole else None
+
+
+def _event(line: str) -> dict[str, Any] | None:
+    """A line of the ledger; None if it is damaged."""
+    try:
+        event = json.loads(line)
+        is_sound = all(isinstance(event[key], kind) for key, kind in _LEDGER_KEYS[event["event"]].items())
+    except (ValueError, TypeError, KeyError):
+        return None
+    return event if is_sound else None
+
+
+def _text(path: Path) -> str:
+    """What a file holds, damaged or not; nothing if there is none or it cannot be read."""
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def _set_aside(path: Path, place: Path) -> tuple[Path, Path]:
+    """Where it was and where it is now."""
+    place.mkdir(exist_ok=True)
+    names = (f"{path.name}.damaged-{number}" for number in itertools.count(1))
+    target = next(place / name for name in names if not os.path.lexists(place / name))
+    path.rename(target)
+    return path, target
 
 
 def _link(source: str, target: str) -> None:
