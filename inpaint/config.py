@@ -51,7 +51,7 @@ class DataConfig(Section):
     streaming: bool = False
     """Read parquet shards while training instead of decoding them into the cache first: for data beyond the disk."""
     stream_window: Count = 8192
-    """With `streaming`: about how many pictures are mixed with one another, and held in memory by all processes."""
+    """With `streaming`: how many pictures all processes together hold in memory, as files; most of them are mixed."""
     synthetic_train: Count = 16384
     """How many pictures are made up for training where there is no path."""
     synthetic_held_out: Count = 1024

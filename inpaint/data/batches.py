@@ -111,6 +111,8 @@ class Feed:
         self.batch_size, self.share = global_batch_size, global_batch_size // world_size
         self.rank, self.device, self.dtype = rank, torch.device(device), dtype
         self.steps_per_epoch = len(pictures) // global_batch_size
+        if isinstance(pictures, Stream) and rank == 0:
+            pictures.warn_of_sharing(world_size)
         self._resident = (
             _resident(pictures.pixels, self.device, config.device_cache) if isinstance(pictures, Pictures) else None
         )

@@ -26,9 +26,10 @@ from inpaint.files import write_atomically
 # At most 500 MB, names, coordinates and parquet's own bytes among them.
 SHARD_BYTES = 480_000_000
 ROW_BYTES = 200
-# So many pictures are gathered, and so many stand in a row group, which is what streaming reads at a time.
+# So many bytes are gathered. A row group, which is what streaming reads at a time, holds as many pictures as those that
+# `datasets` writes.
 SLAB_BYTES = 32_000_000
-ROWS_A_GROUP = 250
+ROWS_A_GROUP = 100
 
 
 def features(labels: tuple[str, ...]) -> Any:

@@ -1,9 +1,12 @@
 """Owns training from parquet shards that are read while they are trained on, for data larger than the disk.
 
 What is read at a time is a row group, here a block. An epoch lays all blocks out in an order of its own, cuts this row
-of pictures into lanes, and moves each picture by up to `window` places within its lane. A global batch takes the same
+of pictures into lanes, and moves each picture by up to `mixed` places within its lane. A global batch takes the same
 number from each lane, lane by lane; a process, whose share of the batch is consecutive, so reads its own lanes only.
-The order depends on (seed, epoch, batch size) and not on the processes, and the position stays one integer.
+The order depends on (seed, epoch, batch size, window) and not on the processes, and the position stays one integer.
+
+A block is kept as it was read, and a picture decoded when its step is near, by the process that trains on it. How many
+lanes there are follows from the window: all that they keep, what is mixed and what is read ahead, stays within it.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import islice
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
@@ -23,19 +27,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inpaint.data import holes
-from inpaint.data.decode import coordinates_at, decode_entries, table_of
+from inpaint.data.decode import Decoded, coordinates_at, decode_entries, table_of
 from inpaint.data.holes import SPLITS, HoleSpec
-from inpaint.data.sources import open_source
+from inpaint.data.sources import Entry, open_source
 from inpaint.data.tables import TableSource, entries_of, in_one_line, opened
 from inpaint.errors import InpaintError
 
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
-# A power of two, since batches and numbers of processes mostly are: up to so many processes read nothing twice.
-LANES = 32
-# How far ahead of training row groups are looked for, at most.
-STEPS_AHEAD = 1024
+# A lane keeps what it mixes, a block at each end of that, and the next; so a window of a lane's least blocks mixes one.
+LEAST_BLOCKS = 4
+# How far ahead of training row groups are looked for, at most; and how many steps are decoded.
+STEPS_AHEAD, STEPS_DECODED = 1024, 2
 
 log = logging.getLogger(__name__)
 
@@ -58,12 +62,22 @@ def find_shards(path: str) -> TableSource:
 
 
 @dataclass(frozen=True)
-class _Block:
-    """A row group, decoded; what could not be is replaced by its neighbours."""
+class _Part:
+    """Some pictures of a block, decoded; what could not be is replaced by its neighbours."""
 
     pixels: NDArray[np.uint8]
     holes: NDArray[np.int32]
     crops: NDArray[np.int32]
+
+
+@dataclass
+class _Step:
+    """One step to come: its rows, their blocks, how many of these were new, and where what is being decoded goes."""
+
+    rows: NDArray[np.int32]
+    blocks: NDArray[np.int64]
+    num_new: int
+    parts: list[tuple[NDArray[np.int64], Future[_Part]]] | None = None
 
 
 class Stream:
@@ -73,11 +87,11 @@ class Stream:
         source: found before; their footers are read here, and name every row group.
         spec: size of the pictures and of their holes.
         batch_size: pictures of all processes in a step.
-        window: about how many pictures are mixed with one another, over all lanes.
+        window: how many pictures are held in memory, over all lanes and processes; most of them are mixed.
         max_bad_fraction: of all pictures.
 
     Raises:
-        InpaintError: a shard cannot be read, or has other columns than the first.
+        InpaintError: a shard cannot be read, has other columns than the first, or row groups too large for the window.
     """
 
     def __init__(
@@ -85,8 +99,6 @@ class Stream:
     ) -> None:
         self.name, self.spec, self.batch_size = source.name, spec, batch_size
         self._files, self._source = source.shards("train"), source
-        self.num_lanes = math.gcd(batch_size, LANES)
-        self.window = window // self.num_lanes
         with ThreadPoolExecutor(min(16, 4 * _num_threads())) as pool:
             self._footers = list(pool.map(self._footer, self._files))
         self._groups = [
@@ -94,13 +106,37 @@ class Stream:
         ]
         sizes = [self._footers[file].row_group(group).num_rows for file, group in self._groups]
         self._starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+        self.num_lanes, self.mixed = self._lanes(window, max(sizes, default=1))
         self._columns = self._wanted_columns()
         self._most_bad = max_bad_fraction * len(self)
-        self._bad: dict[int, int] = {}
+        self._bad: set[int] = set()
+        self._read_ahead: dict[int, Future[list[Entry]]] = {}
         self._lock = Lock()
 
     def __len__(self) -> int:
         return int(self._starts[-1])
+
+    def _lanes(self, window: int, largest_block: int) -> tuple[int, int]:
+        """How many lanes there are, a power of two that divides the batch, and how many pictures each mixes."""
+        self._least = least = min(LEAST_BLOCKS * largest_block, len(self))
+        if window < least:
+            groups = (footer.row_group(group) for footer in self._footers for group in range(footer.num_row_groups))
+            gib = sum(group.total_byte_size for group in groups) / len(self) * least / 2**30
+            raise InpaintError(
+                f"data.stream_window is {window}, but the row groups of {self.name} hold up to {largest_block} "
+                f"pictures and are read whole: it must be {least} or more ({gib:.1f} GiB over all processes)"
+            )
+        num_lanes = math.gcd(self.batch_size, 1 << (window // least).bit_length() - 1)
+        return num_lanes, max(largest_block, window // num_lanes - (LEAST_BLOCKS - 1) * largest_block)
+
+    def warn_of_sharing(self, num_processes: int) -> None:
+        """Says so where there are fewer lanes than processes, and several must read the same row groups."""
+        if num_processes > self.num_lanes:
+            log.warning(
+                "each row group is read by %d processes; each would read its own with data.stream_window %d",
+                -(-num_processes // self.num_lanes),
+                num_processes * self._least,
+            )
 
     @property
     def holes(self) -> NDArray[np.int32]:
@@ -126,7 +162,7 @@ class Stream:
         steps, share = len(self) // self.batch_size, self.batch_size // self.num_lanes
         length = len(self) // self.num_lanes
         lanes = row[: self.num_lanes * length].reshape(self.num_lanes, length)
-        moved = np.arange(length) + self.window * holes.generator(seed, "window", epoch).random(lanes.shape)
+        moved = np.arange(length) + self.mixed * holes.generator(seed, "window", epoch).random(lanes.shape)
         mixed = np.take_along_axis(lanes, np.argsort(moved, axis=1, kind="stable"), axis=1)
         by_step = mixed[:, : steps * share].reshape(self.num_lanes, steps, share).swapaxes(0, 1)
         return np.ascontiguousarray(by_step).reshape(-1)
@@ -142,39 +178,46 @@ class Stream:
     ) -> Generator[tuple[NDArray[np.uint8], NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]]:
         """What each step needs: pixels [n, S, S, 3], the pictures' own holes [n, 4] and windows [n, 2], and its rows.
 
-        Blocks are read ahead by threads, and dropped after their last picture.
+        Threads read blocks and decode pictures ahead; a block is dropped after its last picture.
 
         Args:
             tables: for each epoch int32 [steps, n, k]: rows that begin with a picture's index.
         """
         steps = self._steps(tables)
-        coming: deque[tuple[NDArray[np.int32], NDArray[np.int64], int]] = deque()
+        coming: deque[_Step] = deque()
         num_left: Counter[int] = Counter()
-        read: dict[int, Future[_Block]] = {}
-        num_ahead, num_threads = 0, _num_threads()
-        with ThreadPoolExecutor(num_threads, thread_name_prefix="stream") as pool:
+        read = self._read_ahead = {}
+        num_ahead = 0
+        with ThreadPoolExecutor(_num_threads(), thread_name_prefix="stream") as pool:
             try:
                 while True:
-                    while not coming or (num_ahead < 2 * num_threads and len(coming) < STEPS_AHEAD):
-                        if (step := next(steps, None)) is None:
+                    while not coming or (num_ahead < self._lanes_of(coming[0].rows) and len(coming) < STEPS_AHEAD):
+                        if (following := next(steps, None)) is None:
                             break
-                        rows, blocks, added = step
+                        rows, blocks, added = following
                         num_left.update(added)
                         new = [block for block in dict.fromkeys(blocks.tolist()) if block not in read]
                         read |= {block: pool.submit(self._read, block) for block in new}
-                        coming.append((rows, blocks, len(new)))
+                        coming.append(_Step(rows, blocks, len(new)))
                         num_ahead += len(new)
                     if not coming:
                         return
-                    rows, blocks, num_new = coming.popleft()
-                    num_ahead -= num_new
-                    yield *self._gather(rows[:, 0], blocks, read), rows
-                    for block, count in Counter(blocks.tolist()).items():
+                    for near in islice(coming, STEPS_DECODED):
+                        if near.parts is None:
+                            near.parts = self._start_decoding(near, read, pool)
+                    step = coming.popleft()
+                    num_ahead -= step.num_new
+                    yield *self._gather(step), step.rows
+                    for block, count in Counter(step.blocks.tolist()).items():
                         num_left[block] -= count
                         if not num_left[block]:
                             del num_left[block], read[block]
             finally:
                 pool.shutdown(cancel_futures=True)
+
+    def _lanes_of(self, rows: NDArray[np.int32]) -> int:
+        """In how many lanes a process's rows of a step lie, at most; so many blocks are read ahead."""
+        return -(-len(rows) * self.num_lanes // self.batch_size)
 
     def _steps(
         self, tables: Iterator[NDArray[np.int32]]
@@ -190,20 +233,28 @@ class Stream:
     def _block_of(self, chosen: NDArray[Any]) -> NDArray[np.int64]:
         return np.searchsorted(self._starts, chosen, side="right") - 1
 
-    def _gather(
-        self, chosen: NDArray[Any], blocks: NDArray[np.int64], read: Mapping[int, Future[_Block]]
-    ) -> tuple[NDArray[np.uint8], NDArray[np.int32], NDArray[np.int32]]:
-        size = self.spec.image_size
-        pixels = np.empty((len(chosen), size, size, 3), np.uint8)
-        where, windows = np.empty((len(chosen), 4), np.int32), np.empty((len(chosen), 2), np.int32)
-        for block in np.unique(blocks).tolist():
-            here = np.flatnonzero(blocks == block)
-            rows, found = chosen[here] - self._starts[block], read[block].result()
-            pixels[here], where[here], windows[here] = found.pixels[rows], found.holes[rows], found.crops[rows]
+    def _start_decoding(
+        self, step: _Step, read: Mapping[int, Future[list[Entry]]], pool: ThreadPoolExecutor
+    ) -> list[tuple[NDArray[np.int64], Future[_Part]]]:
+        """Blocks were handed to the pool before, so that decoding never waits for what is not being read."""
+        parts = []
+        for block in np.unique(step.blocks).tolist():
+            here = np.flatnonzero(step.blocks == block)
+            rows = step.rows[here, 0] - self._starts[block]
+            parts.append((here, pool.submit(self._decode, block, read[block], rows)))
+        return parts
+
+    def _gather(self, step: _Step) -> tuple[NDArray[np.uint8], NDArray[np.int32], NDArray[np.int32]]:
+        size, num = self.spec.image_size, len(step.rows)
+        pixels = np.empty((num, size, size, 3), np.uint8)
+        where, windows = np.empty((num, 4), np.int32), np.empty((num, 2), np.int32)
+        for here, part in step.parts or []:
+            found = part.result()
+            pixels[here], where[here], windows[here] = found.pixels, found.holes, found.crops
         return pixels, where, windows
 
-    def _read(self, block: int) -> _Block:
-        """A block from its shard; may be called from several threads."""
+    def _read(self, block: int) -> list[Entry]:
+        """A block from its shard, not decoded; may be called from several threads."""
         import pyarrow.parquet as pq
 
         number, group = self._groups[block]
@@ -212,29 +263,37 @@ class Stream:
             opened(self._files[number]) as file,
         ):
             table = pq.ParquetFile(file, metadata=self._footers[number]).read_row_group(group, self._columns)
-        entries = list(entries_of(self.name, table, self._source.columns, "train"))
-        decoded = decode_entries(entries, self.spec.image_size)
-        rows = np.array(decoded.rows, np.int64)
-        if decoded.bad:
-            self._count_bad(block, decoded.bad)
-            if not len(rows):
-                raise InpaintError(f"{self._files[number]}, row group {group}: not one picture can be used")
-        hashes = np.array([entries[row].key_hash for row in decoded.rows], np.uint64)
-        own = coordinates_at(table_of([""] * len(rows), hashes, decoded.coordinates), self.spec)
-        nearest = np.searchsorted(rows, np.arange(len(table))).clip(max=len(rows) - 1)
-        return _Block(decoded.pixels[nearest], own[0][nearest], own[1][nearest])
+        return list(entries_of(self.name, table, self._source.columns, "train"))
 
-    def _count_bad(self, block: int, bad: Sequence[str]) -> None:
+    def _decode(self, block: int, read: Future[list[Entry]], rows: NDArray[np.int64]) -> _Part:
+        """These rows of a block."""
+        parts = [self._decode_row(block, read.result(), row) for row in rows.tolist()]
+        hashes = np.array([entry.key_hash for entry, _ in parts], np.uint64)
+        coordinates = [found.coordinates for _, found in parts if found.coordinates is not None]
+        table = table_of([""] * len(parts), hashes, np.concatenate(coordinates) if coordinates else None)
+        return _Part(np.concatenate([found.pixels for _, found in parts]), *coordinates_at(table, self.spec))
+
+    def _decode_row(self, block: int, entries: Sequence[Entry], row: int) -> tuple[Entry, Decoded]:
+        """A row; for one that cannot be decoded the next that can stands, else the one before."""
+        for stand_in in (*range(row, len(entries)), *range(row - 1, -1, -1)):
+            decoded = decode_entries([entries[stand_in]], self.spec.image_size)
+            if not decoded.bad:
+                return entries[stand_in], decoded
+            self._count_bad(int(self._starts[block]) + stand_in, decoded.bad[0])
+        number, group = self._groups[block]
+        raise InpaintError(f"{self._files[number]}, row group {group}: not one picture can be used")
+
+    def _count_bad(self, picture: int, why: str) -> None:
         with self._lock:
-            is_new = block not in self._bad
-            self._bad[block] = len(bad)
-            total = sum(self._bad.values())
+            is_new = picture not in self._bad
+            self._bad.add(picture)
+            total = len(self._bad)
         if is_new:
-            log.warning("%d pictures cannot be used, others stand for them; the first: %s", len(bad), bad[0])
+            log.warning("a picture cannot be used, another stands for it: %s", why)
         if total > self._most_bad:
             raise InpaintError(
                 f"{total} of the {len(self)} pictures of {self.name} cannot be used, more than data.max_bad_fraction "
-                f"allows; the last seen is {bad[-1]}. Mend or remove them, or allow more"
+                f"allows; the last seen is {why}. Mend or remove them, or allow more"
             )
 
     def _footer(self, name: str) -> pq.FileMetaData:
