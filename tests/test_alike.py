@@ -172,3 +172,27 @@ def test_no_group_straddles_splits_and_the_tables_name_the_partners(scenes: list
         assert ("mirrored" in row["source"]) == ("mirrored" in row["copy_of"])
     again = prepare(replace(options(source.parent, tmp_path / "again"), chunk_pictures=100))
     assert again is not None and again.fingerprint == plan.fingerprint
+
+
+def test_splits_of_the_source_stay_and_copies_across_them_do_not(
+    scenes: list[Image.Image], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for index, scene in enumerate(scenes[:12]):
+        for split, change in (("train", "mirrored"), ("test", "cropped by 10%"), ("val", "saved again")):
+            folder = tmp_path / "source" / split / "hills"
+            folder.mkdir(parents=True, exist_ok=True)
+            KINDS[change](scene).save(folder / f"{split}{index}.png")
+        scene.save(tmp_path / "source" / "train" / "hills" / f"copy{index}.png")
+    plan = prepare(options(tmp_path / "source", tmp_path / "out"))
+    assert plan is not None
+    assert {split: len(pictures) for split, pictures in plan.order.items()} == {
+        "train": 12,
+        "validation": 12,
+        "test": 12,
+    }
+    assert plan.num_straddling() >= 20
+    with (tmp_path / "out" / "dropped.csv").open(encoding="utf-8") as file:
+        dropped = {Path(row["source"]).stem: Path(row["copy_of"]).stem for row in csv.DictReader(file)}
+    assert dropped == {f"copy{index}": f"val{index}" for index in range(12)}
+    again = prepare(replace(options(tmp_path / "source", tmp_path / "again"), resplit=True))
+    assert again is not None and again.num_straddling() == 0

@@ -142,7 +142,11 @@ def _report(plan: Plan, out: Path) -> None:
     dropped = ", ".join(f"{num} {reason}" for reason, num in counts.items() if num and reason != "kept")
     print(f"{out}: {counts['kept']} of {counts.total()} pictures kept ({splits}); left out: {dropped or 'none'}")
     if num_alike := len(plan.alike()):
-        print(f"{num_alike} of them are alike, such as crops; each group is in one split: see {out}/alike.csv")
+        print(f"{num_alike} of them are like another, such as crops of one picture: see {out}/alike.csv")
+    if num_straddling := plan.num_straddling():
+        print(
+            f"{num_straddling} are in another split than one they are like, as in the source; --resplit parts it anew"
+        )
     for split, pictures in plan.order.items():
         if not len(pictures):
             print(f"there is no picture in {split}: training needs all three splits, so it takes more pictures")

@@ -114,8 +114,9 @@ Person filter: {people.describe()}.
 
 Left out as duplicates are copies of a picture that is kept: the same, saved again or resized; `dropped.csv` says which.
 Pictures that are alike, since one was cropped (up to a tenth at each side), brightened, mirrored or given a border, or
-since the camera hardly moved, are all kept and all in one split, that of their first: {len(plan.alike())} pictures,
-listed in `alike.csv`.
+since the camera hardly moved, are all kept and in one split, that of their first, unless the source had splits of its
+own: {len(plan.alike())} pictures, listed in `alike.csv`; {plan.num_straddling()} of them are in another split than what
+they are like.
 
 | split | pictures |
 | --- | ---: |

@@ -24,6 +24,8 @@ from inpaint.data.dedupe import IS_ODD, VIEWS
 from inpaint.data.holes import SPLITS, Split
 from inpaint.errors import InpaintError
 
+# Of copies in several splits of the source's own the one that is tested on stays.
+COPIES_STAY_IN: tuple[Split, ...] = ("test", "validation", "train")
 KEPT, DUPLICATE = REASONS.index("kept"), REASONS.index("duplicate")
 # So many pictures' looks are in memory at a time.
 LOOKED_FOR_AT_ONCE = 20_000
@@ -126,6 +128,11 @@ class Plan:
         )
         return some[np.lexsort(keys)]
 
+    def num_straddling(self) -> int:
+        """How many kept pictures are in another split than what they are like: where the source's own are kept."""
+        kept = np.flatnonzero(self.reason == KEPT)
+        return int((self.split[kept] != self.split[self.first[kept]]).sum())
+
 
 def make_plan(
     files: Sequence[Path], threshold: float, labels: Sequence[str] | None, workers: int, show_progress: bool
@@ -194,6 +201,7 @@ def _columns(table: pa.Table, threshold: float, found_labels: list[str]) -> dict
     return values | {
         "reason": reasons(table, threshold),
         "label": np.array([number[name] for name in labels], np.int32),
+        "own_split": np.array(table["own_split"].to_pylist(), bool),
         "whole": _looks(table)[:, 0],
         "num_bytes": pc.binary_length(table["png"]).to_numpy().astype(np.int64),
     }
@@ -212,9 +220,14 @@ def _group(
     workers: int,
     show_progress: bool,
 ) -> NDArray[np.int64]:
-    """Marks copies in `reason`, and puts those that are alike in one split, that of the first. Returns `Plan.first`."""
+    """Marks copies in `reason`, and puts those that are alike in one split, that of the first. Returns `Plan.first`.
+
+    Splits of the source's own stay as they are.
+    """
     kept = np.flatnonzero(reason == KEPT)
-    ordered = kept[np.lexsort((columns["source_hash"][kept], columns["key_hash"][kept]))]
+    is_own = columns["own_split"][kept].astype(bool)
+    rank = np.array([COPIES_STAY_IN.index(split) for split in SPLITS])[columns["split"][kept].astype(np.int64)] * is_own
+    ordered = kept[np.lexsort((columns["source_hash"][kept], columns["key_hash"][kept], rank))]
     _, at, again = np.unique(columns["pixels"][ordered], return_index=True, return_inverse=True)
     distinct = np.sort(at)  # places in `ordered`
     place = np.full(len(reason), -1)
@@ -232,7 +245,8 @@ def _group(
             np.array([pair.is_copy for pair in told], bool),
         )
     )
-    columns["split"][ordered] = columns["split"][group]
+    is_free = ~columns["own_split"][ordered].astype(bool)
+    columns["split"][ordered[is_free]] = columns["split"][group[is_free]]
     is_copy = copy != ordered
     reason[ordered[is_copy]] = DUPLICATE
     first = np.full(len(reason), -1)
