@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
-from inpaint.config import Config
-from inpaint.errors import UsageError
-from inpaint.resolve import DEFAULT_PRESET, load_config, preset_names, settings
+from inpaint.config import Config, settings
+from inpaint.errors import MOST_FAULTS, UsageError, first_few, shorten
+from inpaint.hints import hint
+from inpaint.resolve import DEFAULT_PRESET, load_config, preset_names
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ SWITCHES = {
     "help": "show this and exit",
 }
 VALUES = {
-    "config": f"a preset or a .yaml file (default: {DEFAULT_PRESET})",
+    "config": f"a preset, or a .yaml file, on a preset if it says `preset: NAME` (default: {DEFAULT_PRESET})",
     "run-dir": "where the run is kept (default: runs/<preset>)",
     "init-from": "start a new run from a generator's weights: a folder or a Hub id",
     "profile": "trace so many steps of each phase into <run-dir>/profile, to be opened in ui.perfetto.dev",
@@ -48,6 +49,7 @@ def parse_arguments(argv: list[str]) -> tuple[Config, Options]:
     """
     given, flags, faults = _read(argv)
     name = given.get("config")
+    faults = first_few(faults)
     try:
         config = load_config(name, flags)
     except UsageError as error:
@@ -89,9 +91,17 @@ def usage() -> str:
     lines += [f"  --{name:<12} {text}" for name, text in {**VALUES, **SWITCHES}.items()]
     lines += ["", f"presets: {', '.join(preset_names())}", "", "settings, with the defaults under every preset:"]
     for name, setting in settings():
-        default = "null" if setting.default is None else setting.default
-        lines.append(f"  --{name} ({default}){'  ' + setting.description if setting.description else ''}")
+        default = setting.default if isinstance(setting.default, str) else json.dumps(setting.default)
+        choices = f" {'|'.join(_choices(setting.annotation))}" if _choices(setting.annotation) else ""
+        lines.append(f"  --{name} ({default.strip('[]')}){choices}  {setting.description or ''}".rstrip())
     return "\n".join(lines)
+
+
+def _choices(annotation: Any) -> list[str]:
+    """What a setting may be, where it is one of a few."""
+    if annotation is bool:
+        return ["true", "false"]
+    return [*get_args(annotation)] if get_origin(annotation) is Literal else []
 
 
 def _read(argv: list[str]) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
@@ -104,7 +114,8 @@ def _read(argv: list[str]) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
     while rest:
         word = rest.pop(0)
         if not word.startswith("--"):
-            faults.append(f"{word!r} stands alone; every value follows its flag, as in --training.epochs 20")
+            word = shorten(repr(word))
+            faults.append(f"{word} stands alone; every value follows its flag, as in --training.epochs 20")
             continue
         name, equals, inline = word[2:].partition("=")
         values = [inline] if equals else []
@@ -117,15 +128,13 @@ def _read(argv: list[str]) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
         elif name in SWITCHES and len(values) <= 1:
             text = values[0].lower() if values else "true"
             if text not in ("true", "false"):
-                faults.append(f"--{name} is on or off; got {values[0]!r}, allowed: true, false or nothing")
+                faults.append(f"--{name} is on or off; got {shorten(repr(values[0]))}, allowed: true, false or nothing")
             given[name] = text == "true"
         elif name in VALUES and len(values) == 1 and values[0]:
             given[name] = values[0]
         elif name in VALUES:
-            faults.append(f"--{name} takes one value; got {values or 'none'}: {VALUES[name]}")
+            faults.append(f"--{name} takes one value; got {shorten(str(values or 'none'))}: {VALUES[name]}")
         else:
-            nearest = get_close_matches(name, known, n=1, cutoff=0.5)
-            nearest = nearest or [long for long in known if long.endswith(f".{name.replace('-', '_')}")][:1]
-            hint = f"; did you mean --{nearest[0]}?" if nearest else "; --help lists all"
-            faults.append(f"--{name}: no such flag{hint}")
+            meant = hint(name, known, mark="--") if len(faults) < MOST_FAULTS else None
+            faults.append(f"--{shorten(name)}: no such flag; {meant or '--help lists all'}")
     return given, flags, faults

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Annotated, Literal
+from collections.abc import Iterator
+from functools import cache
+from typing import Annotated, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic.fields import FieldInfo
 
 from inpaint.data.holes import HoleSpec
 
@@ -203,3 +206,18 @@ class Config(Section):
     def fingerprint(self) -> str:
         """A short hash of every value: equal on all processes, or they do not run the same thing."""
         return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def settings() -> Iterator[tuple[str, FieldInfo]]:
+    """Every setting's dotted name with its type, default and description."""
+    for section, field in Config.model_fields.items():
+        assert isinstance(field.annotation, type) and issubclass(field.annotation, Section)
+        for name, setting in field.annotation.model_fields.items():
+            yield f"{section}.{name}", setting
+
+
+@cache
+def is_text(key: str) -> bool:
+    """Whether a setting is free text, which stays as it is written; False for a name that there is not."""
+    setting = dict(settings()).get(key)
+    return setting is not None and Text in get_args(setting.annotation)

@@ -7,3 +7,16 @@ class InpaintError(Exception):
 
 class UsageError(InpaintError):
     """The command or its configuration is wrong: nothing was begun. Commands exit with 2."""
+
+
+MOST_FAULTS = 20
+
+
+def first_few(faults: list[str]) -> list[str]:
+    """Those that a person reads, and how many more there are."""
+    return faults[:MOST_FAULTS] + [f"and {len(faults) - MOST_FAULTS} more"] * (len(faults) > MOST_FAULTS)
+
+
+def shorten(text: str) -> str:
+    """A name or a value as a message repeats it."""
+    return text if len(text) <= 100 else f"{text[:80]}... ({len(text)} characters)"

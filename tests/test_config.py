@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,12 @@ from hypothesis import example, given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
 
-from inpaint.arguments import parse_arguments, usage
-from inpaint.config import Config
+from inpaint import hints
+from inpaint.arguments import SWITCHES, VALUES, parse_arguments, usage
+from inpaint.config import Config, settings
 from inpaint.errors import UsageError
-from inpaint.resolve import load_config, preset_names, settings
+from inpaint.hints import hint
+from inpaint.resolve import load_config, preset_names
 
 TABLE_1 = {
     "paper/phases-20-50-30": {"training.phases": [0.2, 0.5, 0.3]},
@@ -26,6 +29,11 @@ TABLE_1 = {
     "paper/bottleneck-3": {"model.bottleneck": 3},
 }
 FINAL = {"training.epochs": 220, "training.phases": [0.2, 0.5, 0.3], "loss.reconstruction_weight": 10.0}
+
+
+BOMB = "training: &a [1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "\n".join(
+    f"{chr(98 + level)}: &{chr(98 + level)} [{', '.join([f'*{chr(97 + level)}'] * 9)}]" for level in range(9)
+)
 
 
 def config(*argv: str) -> Config:
@@ -116,6 +124,13 @@ def test_the_later_of_two_flags_counts() -> None:
     assert config("--training.epochs", "3", "--training.epochs=5").training.epochs == 5
 
 
+def test_a_file_may_take_a_preset_as_its_base(file: Any) -> None:
+    path = file("preset: quickstart\ntraining: {epochs: 7}\nmodel: {width: 8}\nema:")
+    expected = load_config("quickstart", {"training.epochs": 7, "model.width": 8, "training.seed": 2})
+    assert config("--config", path, "--training.seed", "2") == expected
+    assert parse_arguments(["--config", path])[1].run_dir == Path("runs/mine")
+
+
 def test_merged_first_and_validated_once(file: Any) -> None:
     """A file's hole that fits only with the flag's window is no fault."""
     path = file("data: {hole_max_px: 30}")
@@ -162,6 +177,8 @@ def test_switches() -> None:
         (["--model.mask_channel", "true"], "model.mask_channel", True),
         (["--model.mask_channel", "false"], "model.mask_channel", False),
         (["--model.mask_channel=False"], "model.mask_channel", False),
+        (["--data.device_cache", "on"], "data.device_cache", "on"),
+        (["--data.device_cache=off"], "data.device_cache", "off"),
         (["--ema.half_life_kimg", "null"], "ema.half_life_kimg", None),
         (["--data.path", "photos/2020-05"], "data.path", "photos/2020-05"),
         (["--data.path", "true"], "data.path", "true"),
@@ -180,6 +197,30 @@ def test_a_files_text_stays_text_and_its_numbers_are_numbers(file: Any) -> None:
     assert seen.optimizer.generator_learning_rate == 1e-4
 
 
+@pytest.mark.parametrize(
+    ("section", "text", "value"),
+    [
+        ("data", "path: 2020", "2020"),
+        ("data", "path: 2020-05-01", "2020-05-01"),
+        ("data", "path: on", "on"),
+        ("data", "path: ~", None),
+        ("data", "path: 007", "007"),
+        ("data", "device_cache: on", "on"),
+        ("data", "device_cache: off", "off"),
+        ("data", "flip: TRUE", True),
+        ("training", "seed: 0x10", 16),
+        ("training", "seed: 16_384", 16384),
+        ("training", "timeout_s: 1e2", 100.0),
+        ("training", "timeout_s: 99.", 99.0),
+        ("loss", "adversarial_weight: .5", 0.5),
+        ("loss", "adversarial_weight: 0", 0.0),
+    ],
+)
+def test_yaml_is_read_as_it_is_written(section: str, text: str, value: Any, file: Any) -> None:
+    seen = getattr(getattr(config("--config", file(f"{section}: {{{text}}}")), section), text.partition(":")[0])
+    assert seen == value and type(seen) is type(value)
+
+
 def test_a_config_is_immutable() -> None:
     with pytest.raises(ValueError, match="frozen"):
         config().training.epochs = 3  # type: ignore[misc]
@@ -194,7 +235,7 @@ def test_all_faults_of_one_try_are_told_together(file: Any) -> None:
         "--config", path, "--model.width", "3", "--loss.advesarial_weight", "2", "--training.phases", "0.2", "0.5",
         "0.4", "--ovrwrite",
     )  # fmt: skip
-    for key, value, hint in (
+    for key, value, advice in (
         ("--ovrwrite", "", "did you mean --overwrite?"),
         ("--loss.advesarial_weight", "", "did you mean loss.adversarial_weight?"),
         ("training.epochs", "'many' (in mine.yaml)", "must be a valid integer"),
@@ -205,7 +246,7 @@ def test_all_faults_of_one_try_are_told_together(file: Any) -> None:
     ):
         (line,) = [line for line in told if line.startswith((f"{key} ", f"{key}:"))]
         assert value in line
-        assert hint in line
+        assert advice in line
     assert told[1] == "the configuration has 6 fault(s):"
 
 
@@ -235,7 +276,23 @@ def test_all_faults_of_one_try_are_told_together(file: Any) -> None:
         (["--data.hole_max_px", "29"], "the hole (up to 29 px) is larger than its local window (28 px)"),
         (["--data.hole_min_px", "26"], "the smallest hole (26 px) is larger than the largest (25 px)"),
         (["--data.window_px", "65"], "the local window (65 px) is larger than the picture (64 px)"),
-        (["--training.phases", "0.5", "0.5"], "training.phases"),
+        (["--training.phases", "0.5", "0.5"], "[0.5, 0.5] (--training.phases): must be three numbers, separated by sp"),
+        (["--training.phases", "0.5,0.2,0.3"], "'0.5,0.2,0.3' (--training.phases): must be three numbers, separated"),
+        (["--training.phases", "0.5,", "0.2", "0.3"], "must be three numbers, separated by spaces"),
+        (["--lr", "1"], "did you mean --optimizer.generator_learning_rate and --optimizer.discriminator_lea"),
+        (["--batch-size", "8"], "did you mean --training.global_batch_size?"),
+        (["--train_batch_size=8"], "did you mean --training.global_batch_size?"),
+        (["--output_dir", "x"], "--output-dir: no such flag; did you mean --run-dir?"),
+        (["--outdir", "x"], "did you mean --run-dir?"),
+        (["--resume"], "--resume: no such flag; the same command resumes by itself"),
+        (["--gpus", "8"], "it is the launcher's: accelerate launch --num_processes N train.py ..."),
+        (["--resolution", "128"], "did you mean --data.image_size?"),
+        (["--optimizer.lr", "1"], "did you mean optimizer.generator_learning_rate and optimizer.disc"),
+        (["--data.width", "8"], "did you mean model.width?"),
+        (["--data.path", "x", "--qqqq"], "--qqqq: no such flag; --help lists all"),
+        (["--run-dir", "x", "y" * 3000], "y"),
+        (["--" + "y" * 3000], "yyy... (3000 characters): no such flag"),
+        (["y" * 3000], "... (3002 characters) stands alone"),
         (["--training.phases", "1.5", "-0.5", "0"], "training.phases = 1.5"),
         (["--loss.adversarial_weight", "-1"], "must be greater than or equal to 0"),
         (["--loss.adversarial_weight", ".nan"], "must be a finite number"),
@@ -252,7 +309,38 @@ def test_a_fault_is_told_in_words(argv: list[str], words: str) -> None:
     [
         ("- 1", "holds a list"),
         ("training: {epochs: 3", "not valid YAML"),
-        ("training: {epochs: 2001-99-99}", "not valid YAML"),
+        ("training: {epochs: !!timestamp 2001-99-99}", "not valid YAML"),
+        ("training: {epochs: 2001-99-99}", "training.epochs = '2001-99-99' (in mine.yaml): must be a valid integer"),
+        (
+            'training: {epochs: "10"}',
+            "epochs = '10' (in mine.yaml): must be a valid integer, and this is text",
+        ),
+        ("model: {mask_channel: on}", "model.mask_channel = 'on' (in mine.yaml): must be a valid boolean"),
+        (
+            "training.epochs: 5",
+            "training.epochs = 5 (in mine.yaml): no such setting; in a file sections are nested: "
+            "training: {epochs: ...}",
+        ),
+        ("training.lr: 5", "did you mean optimizer.generator_learning_rate and optimizer.disc"),
+        ("lr: 5", "did you mean optimizer.generator_learning_rate and optimizer.disc"),
+        (
+            "training: {batch_size: 5}",
+            "batch_size = 5 (in mine.yaml): no such setting; did you mean training.gl",
+        ),
+        ("training: {phases: [0.5]}", "must be three numbers, separated by spaces (in YAML: [0.2, 0.5, 0.3])"),
+        ("preset: paper/fnial", "preset = 'paper/fnial': no such preset; did you mean paper/final?"),
+        ("preset: [1]", "preset = [1]: no such preset; there are paper/batch-256"),
+        ("preset: quickstart\ntraining: {epochs: 0}", "training.epochs = 0 (in mine.yaml): must be greater"),
+        ("preset: quickstart\ntraining: 3", "training = 3 (in mine.yaml): must be an object"),
+        (BOMB, "not valid YAML (more than 1000 values or 20 levels"),
+        ("{" * 5000, "not valid YAML"),
+        ("\n".join(f"key_{number}: 1" for number in range(2000)), "not valid YAML (more than 1000 values"),
+        ("\n".join(f"key_{number}: 1" for number in range(22_000)), "is larger than a config can be (256 KiB)"),
+        ("\n".join(f"key_{number}: 1" for number in range(900)), "and 880 more"),
+        ("#" * (1 << 18) + "\n", "is larger than a config can be (256 KiB)"),
+        (f"training: {{epochs: {'x' * 5000}}}", "x... (5002 characters) (in mine.yaml): must be a valid integer"),
+        (f"? {'x' * 5000}\n: 1", "x... (5000 characters) = 1 ("),
+        ("? !!set {a}\n: 1", "a list or mapping cannot be a name"),
         ("training: &loop {epochs: *loop}", "not valid YAML"),
         ("training: 5", "training = 5"),
         ("\x00", "not valid YAML"),
@@ -263,9 +351,40 @@ def test_a_file_that_is_no_config(text: str, words: str, file: Any) -> None:
     assert words in "\n".join(faults("--config", file(text)))
 
 
+@pytest.mark.parametrize("name", ["folder.yaml", "/dev/zero.yaml", "pipe.yaml"])
+def test_what_is_no_file_is_not_waited_for(name: str, tmp_path: Path) -> None:
+    (tmp_path / "folder.yaml").mkdir()
+    os.mkfifo(tmp_path / "pipe.yaml")
+    path = tmp_path / name.removeprefix("/dev/")
+    if name.startswith("/dev/"):
+        path.symlink_to("/dev/zero")
+    assert "is not a regular file" in faults("--config", str(path))[0]
+
+
+def test_a_command_line_of_wrong_flags_is_told_shortly() -> None:
+    told = faults(
+        *(f"--section.key_{number}" for number in range(20_000)), *(f"--{number}" for number in range(20_000))
+    )
+    assert told[20:22] == ["and 19980 more", "the configuration has 20000 fault(s):"]
+    assert told[42:] == ["and 19980 more"]
+
+
 def test_help_names_every_preset_and_setting() -> None:
     text = usage()
     assert all(name in text for name in [*preset_names(), *(f"--{name} (" for name, _ in settings())])
+    assert "--model.norm (batch) batch|group|none  Norm" in text and "--data.flip (false) true|false  Mir" in text
+    assert "--training.phases (0.33, 0.33, 0.34)  Shares" in text
+
+
+def test_every_other_name_points_to_one_that_there_is() -> None:
+    names = [*SWITCHES, *VALUES, *(name for name, _ in settings())]
+    for elsewhere, meant in hints._MEANT.items():
+        assert {*meant.split()} <= {*names}, elsewhere
+        assert elsewhere.replace("_", "-") not in names and elsewhere not in hints._NOTES
+        assert hint(f"{elsewhere.replace('_', '-')}", names) in (
+            f"did you mean {' and '.join(meant.split())}?",
+            *(f"did you mean {name}?" for name in names),
+        )
 
 
 WORDS = st.one_of(

@@ -16,7 +16,14 @@ FILES = sorted([*(ROOT / "inpaint").rglob("*.py"), ROOT / "train.py"])
 # From the bottom up; a module may import from its own line and from those above it. The longest prefix counts.
 LAYERS = [
     ["inpaint.errors", "inpaint.files", "inpaint.processes", "inpaint.data.holes"],
-    ["inpaint.config", "inpaint.resolve", "inpaint.arguments", "inpaint.hub.errors"],
+    [
+        "inpaint.config",
+        "inpaint.config_file",
+        "inpaint.hints",
+        "inpaint.resolve",
+        "inpaint.arguments",
+        "inpaint.hub.errors",
+    ],
     ["inpaint.models", "inpaint.losses", "inpaint.data"],
     ["inpaint.training", "inpaint.evaluation", "inpaint.pipeline", "inpaint.hub"],
     ["inpaint.cli", "inpaint.commands", "inpaint.__main__", "train"],
@@ -27,7 +34,11 @@ NEIGHBOURS = {
     ("inpaint.training", "inpaint.hub"),
     ("inpaint.processes", "inpaint.errors"),
     ("inpaint.resolve", "inpaint.config"),
+    ("inpaint.config_file", "inpaint.config"),
+    ("inpaint.resolve", "inpaint.config_file"),
+    ("inpaint.resolve", "inpaint.hints"),
     ("inpaint.arguments", "inpaint.config"),
+    ("inpaint.arguments", "inpaint.hints"),
     ("inpaint.arguments", "inpaint.resolve"),
     ("inpaint.pipeline", "inpaint.evaluation"),
     ("inpaint.__main__", "inpaint.cli"),
