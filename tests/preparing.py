@@ -7,6 +7,7 @@ import io
 import shutil
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -61,8 +62,8 @@ def _bomb() -> bytes:
     return data.getvalue()[:12] + header + zlib.crc32(header).to_bytes(4, "big") + data.getvalue()[33:]
 
 
-def options(source: Path | str, out: Path) -> Options:
-    return Options(str(source), out, workers=1, chunk_pictures=7, show_progress=False)
+def options(source: Path | str, out: Path, **more: Any) -> Options:
+    return Options(str(source), out, workers=1, chunk_pictures=7, show_progress=False, **more)
 
 
 def contents(out: Path) -> dict[str, str]:
