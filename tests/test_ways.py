@@ -129,12 +129,12 @@ WAYS = [
 ]
 
 
-def opened(path: str | Path, cache: Path) -> dict[Split, Pictures]:
+def opened(path: str | Path, cache: Path, bad: float = 0.0) -> dict[Split, Pictures]:
     return open_pictures(
         str(path),
         HoleSpec.scaled(SIZE),
         cache_dir=cache,
-        max_bad_fraction=0.0,
+        max_bad_fraction=bad,
         synthetic=SyntheticSpec(1, 1, 1, 0),
         show_progress=False,
     )

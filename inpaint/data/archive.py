@@ -97,10 +97,8 @@ class PathSource:
             others = f"; not its classes: {strange}" if strange else ""
             found.remark = f"taken for Places365: {len(layout.official)} of its classes{others}"
         elif len(layout.official) > len(layout.strange) > 0 or (layout.official and layout.splits):
-            found.remark = (
-                f"not taken for Places365: only {len(layout.official)} of {len(layout.official) + len(layout.strange)} "
-                f"classes have its names, not {strange}"
-            )
+            some = ", ".join(sorted(layout.official)[:8])
+            found.remark = f"not taken for Places365, of whose names it has only {some}: {strange} are none"
         return layout
 
     def _files(self, found: Survey, with_data: bool) -> Iterator[Entry]:

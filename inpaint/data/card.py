@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from inpaint.data.chunks import REASONS
-from inpaint.data.holes import SPLITS, HoleSpec
+from inpaint.data.holes import SPLITS, HoleSpec, Split
+from inpaint.data.keys import KEY_RULE
 from inpaint.data.people import PeopleFilter
 from inpaint.data.plan import Plan
 from inpaint.data.shards import features, shard_paths
@@ -33,16 +34,26 @@ publishing.
 """
 
 
-def write_card(plan: Plan, out: Path, size: int, people: PeopleFilter, hub_id: str | None, is_places365: bool) -> None:
+def write_card(
+    plan: Plan,
+    out: Path,
+    size: int,
+    people: PeopleFilter,
+    hub_id: str | None,
+    is_places365: bool,
+    own_splits: Collection[Split],
+) -> None:
     """Writes `figure.png` and `README.md`, whose header tells `load_dataset` where the splits are."""
     figure = io.BytesIO()
     Image.fromarray(figure_pixels(out, size)).save(figure, "png")
     write_atomically(out / FIGURE, figure.getvalue())
-    text = card_text(plan, size, people, hub_id, is_places365)
+    text = card_text(plan, size, people, hub_id, is_places365, own_splits)
     write_atomically(out / "README.md", text.encode())
 
 
-def card_text(plan: Plan, size: int, people: PeopleFilter, hub_id: str | None, is_places365: bool) -> str:
+def card_text(
+    plan: Plan, size: int, people: PeopleFilter, hub_id: str | None, is_places365: bool, own_splits: Collection[Split]
+) -> str:
     """The card of a dataset of `size` px pictures."""
     from huggingface_hub import DatasetCardData
 
@@ -56,6 +67,7 @@ def card_text(plan: Plan, size: int, people: PeopleFilter, hub_id: str | None, i
         tags=["image-inpainting", "landscapes"],
         size_categories=[_size_category(counts["kept"])],
         source_datasets=[hub_id] if hub_id else None,
+        inpaint_key_rule=KEY_RULE,
         configs=[
             {
                 "config_name": "default",
@@ -106,9 +118,8 @@ are like one another.
 
 ## How it was made
 
-Each picture was cropped to its centred square and downsampled by area. A picture's split, hole and window follow from a
-hash of `<class>/<file name>`: about 85% train, 10% validation and 5% test. Pictures added later move only those that
-are like them.
+Each picture was cropped to its centred square and downsampled by area. A picture's hole and window follow from a
+hash of `<class>/<file name>` (rule {KEY_RULE} of keys), and {_say_splits(own_splits)}
 
 Person filter: {people.describe()}.
 
@@ -133,6 +144,17 @@ they are like.
 ## Licence
 
 {PLACES365_NOTE if is_places365 else OTHER_NOTE}"""
+
+
+def _say_splits(own_splits: Collection[Split]) -> str:
+    if not own_splits:
+        return (
+            "so does its split: about 85% train, 10% validation and 5% test. Pictures\nadded later move only those "
+            "that are like them."
+        )
+    missing = " and ".join(split for split in SPLITS if split not in own_splits)
+    taken = f"; {missing} is taken out of train by that hash" if missing else ""
+    return f"the splits of the source are kept\n({', '.join(split for split in SPLITS if split in own_splits)}{taken})."
 
 
 def _info(plan: Plan) -> Any:

@@ -29,6 +29,7 @@ from tqdm import tqdm
 from inpaint.data import shards
 from inpaint.data.card import write_card
 from inpaint.data.chunks import Chunk, Tally, chunks_of, count_reasons, open_chunk
+from inpaint.data.holes import Split
 from inpaint.data.keys import KEY_RULE
 from inpaint.data.people import PeopleFilter
 from inpaint.data.places365 import folder_name, natural_names, official_class, read_classes
@@ -109,7 +110,7 @@ def _run(
     options: Options, source: Source, survey: Survey, classes: Classes, work: Path, rank: int, world: int
 ) -> Plan | None:
     num_pictures = _num_wanted(options, survey, classes)
-    own_splits = frozenset() if options.resplit else survey.own_splits
+    own_splits: frozenset[Split] = frozenset() if options.resplit else survey.own_splits
 
     def chunks() -> Iterator[Chunk]:
         wanted = (entry for entry in source.entries() if classes.name_of(entry.label) is not None)
@@ -140,7 +141,7 @@ def _run(
     shards.write_dropped(plan, options.out)
     shards.write_alike(plan, options.out)
     hub_id = None if Path(options.source).exists() else options.source
-    write_card(plan, options.out, options.size, options.people, hub_id, classes.is_places365)
+    write_card(plan, options.out, options.size, options.people, hub_id, classes.is_places365, own_splits)
     for stale in {*(work / "chunks").iterdir(), *options.out.rglob("*.tmp")} - set(files):
         stale.unlink()  # of other settings, or of a run that was killed
     return plan
