@@ -81,7 +81,12 @@ def matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
     """FLOP/s of a large matrix product, the best of a few: what this machine can do at all."""
     size = 8192 if device.type == "cuda" else 1024
     one, other = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-    seconds = take_turns({"": lambda: one @ other}, rounds=8)[""]
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")  # in TF32, as convolutions are taken
+    try:
+        seconds = take_turns({"": lambda: one @ other}, rounds=8)[""]
+    finally:
+        torch.set_float32_matmul_precision(before)
     return 2 * size**3 / min(seconds)
 
 

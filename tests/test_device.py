@@ -222,6 +222,7 @@ def test_a_process_that_sees_one_gpu_counts_from_it(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: chosen[-1].index)
     monkeypatch.setattr("accelerate.state.check_cuda_p2p_ib_support", lambda: True)
     AcceleratorState._reset_state(reset_partial_state=True)
     dist.init_process_group("fake", store=FakeStore(), rank=3, world_size=4)

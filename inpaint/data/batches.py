@@ -181,16 +181,15 @@ class Feed:
         return np.concatenate([rows[:, :1], where, windows, real_windows, rows[:, 9:]], axis=1)
 
     def _table(self, epoch: int) -> Tensor:
-        """int32 [steps, share, 10] on the device or pinned: the picture's index, then what `make_batch` takes."""
+        """int32 [steps, share, 10] beside the pictures: the picture's index, then what `make_batch` takes."""
         plan = plan_epoch(self.pictures, self.config, self.seed, epoch)
         chosen = np.stack([self.indices(plan, position) for position in range(self.steps_per_epoch)])
         columns = [plan.holes, plan.windows, plan.real_windows, plan.flips[:, None]]
         coordinates = np.concatenate(columns, axis=1, dtype=np.int32)[chosen]
         table = torch.from_numpy(np.concatenate([chosen[..., None], coordinates], axis=-1, dtype=np.int32))
-        if self._resident is not None:
-            return table.to(self.device)
-        pinned = self.device.type == "cuda" and isinstance(self.pictures, Pictures)
-        return table.pin_memory() if pinned else table
+        if self.device.type == "cuda" and isinstance(self.pictures, Pictures):
+            table = table.pin_memory()
+        return table if self._resident is None else table.to(self.device, non_blocking=table.is_pinned())
 
     def _gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         if self._resident is not None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from inpaint.config import EmaConfig
-from inpaint.training.networks import Network, by_dtype
+from inpaint.training.networks import Network, by_dtype, memory_format
 
 
 class Ema:
@@ -22,7 +22,8 @@ class Ema:
 
     def __init__(self, module: nn.Module, config: EmaConfig) -> None:
         # In the memory layout of the generator in training, so that the average takes one pass over all weights.
-        self.module = module.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        order = memory_format(next(module.parameters()).device)
+        self.module = module.eval().requires_grad_(False).to(memory_format=order)  # type: ignore[call-overload]
         self.config = config
         self._parameters: list[Tensor] = list(module.parameters())
         self._buffers = by_dtype(module.buffers())

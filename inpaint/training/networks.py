@@ -246,6 +246,12 @@ class ZeroNetwork(Network):
         self.step(0.0)
 
 
+def memory_format(device: torch.device) -> torch.memory_format:
+    """How convolutions like their weights: as pictures come, all channels of a pixel together, on CPUs too."""
+    # Apple's operations in place have left tensors of this order as they were, without a word.
+    return torch.contiguous_format if device.type == "mps" else torch.channels_last
+
+
 def by_dtype(tensors: Iterable[Tensor]) -> dict[torch.dtype, list[Tensor]]:
     """In lists of one type each, as operations on whole lists want them."""
     groups: dict[torch.dtype, list[Tensor]] = {}

@@ -27,7 +27,7 @@ from inpaint.config import Config
 from inpaint.errors import UsageError
 from inpaint.processes import rank_and_world_size
 from inpaint.training.batch_norm import synchronise_batch_norm
-from inpaint.training.networks import Network, ZeroNetwork
+from inpaint.training.networks import Network, ZeroNetwork, memory_format
 from inpaint.training.set_up import (
     deepspeed_settings,
     divide_batch,
@@ -117,6 +117,8 @@ class Runtime:
             self.accelerators = {"generator": one, "discriminator": one}
         self.accelerator = self.accelerators["generator"]
         self.device = self.accelerator.device
+        if self.device.type == "cuda":  # with its number, for threads that have chosen none
+            self.device = torch.device("cuda", torch.cuda.current_device())
         self.is_main = self.rank == 0
         if (self.accelerator.num_processes, self.accelerator.process_index) != (self.world_size, self.rank):
             raise UsageError(
@@ -144,10 +146,9 @@ class Runtime:
         if self.world_size > 1:
             synchronise_batch_norm(module)
         module = module.to(self.device, DTYPES["float64"] if self.precision == "float64" else torch.float32)
-        # Pictures lie in memory as they come, channel by channel of a pixel; so convolutions like them, on CPUs too.
         # DeepSpeed sends weights out as the bytes they are and refuses any other order than the plain one.
         if self.zero_stage is None:
-            module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            module = module.to(memory_format=memory_format(self.device))  # type: ignore[call-overload]
         if compiled and (lack := why_not_compiled(self.device)) is None:
             module.compile()
         elif compiled and self.is_main and not self.networks:
