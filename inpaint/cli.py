@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from inpaint.errors import InpaintError, UsageError
+from inpaint.processes import wait_passively
 
 COMMANDS = ("prepare", "status", "fill", "push")
 
@@ -26,6 +27,7 @@ EXIT_FAILURE, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `inpaint` with `argv` (by default the process's) and return the exit code."""
     args = _parser().parse_args(argv)
+    wait_passively()
     try:
         return args.run(args)
     except KeyboardInterrupt:

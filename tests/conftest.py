@@ -6,7 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hub_server import LoopbackHub
+
+from inpaint.processes import wait_passively
+
+wait_passively()  # before torch is imported, as train.py does: tests run beside other programs too
+
+from hub_server import LoopbackHub  # noqa: E402
 
 
 @pytest.fixture(scope="session", autouse=True)
