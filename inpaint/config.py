@@ -48,7 +48,7 @@ class DataConfig(Section):
     max_bad_fraction: Fraction = 0.05
     """Stop if more than this share of the pictures cannot be read."""
     cache_dir: Text | None = None
-    """Where decoded pictures are kept; null: $INPAINT_CACHE, else ~/.cache/inpaint."""
+    """Where decoded pictures are kept; null: $INPAINT_CACHE, else $XDG_CACHE_HOME/inpaint, else ~/.cache/inpaint."""
     device_cache: Literal["auto", "on", "off"] = "auto"
     """Keep the whole training split in the GPU's memory; `auto`: if it takes no more than a quarter of what is free."""
     streaming: bool = False

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from datasets import ClassLabel, Dataset
+from datasets import ClassLabel, Dataset, DatasetDict
 from datasets import Image as ImageFeature
 from hub_server import LoopbackHub
 from PIL import Image
@@ -25,6 +25,7 @@ from inpaint.data.holes import SPLITS, HoleSpec, Split, key_hash, split_of, stor
 from inpaint.data.keys import split_for
 from inpaint.data.pictures import Pictures, SyntheticSpec, open_pictures
 from inpaint.data.sources import Entry, open_source
+from inpaint.data.stream import find_shards
 from inpaint.errors import InpaintError
 
 SPEC = HoleSpec.scaled(16)
@@ -192,6 +193,42 @@ def test_a_dataset_on_the_hub(hub: LoopbackHub, tmp_path: Path, monkeypatch: pyt
     assert sum(len(split.pixels) for split in pictures.values()) == 100
     with pytest.raises(InpaintError, match="alice/no-lakes is no file or folder here, and the Hub does not give it: "):
         opened("alice/no-lakes", tmp_path / "cache")
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({}, "~/.cache/inpaint"),
+        ({"XDG_CACHE_HOME": "/scratch"}, "/scratch/inpaint"),
+        ({"XDG_CACHE_HOME": ""}, "~/.cache/inpaint"),
+        ({"XDG_CACHE_HOME": "relative"}, "~/.cache/inpaint"),
+        ({"XDG_CACHE_HOME": "/scratch", "INPAINT_CACHE": "~/mine"}, "~/mine"),
+    ],
+)
+def test_where_the_cache_is(variables: dict[str, str], expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("XDG_CACHE_HOME", "INPAINT_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert cache.cache_folder(None) == Path(expected).expanduser()
+    assert cache.cache_folder(Path("given")) == Path("given")
+
+
+def test_what_save_to_disk_wrote(tmp_path: Path) -> None:
+    dataset = table(100)
+    dataset.save_to_disk(tmp_path / "one")
+    assert sum(map(len, read(tmp_path / "one").values())) == 100
+    splits = {"train": dataset.select(range(5)), "test": dataset.select(range(5, 8)), "valid": dataset.select([8])}
+    DatasetDict(splits).save_to_disk(tmp_path / "several")
+    pictures = opened(tmp_path / "several", tmp_path / "cache")
+    assert [sorted(pictures[split].pixels[:, 0, 0, 0]) for split in SPLITS] == [[0, 1, 2, 3, 4], [8], [5, 6, 7]]
+    with pytest.raises(InpaintError, match=r"data\.streaming reads parquet shards, .* so does `to_parquet` of what"):
+        find_shards(str(tmp_path / "several"))
+    (arrow,) = (tmp_path / "one").glob("*.arrow")
+    arrow.write_bytes(arrow.read_bytes()[:50])
+    with pytest.raises(InpaintError, match="one was written by save_to_disk and cannot be read: ") as caught:
+        read(tmp_path / "one")
+    assert "\n" not in str(caught.value)
 
 
 # --- What is refused ------------------------------------------------------------------------------------------------

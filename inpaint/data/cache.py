@@ -15,8 +15,10 @@ from inpaint.files import sync_directory
 
 
 def cache_folder(configured: Path | None) -> Path:
-    """The folder given, else $INPAINT_CACHE, else ~/.cache/inpaint."""
-    return Path(configured or os.environ.get("INPAINT_CACHE") or "~/.cache/inpaint").expanduser()
+    """The folder given, else $INPAINT_CACHE, else inpaint in $XDG_CACHE_HOME, which is ~/.cache where nobody says."""
+    home = Path(os.environ.get("XDG_CACHE_HOME") or "")
+    home = home if home.is_absolute() else Path("~/.cache")  # its specification says to pass over any other
+    return Path(configured or os.environ.get("INPAINT_CACHE") or home / "inpaint").expanduser()
 
 
 def build_once(entry: Path, fill: Callable[[Path], None]) -> None:

@@ -110,7 +110,7 @@ def open_pictures(
     (scaled), else a function of the picture's key.
 
     Args:
-        cache_dir: where decoded pictures are kept; None: $INPAINT_CACHE, else ~/.cache/inpaint.
+        cache_dir: where decoded pictures are kept; None: see `cache_folder`.
         max_bad_fraction: how many of all pictures may be bad.
         splits: which of them; all but `train` where that is streamed.
         once_a_job, once_a_machine: how one of several processes does something for all.

@@ -152,7 +152,7 @@ class Source(Protocol):
 
 
 def open_source(name: str, setting: str = "data.path") -> Source:
-    """A folder of pictures, a tar or zip of one, a folder of parquet shards, or a Hub id.
+    """A folder of pictures, a tar or zip of one, a folder of parquet shards or of `save_to_disk`, or a Hub id.
 
     Args:
         name: a path, or `ORG/NAME`, `ORG/NAME:CONFIGURATION`, `ORG/NAME@REVISION`, or all of it.
@@ -163,10 +163,12 @@ def open_source(name: str, setting: str = "data.path") -> Source:
         InpaintError: it can't be read.
     """
     from inpaint.data.archive import PathSource, find_shards
-    from inpaint.data.tables import open_hub, open_shards
+    from inpaint.data.tables import is_saved, open_hub, open_saved, open_shards
 
     path = Path(name).expanduser()
     kinds = "give a folder of pictures or parquet shards, a tar or zip of pictures, or a Hub id (ORG/NAME)"
+    if path.is_dir() and is_saved(path):
+        return open_saved(path)
     if path.is_dir():
         shards = find_shards(path)
         return open_shards(path, shards) if shards else PathSource(path)

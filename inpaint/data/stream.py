@@ -52,7 +52,10 @@ def find_shards(path: str) -> TableSource:
     """
     source = open_source(path)
     if not isinstance(source, TableSource) or not source.is_parquet:
-        raise InpaintError(f"data.streaming reads parquet shards, and {path} holds none: `inpaint prepare` makes some")
+        raise InpaintError(
+            f"data.streaming reads parquet shards, and {path} holds none: `inpaint prepare` makes some, and so does "
+            "`to_parquet` of what save_to_disk wrote"
+        )
     if missing := [split for split in SPLITS if split not in source.parts]:
         raise InpaintError(
             f"{path} has no split {' and none '.join(missing)}, and data.streaming takes none out of another: "

@@ -288,20 +288,55 @@ def open_hub(name: str, repo: str, config: str | None, revision: str | None) -> 
                 f"{name}: {repo} has the configurations {', '.join(known)}; say which, as {repo}:{known[0]}"
             ) from error
         found: Mapping[Any, Any] = builder.config.data_files or {}
-        if builder.name != "parquet":
+        if builder.name == "parquet":
+            found = {split: [*map(str, its)] for split, its in found.items()}
+        else:
             found = {split: [its] for split, its in datasets.load_dataset(repo, config, revision=revision).items()}
+    readme = f"hf://datasets/{repo}@{revision or 'main'}/README.md"
+    return _of_splits(name, found, "hub", [repo, str(config)], builder.info.features, readme)
+
+
+def is_saved(root: Path) -> bool:
+    """Whether `datasets` wrote this folder with `save_to_disk`."""
+    is_one_split = (root / "state.json").is_file() and (root / "dataset_info.json").is_file()
+    return is_one_split or (root / "dataset_dict.json").is_file()
+
+
+def open_saved(root: Path) -> TableSource:
+    """What `datasets` wrote with `save_to_disk`, one split or several.
+
+    Raises:
+        InpaintError: it cannot be read.
+    """
+    import datasets
+
+    with in_one_line(f"{root} was written by save_to_disk and cannot be read"):
+        saved = datasets.load_from_disk(str(root))
+        found = {split: [its] for split, its in saved.items()} if isinstance(saved, dict) else {"train": [saved]}
+        features = next(iter(found.values()))[0].features
+    return _of_splits(str(root), found, "saved", [], features)
+
+
+def _of_splits(
+    name: str,
+    found: Mapping[Any, Sequence[Any]],
+    kind: str,
+    identity: Sequence[str],
+    features: Mapping[str, Any],
+    readme: str | None = None,
+) -> TableSource:
+    """A dataset's shards or loaded tables by its own names of splits; with its parts `identity` is its fingerprint."""
     known_names = {split: SPLIT_NAMES.get(str(split).lower()) for split in found}
     if len(found) == 1:
         known_names = dict.fromkeys(found, "train")  # all of it, whatever it is called
     splits: dict[Split, list[Any]] = {}
     for split, its in found.items():
         if own := known_names[split]:
-            splits.setdefault(own, []).extend(map(str, its) if builder.name == "parquet" else its)
+            splits.setdefault(own, []).extend(its)
     lines = [getattr(part, "_fingerprint", part) for its in splits.values() for part in its]
-    digest = hashlib.blake2b("\n".join([repo, str(config), *lines]).encode(), digest_size=12).hexdigest()
+    digest = hashlib.blake2b("\n".join([*identity, *lines]).encode(), digest_size=12).hexdigest()
     unknown = [str(split) for split, own in known_names.items() if own is None]
-    readme = f"hf://datasets/{repo}@{revision or 'main'}/README.md"
-    return TableSource(name, _parts(name, splits), f"hub-{digest}", builder.info.features, unknown, readme)
+    return TableSource(name, _parts(name, splits), f"{kind}-{digest}", features, unknown, readme)
 
 
 def _parts(name: str, splits: Mapping[Any, Sequence[Any]]) -> dict[Split | None, Sequence[Any]]:
