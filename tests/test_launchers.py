@@ -30,7 +30,7 @@ from running import (
 )
 
 from inpaint.processes import num_cores
-from inpaint.training.set_up import OURS_IN_DEEPSPEED
+from inpaint.training.set_up import OURS_IN_DEEPSPEED, start_notes
 
 NUM_STEPS = 20
 
@@ -155,8 +155,37 @@ def test_the_launchers_own_words_are_enough(tmp_path: Path) -> None:
     assert {tensor.dtype for tensor in weights(tmp_path / "run")["generator"].values()} == {torch.float32}
     saved = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["training"]
     assert (saved["precision"], saved["num_threads"]) == ("bf16", max(1, num_cores() // 2))
-    ended = train(*run, "--training.max_steps", "4").ok()
+    with launch(None, *run, "--training.max_steps", "4", processes=2, launcher=["--cpu"]) as job:
+        ended = job.wait(200).ok()
     assert "one process, 1 process(es) on 1 machine(s), cpu, bf16; " in ended.stderr
+    assert "told to start 2 processes and started one" in ended.stderr and "cpu.yaml --num_processes 2" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        ("accelerate launch --num_processes 2 --cpu SCRIPT --data.path x", 2),
+        ("python -m accelerate.commands.launch --cpu --num-processes=3 SCRIPT", 3),
+        ("accelerate launch --config_file YAML SCRIPT", 4),
+        ("accelerate launch --config_file YAML --num_processes 1 SCRIPT", 1),
+        ("accelerate launch --config_file gone.yaml SCRIPT --num_processes 2", 0),
+        ("accelerate launch --num_processes many SCRIPT", 0),
+        ("accelerate launch --num_processes", 0),
+        ("bash -c SCRIPT", 0),
+    ],
+)
+def test_how_many_processes_were_asked_for(
+    command: str, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "several.yaml").write_text("distributed_type: MULTI_CPU\nnum_processes: 4\n")
+    words = command.replace("YAML", str(tmp_path / "several.yaml")).replace("SCRIPT", sys.argv[0]).split()
+    read = Path.read_text
+    monkeypatch.setattr(
+        Path, "read_text", lambda self: "\0".join([*words, ""]) if self.name == "cmdline" else read(self)
+    )
+    notes = start_notes(num_threads=1, world_size=1)
+    assert [f"told to start {expected} processes and started one" in note for note in notes] == [True] * (expected > 1)
+    assert not start_notes(num_threads=1, world_size=2)
 
 
 @pytest.mark.soak

@@ -17,7 +17,7 @@ import inpaint
 from inpaint.config import Config
 from inpaint.errors import UsageError
 from inpaint.resolve import load_config
-from inpaint.training import launch
+from inpaint.training import launch, set_up
 from inpaint.training.signals import STOPPING
 from inpaint.training.trainer import Trainer
 
@@ -158,7 +158,7 @@ def test_a_run_keeps_its_number_of_threads_and_gives_the_callers_back(
     inpaint.train(config, tmp_path / "straight", SHORT | {"training.num_threads": 2})
     assert set(differences(weights(tmp_path / "resumed"), weights(tmp_path / "straight")).values()) == {0.0}
     capsys.readouterr()
-    monkeypatch.setattr(launch, "num_cores", lambda: 1)
+    monkeypatch.setattr(set_up, "num_cores", lambda: 1)
     inpaint.train(config, tmp_path / "resumed", SHORT | {"training.num_threads": 3, "training.max_steps": 5})
     told = capsys.readouterr().err
     assert "changed since this run was last started: training.num_threads: 2 -> 3" in told

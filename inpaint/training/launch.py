@@ -17,11 +17,11 @@ from inpaint.arguments import Options, default_run_dir, parse_arguments, usage
 from inpaint.config import Config
 from inpaint.data.holes import SPLITS
 from inpaint.errors import InpaintError, UsageError
-from inpaint.processes import num_cores, rank_and_world_size, wait_passively
+from inpaint.processes import rank_and_world_size, wait_passively
 from inpaint.resolve import load_config
 from inpaint.training.failure import tell
 from inpaint.training.schedule import phase_steps
-from inpaint.training.set_up import settle
+from inpaint.training.set_up import settle, start_notes
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -286,12 +286,8 @@ def _open_stream(config: Config) -> Stream:
 
 
 def _print_start(runtime: Runtime, config: Config, num_parameters: list[int], run: RunDirectory) -> None:
-    if (num_threads := config.training.num_threads or 0) > (num := num_cores()):
-        print(
-            f"{num_threads} CPU threads a process on {num} core(s) are slow: set or kept from this run's start, since "
-            f"--training.num_threads {num} would change the last bits from here on",
-            file=sys.stderr,
-        )
+    for note in start_notes(config.training.num_threads or 1, runtime.world_size):
+        print(note, file=sys.stderr)
     generator, discriminator = (count / 1e6 for count in num_parameters)
     print(
         f"{runtime.describe()}; {generator:.2f} M + {discriminator:.2f} M parameters (generator + discriminator)\n"

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Mapping
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_args
 
+import yaml
+
 from inpaint.config import Config, TrainingConfig
 from inpaint.errors import UsageError
-from inpaint.processes import num_threads_here
+from inpaint.processes import num_cores, num_threads_here
 
 # What DeepSpeed's file may not hold, and the setting that decides it.
 OURS_IN_DEEPSPEED = {
@@ -50,6 +54,35 @@ def launcher_precision() -> str:
     if asked not in ("no", "bf16", "fp16"):
         raise UsageError(f"the launcher's mixed_precision is {asked!r}; allowed: no, bf16, fp16")
     return "float32" if asked == "no" else asked
+
+
+def start_notes(num_threads: int, world_size: int) -> list[str]:
+    """What a start on this machine should know, a sentence each."""
+    notes = []
+    if num_threads > (num := num_cores()):
+        notes.append(
+            f"{num_threads} CPU threads a process on {num} core(s) are slow: set or kept from this run's start, since "
+            f"--training.num_threads {num} would change the last bits from here on"
+        )
+    if world_size == 1 and (num := _processes_asked_for()) > 1:
+        notes.append(
+            f"accelerate launch was told to start {num} processes and started one, as it does without GPUs; for more "
+            f"on CPUs: accelerate launch --config_file accelerate_configs/cpu.yaml --num_processes {num} ..."
+        )
+    return notes
+
+
+def _processes_asked_for() -> int:
+    """The number in the command line of `accelerate launch`, or in the YAML that it names; 0 if nobody says."""
+    try:
+        words = Path(f"/proc/{os.getppid()}/cmdline").read_text().split("\0")
+        own = " ".join(words[: words.index(sys.argv[0])]).replace("=", " ").split()
+        said = {name.lstrip("-").replace("-", "_"): value for name, value in pairwise(own)}
+        if "num_processes" not in said and "config_file" in said:
+            said = yaml.safe_load(Path(said["config_file"]).read_text())
+        return int(said.get("num_processes", 0))
+    except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError):
+        return 0  # no launcher above, or not Linux
 
 
 def settle(config: Config, kept: Mapping[str, Any]) -> Config:
