@@ -16,8 +16,10 @@ from datasets import Image as ImageFeature
 from hub_server import LoopbackHub
 from PIL import Image
 from preparing import landscape, options
+from running import tiny_config
 from test_ways import datasets_hub, opened
 
+import inpaint
 from inpaint.cli import main
 from inpaint.data.holes import SPLITS, key_hash, split_of
 from inpaint.data.prepare import WORK_FOLDER, prepare
@@ -179,6 +181,19 @@ def test_what_was_begun_under_an_older_rule_of_keys_is_not_gone_on_with(tmp_path
     settings.write_text(settings.read_text().replace(', "key_rule": 2', ""))
     with pytest.raises(UsageError, match=r"was begun under rule 1 of keys, and this version has rule 2.*another --out"):
         prepare(options(root, tmp_path / "out", size=32))
+
+
+def test_a_run_begun_under_an_older_rule_of_keys_is_refused_where_that_matters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = paint(tmp_path / "photos", many(num=120))
+    config = tiny_config(tmp_path, data={"image_size": 16, "path": str(root)}, evaluation={"num_pictures": 4})
+    overrides = {"training.max_steps": 1, "training.global_batch_size": 8}
+    with monkeypatch.context() as older:
+        older.setattr("inpaint.training.state.KEY_RULE", 1)
+        inpaint.train(str(config), tmp_path / "run", overrides)
+    with pytest.raises(InpaintError, match=r"begun under rule 1 of keys.*another --run-dir.*--init-from"):
+        inpaint.train(str(config), tmp_path / "run", overrides | {"training.max_steps": 2})
 
 
 # --- Classes --------------------------------------------------------------------------------------------------------

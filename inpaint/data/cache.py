@@ -13,6 +13,9 @@ from typing import BinaryIO
 from inpaint.errors import InpaintError
 from inpaint.files import sync_directory
 
+# Between two looks whether another machine or job is done.
+LOCK_POLL_S = 1.0
+
 
 def cache_folder(configured: Path | None) -> Path:
     """The folder given, else $INPAINT_CACHE, else inpaint in $XDG_CACHE_HOME, which is ~/.cache where nobody says."""
@@ -78,7 +81,7 @@ def _locked(entry: Path) -> Iterator[None]:
     lock = FileLock(f"{entry}.lock")
     try:
         entry.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
+        lock.acquire(poll_interval=LOCK_POLL_S)
     except (OSError, NotImplementedError) as error:  # the latter: a file system without locks
         raise _cannot_write(entry.parent, error) from error
     try:

@@ -8,6 +8,7 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -248,8 +249,11 @@ def _open_run(run: RunDirectory, config: Config, options: Options) -> None:
 
 def _open_pictures(runtime: Runtime, config: Config) -> dict[Split, Pictures | Stream]:
     from inpaint.data.pictures import SyntheticSpec, open_pictures
+    from inpaint.training.sharing import once
 
     data = config.data
+    num_here = int(os.environ.get("LOCAL_WORLD_SIZE", str(runtime.world_size)))
+    machine, place = divmod(runtime.rank, num_here)
     train = _open_stream(config) if data.streaming else None
     pictures: dict[Split, Any] = open_pictures(
         data.path,
@@ -259,6 +263,8 @@ def _open_pictures(runtime: Runtime, config: Config) -> dict[Split, Pictures | S
         synthetic=SyntheticSpec(data.synthetic_train, data.synthetic_held_out, data.synthetic_held_out, seed=0),
         show_progress=runtime.is_main,
         splits=SPLITS[1:] if data.streaming else SPLITS,
+        once_a_job=partial(once, "job", runtime.world_size, runtime.is_main),
+        once_a_machine=partial(once, f"machine {machine}", num_here, place == 0),
     )
     if train is not None:
         pictures["train"] = train

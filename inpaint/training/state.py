@@ -15,6 +15,7 @@ from torch import Tensor
 
 from inpaint.config import Config
 from inpaint.data.batches import Feed, plan_epoch
+from inpaint.data.keys import KEY_RULE
 from inpaint.errors import InpaintError
 from inpaint.training.checkpoint import CheckpointStore
 from inpaint.training.ema import Ema
@@ -86,6 +87,7 @@ def save_state(
             "global_batch_size": config.training.global_batch_size,
             "seed": config.training.seed,
             "config_hash": config.fingerprint(),
+            "key_rule": KEY_RULE,
             "versions": {name: version(name) for name in ("inpaint", "torch", "accelerate")},
         }
         store.save(progress.step, tensors, state)
@@ -110,6 +112,12 @@ def load_state(
     state = runtime.broadcast(checkpoint.state if checkpoint else None)
     if state is None:
         return None
+    if config.data.path is not None and (rule := state.get("key_rule", 1)) != KEY_RULE:
+        raise InpaintError(
+            f"the run was begun under rule {rule} of keys; by this version's, {KEY_RULE}, the pictures of "
+            f"{config.data.path} change their splits, holes and order: finish it with the version that began it, or "
+            "begin anew in another --run-dir, from its weights by --init-from"
+        )
     tensors = runtime.broadcast_tensors(checkpoint.tensors if checkpoint else {})
     for name, network in ((GENERATOR, generator), (DISCRIMINATOR, discriminator)):
         found = {key: tuple(tensor.shape) for key, tensor in tensors[name].items()}

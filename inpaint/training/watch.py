@@ -47,7 +47,7 @@ class Watch:
         self._where, self._since, self._armed = "starting", time.monotonic(), False
         self._seen: dict[int, tuple[str, float]] = {}
         self._there: set[int] = set()
-        self._store = _connect(timeout_s=30.0) if world_size > 1 else None
+        self._store = connect(timeout_s=30.0) if world_size > 1 else None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
         self._thread.start()
@@ -191,7 +191,7 @@ class Meeting:
         self._met = threading.Event()
 
     def __enter__(self) -> None:
-        self._store = _connect(timeout_s=30.0)
+        self._store = connect(timeout_s=30.0)
         self._store.set(f"here/{self.rank}", socket.gethostname())
         if self.rank == 0:
             threading.Thread(target=self._say_who_is_late, daemon=True).start()
@@ -224,12 +224,12 @@ def first_to_say(text: str) -> bool:
     """Whether no other process of this job has said `text` yet."""
     key = f"said/{hashlib.sha256(text.encode()).hexdigest()}"
     try:
-        return _connect(timeout_s=5.0).add(key, 1) == 1
+        return connect(timeout_s=5.0).add(key, 1) == 1
     except RuntimeError:  # the store's host is gone: better twice than never
         return True
 
 
-def _connect(timeout_s: float) -> dist.Store:
+def connect(timeout_s: float) -> dist.Store:
     """A connection of our own to the store where the launcher's processes met; it outlives any of them."""
     store = dist.TCPStore(
         os.environ["MASTER_ADDR"],
