@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import huggingface_hub
 import numpy as np
 import pytest
+from hub_server import LoopbackHub
+from onnx_files import write_yolox
 
-from inpaint.data.people import LOWEST_SCORE, Box, DarknetDetector, PeopleFilter, letterbox
+from inpaint.data.detectors import DarknetDetector, build_detector, check_detector, letterbox
+from inpaint.data.people import LOWEST_SCORE, Box, PeopleFilter
 from inpaint.errors import InpaintError, UsageError
 
 # Three by three cells of 32 px, each its brightest pixel, and one 1x1 convolution to a box and two classes.
@@ -54,13 +59,13 @@ def test_darknet_boxes_lie_where_the_person_is_whatever_the_shape(tmp_path: Path
     people = write_darknet(tmp_path)
     wide = np.zeros((48, 96, 3), np.uint8)
     wide[8:40, 64:96, 0] = 255  # fills the last cell of the middle row, once there are 24 px above and below
-    (box,) = people.build().detect([wide])[0]
+    (box,) = build_detector(people).detect([wide])[0]
     assert (box.x + box.width / 2, box.y + box.height / 2) == pytest.approx((80 / 96, 24 / 48), abs=1e-4)
     assert (box.width, box.height) == pytest.approx((48 / 96, 24 / 48), abs=1e-4)
     assert box.score == pytest.approx((1 / (1 + np.exp(-4.0))) ** 2, abs=1e-3)
 
     blue = wide[..., ::-1].copy()
-    assert people.build().detect([blue]) == [[]]
+    assert build_detector(people).detect([blue]) == [[]]
 
 
 def test_darknet_suppresses_the_weaker_of_two_boxes_that_overlap(tmp_path: Path) -> None:
@@ -68,9 +73,64 @@ def test_darknet_suppresses_the_weaker_of_two_boxes_that_overlap(tmp_path: Path)
     picture = np.zeros((96, 96, 3), np.uint8)
     picture[32:64, 0:32, 0] = 255
     picture[32:64, 64:96, 0] = 255
-    assert len(people.build().detect([picture])[0]) == 2
+    assert len(build_detector(people).detect([picture])[0]) == 2
     people.cfg.write_text(CFG.replace("anchors=48,24", "anchors=300,24"))  # type: ignore[union-attr]
-    assert len(people.build().detect([picture])[0]) == 1
+    assert len(build_detector(people).detect([picture])[0]) == 1
+
+
+@pytest.mark.parametrize("is_decoded", [False, True])
+def test_onnx_boxes_lie_where_the_person_is_whatever_the_shape(tmp_path: Path, is_decoded: bool) -> None:
+    people = PeopleFilter("onnx", onnx=write_yolox(tmp_path / "tiny.onnx", 64, is_decoded), input_px=64)
+    detector = build_detector(replace(people, names=write_names(tmp_path)))
+    wide = np.zeros((96, 128, 3), np.uint8)
+    wide[32:48, 48:64, 0] = 255  # the fourth cell of the third row, at half the size
+    (box,) = detector.detect([wide])[0]
+    assert (box.x + box.width / 2, box.y + box.height / 2) == pytest.approx((56 / 128, 40 / 96), abs=1e-4)
+    assert (box.width, box.height, box.score) == pytest.approx((32 / 128, 32 / 96, 1), abs=1e-4)
+    assert detector.detect([wide[..., ::-1].copy()]) == [[]]
+
+
+def write_names(folder: Path) -> Path:
+    (folder / "names.txt").write_text("dog\nperson\n")
+    return folder / "names.txt"
+
+
+def test_an_onnx_file_that_is_none_or_gives_something_else_is_named(tmp_path: Path) -> None:
+    sound = write_yolox(tmp_path / "tiny.onnx", 64)
+    (tmp_path / "page.onnx").write_bytes(b"<html>not found</html>" * 10)
+    with pytest.raises(InpaintError, match=r"can't run .*page\.onnx on pictures of 64 px"):
+        check_detector(PeopleFilter("onnx", onnx=tmp_path / "page.onnx", input_px=64))
+    with pytest.raises(InpaintError, match=r"tiny\.onnx.*(--detector-size|a YOLOX network gives 3549 rows)"):
+        check_detector(PeopleFilter("onnx", onnx=sound))
+    (tmp_path / "coco.names").write_text("a\nb\nc\n")
+    with pytest.raises(InpaintError, match=r"gives 84x7 numbers for 64 px; .* more than 2 of them"):
+        check_detector(PeopleFilter("onnx", onnx=sound, input_px=64, class_name="c"))
+
+
+def test_a_checkpoint_that_cannot_be_fetched_is_told_after_one_request(
+    hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    people = PeopleFilter("transformers", model="alice/detector")
+    with pytest.raises(InpaintError, match=r"checkpoint alice/detector can't be fetched from the Hub \(.*404"):
+        check_detector(people)
+    assert len(hub.requests("alice/detector")) == 1
+    monkeypatch.setattr(
+        huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", "http://127.0.0.1:9/{repo_id}/{filename}"
+    )
+    with pytest.raises(InpaintError, match=r"can't be fetched .*give --detector a folder .*darknet or onnx"):
+        check_detector(people)
+    cached = Path(huggingface_hub.constants.HF_HUB_CACHE) / "models--alice--detector"
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs" / "main").write_text("a" * 40)
+    (cached / "snapshots" / ("a" * 40)).mkdir(parents=True)
+    (cached / "snapshots" / ("a" * 40) / "config.json").write_text("{}")
+    check_detector(people)
+
+
+@pytest.mark.parametrize("threshold", [30, 1.5, 0, -1, float("nan")])
+def test_a_threshold_that_nothing_or_everything_reaches_is_refused(threshold: float) -> None:
+    with pytest.raises(UsageError, match=r"--person-threshold is .*; it is a score, from 0.01 to 1"):
+        PeopleFilter(threshold=threshold)
 
 
 def test_letterbox_keeps_the_shape_and_pads_with_grey() -> None:
@@ -110,13 +170,13 @@ def test_wrong_weights_are_named(tmp_path: Path, damage: str) -> None:
 
 
 def test_settings_that_cannot_be_right_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="use none, darknet or transformers"):
+    with pytest.raises(UsageError, match="use one of none, darknet, onnx, transformers"):
         PeopleFilter("yolo")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="--darknet-weights, a file; got None"):
         PeopleFilter("darknet", cfg=write_darknet(tmp_path).cfg)
     people = write_darknet(tmp_path)
     with pytest.raises(UsageError, match=r"no class 'cat'; it has dog, person"):
-        PeopleFilter("darknet", cfg=people.cfg, weights=people.weights, class_name="cat").build()
+        build_detector(PeopleFilter("darknet", cfg=people.cfg, weights=people.weights, class_name="cat"))
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +205,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_transformers_boxes_do_not_depend_on_the_batch(checkpoint: Path) -> None:
     people = PeopleFilter("transformers", model=str(checkpoint))
-    detector = people.build()
+    detector = build_detector(people)
     rng = np.random.default_rng(0)
     pictures = [rng.integers(0, 256, (40 + 8 * i, 64, 3), dtype=np.uint8) for i in range(3)]
     together = detector.detect(pictures)
@@ -158,6 +218,6 @@ def test_transformers_boxes_do_not_depend_on_the_batch(checkpoint: Path) -> None
 
 def test_a_checkpoint_that_is_none_or_lacks_the_class_is_named(checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(InpaintError, match="no object-detection checkpoint could be loaded"):
-        PeopleFilter("transformers", model=str(tmp_path)).build()
+        build_detector(PeopleFilter("transformers", model=str(tmp_path)))
     with pytest.raises(UsageError, match="no class 'cat'; it has dog, person"):
-        PeopleFilter("transformers", model=str(checkpoint), class_name="cat").build()
+        build_detector(PeopleFilter("transformers", model=str(checkpoint), class_name="cat"))

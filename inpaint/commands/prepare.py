@@ -38,7 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resplit", action="store_true", help="part the pictures anew though the source has splits")
     parser.add_argument("--limit", type=int, metavar="N", help="for a first look: N pictures, evenly from all")
     people = parser.add_argument_group("people")
-    people.add_argument("--people-filter", default="none", metavar="KIND", help="none (default), darknet, transformers")
+    people.add_argument(
+        "--people-filter", default="none", metavar="KIND", help="none (default), darknet, onnx, transformers"
+    )
     people.add_argument("--person-threshold", type=float, default=0.3, metavar="SCORE", help="default: %(default)s")
     people.add_argument(
         "--person-min-area", type=float, default=0.0, metavar="SHARE", help="smallest box that counts, of the picture"
@@ -46,11 +48,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     people.add_argument("--person-class", default="person", metavar="NAME", help="what to find (default: %(default)s)")
     people.add_argument("--darknet-cfg", type=Path, metavar="FILE", help="such as yolov3.cfg")
     people.add_argument("--darknet-weights", type=Path, metavar="FILE", help="such as yolov3.weights")
+    people.add_argument("--onnx", type=Path, metavar="FILE", help="such as yolox_nano.onnx")
     people.add_argument(
-        "--darknet-names", type=Path, metavar="FILE", help="the classes; default: coco.names beside cfg"
+        "--detector-names",
+        "--darknet-names",
+        type=Path,
+        metavar="FILE",
+        help="its classes; default: coco.names beside it",
     )
     people.add_argument(
-        "--darknet-size", type=int, metavar="PX", help="side of the network's input (default: the cfg's)"
+        "--detector-size", "--darknet-size", type=int, metavar="PX", help="side of its input (default: the cfg's, 416)"
     )
     people.add_argument("--detector", metavar="ID[@REVISION]", help="the checkpoint that transformers is to use")
     work = parser.add_argument_group("work")
@@ -82,8 +89,9 @@ def run(args: argparse.Namespace) -> int:
         class_name=args.person_class,
         cfg=args.darknet_cfg,
         weights=args.darknet_weights,
-        names=args.darknet_names,
-        input_px=args.darknet_size,
+        onnx=args.onnx,
+        names=args.detector_names,
+        input_px=args.detector_size,
         model=args.detector or DEFAULT_MODEL,
     )
     plan = prepare(

@@ -27,6 +27,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from inpaint.data.dedupe import IS_ODD, VIEWS, fingerprint
+from inpaint.data.detectors import build_detector
 from inpaint.data.holes import SPLITS, Split, key_hash
 from inpaint.data.keys import KEY_RULE, printable, split_for
 from inpaint.data.people import BATCH_SIZE, Detector, PeopleFilter
@@ -183,7 +184,7 @@ def new_file(path: Path) -> Iterator[Path]:
 
 @cache
 def _detector(people: PeopleFilter) -> Detector:
-    return people.build()
+    return build_detector(people)
 
 
 def _row(entry: Entry, own_splits: frozenset[Split]) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from tqdm import tqdm
 from inpaint.data import shards
 from inpaint.data.card import write_card
 from inpaint.data.chunks import Chunk, Tally, chunks_of, count_reasons, open_chunk
+from inpaint.data.detectors import check_detector
 from inpaint.data.holes import Split
 from inpaint.data.keys import KEY_RULE
 from inpaint.data.people import PeopleFilter
@@ -88,8 +89,7 @@ def prepare(options: Options) -> Plan | None:
     source = open_source(options.source, "--source")
     if options.out.resolve().is_relative_to(Path(options.source).resolve()):
         raise UsageError(f"--out {options.out} lies in the source; choose a place outside {options.source}")
-    if options.people.kind == "darknet":
-        options.people.build()  # a wrong file is better found now than after listing a million pictures
+    check_detector(options.people)
     try:
         with _work_folder(options, rank) as work:
             survey = source.survey()
