@@ -1,4 +1,4 @@
-"""Owns the one kind of error that is the user's to mend: printed as one line, never as a traceback."""
+"""Owns what the user is told in one line, never as a traceback: errors that are the user's to mend, and warnings."""
 
 
 class InpaintError(Exception):
@@ -7,6 +7,10 @@ class InpaintError(Exception):
 
 class UsageError(InpaintError):
     """The command or its configuration is wrong: nothing was begun. Commands exit with 2."""
+
+
+class InpaintWarning(UserWarning):
+    """What was asked for is done, and is likely not what was hoped for. Commands print it."""
 
 
 MOST_FAULTS = 20

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import defaultdict
 from dataclasses import dataclass
-from os import PathLike
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 import torch
@@ -14,20 +14,39 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from inpaint.data.pixels import TURNS, orientation
-from inpaint.errors import InpaintError, UsageError
+from inpaint.data.given import PictureLike, Pixels, read_mask, read_picture
+from inpaint.errors import InpaintError, InpaintWarning, UsageError
 from inpaint.evaluation.metrics import to_u8
+from inpaint.hub.errors import CLIENT_ERRORS, describe
+from inpaint.memory import free_bytes
 from inpaint.models.generator import Generator
 
-PictureLike = Image.Image | NDArray[np.generic] | str | Path
-
-# The kinds of picture that are filled as they are; others become the nearest of these that loses nothing visible.
-# Premultiplied by their transparency.
-_PLAIN = {"La": "LA", "RGBa": "RGBA"}
-_KINDS = ("L", "LA", "RGB", "RGBA", "I;16")
 _MULTIPLE_PX = 4
 # Pictures of one size go through the generator together as long as they are no more pixels than this.
 _BATCH_PIXELS = 2**20
+# A hole is told to be too large from this many times the largest side that the generator has learnt.
+_TOO_LARGE = 1.5
+
+
+class Filled(NamedTuple):
+    """A filled picture with all its bits."""
+
+    pixels: Pixels
+    """uint8 or uint16, [H, W] if grey, else [H, W, 2 (grey, alpha), 3 or 4]."""
+    icc_profile: bytes | None
+    num_filled: int
+    """How many pixels the mask held."""
+
+    def to_image(self) -> Image.Image:
+        """As Pillow's.
+
+        Raises:
+            InpaintError: 16 bits a channel in colour, which Pillow cannot hold.
+        """
+        _require_pillow(self.pixels)
+        image = Image.fromarray(self.pixels)
+        image.info = {} if self.icc_profile is None else {"icc_profile": self.icc_profile}
+        return image
 
 
 class InpaintingPipeline:
@@ -71,16 +90,60 @@ class InpaintingPipeline:
         )
         return cls(generator, device)
 
-    @overload
-    def __call__(self, image: PictureLike, mask: PictureLike, *, resize_mask: bool = False) -> Image.Image: ...
+    def to(self, device: torch.device | str) -> InpaintingPipeline:
+        """Move the generator, as a module's `to` does; returns the pipeline itself.
+
+        Raises:
+            UsageError: there is no such device.
+        """
+        self.device = _device(device)
+        self.generator.to(self.device)
+        return self
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the generator and its card into a folder, for `from_pretrained`."""
+        self._saveable().save_pretrained(folder)
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Push the generator and its card to `ORG/NAME`; the commit's address.
+
+        Args:
+            options: `private`, `token`, `branch`, `commit_message`, as `huggingface_hub`'s mixin takes them.
+
+        Raises:
+            InpaintError: the Hub or the network does not let it.
+        """
+        try:
+            return str(self._saveable().push_to_hub(repo_id, **options))
+        except CLIENT_ERRORS as error:
+            raise InpaintError(f"{repo_id} could not be pushed to: {describe(error).reason}") from error
+
+    def __repr__(self) -> str:
+        millions = sum(parameter.numel() for parameter in self.generator.parameters()) / 1e6
+        of = self.generator.config if isinstance(self.generator, Generator) else ""
+        return (
+            f"InpaintingPipeline({type(self.generator).__name__}({of}), {millions:.2f} M parameters, on {self.device})"
+        )
+
+    def _saveable(self) -> Generator:
+        if not isinstance(self.generator, Generator):
+            raise UsageError(
+                f"the generator is a {type(self.generator).__name__}; only an inpaint.Generator can be saved"
+            )
+        return self.generator
 
     @overload
-    def __call__(self, image: list[Any], mask: list[Any], *, resize_mask: bool = False) -> list[Image.Image]: ...
+    def __call__(self, image: PictureLike, mask_image: PictureLike, *, resize_mask: bool = False) -> Image.Image: ...
+
+    @overload
+    def __call__(
+        self, image: list[Any], mask_image: list[Any] | PictureLike, *, resize_mask: bool = False
+    ) -> list[Image.Image]: ...
 
     def __call__(
         self,
         image: PictureLike | list[Any],
-        mask: PictureLike | list[Any],
+        mask_image: PictureLike | list[Any],
         *,
         resize_mask: bool = False,
     ) -> Image.Image | list[Image.Image]:
@@ -88,39 +151,82 @@ class InpaintingPipeline:
 
         Grey, 16-bit grey, RGB and transparent pictures stay what they are; filled pixels are opaque. Palette pictures
         become RGB (RGBA if transparent), 1-bit ones grey, CMYK and other colour spaces RGB. A rotation noted in EXIF is
-        carried out. An empty (black) mask gives the picture back.
+        carried out. An empty (black) mask gives the picture back. Pillow holds no 16 bits in colour: use `fill` there.
 
         Args:
-            image: an open picture, a file's path, or an array: uint8 [H, W] or [H, W, 3 or 4], or uint16 [H, W]; or a
-                list of such.
-            mask: the same, white (128 of 255 or more) where to fill and transparent parts black; also an array of
-                booleans, or of floats in [0, 1]. As long a list as `image`, if that is one.
+            image: an open picture, a file's path, an array [H, W] or [H, W, 3 or 4], or a tensor [C, H, W], of uint8,
+                uint16 or floats in [0, 1] (rounded to 8 bits); or a list of such, or a tensor [B, C, H, W].
+            mask_image: the same, white (128 of 255 or more) where to fill and transparent parts black; also booleans.
+                One for each picture, or one for all.
             resize_mask: scale a mask of another size to the picture's instead of refusing it.
 
         Raises:
-            InpaintError: an unreadable picture, a mask of another size, or a generator that gives no numbers.
-            UsageError: lists of different lengths, or a list and a single one.
-        """
-        images = image if isinstance(image, list) else [image]
-        masks = mask if isinstance(mask, list) else [mask]
-        if isinstance(image, list) != isinstance(mask, list) or len(images) != len(masks):
-            raise UsageError(f"every picture needs its own mask; got {_count(image)} and {_count(mask)}")
-        filled = self._fill([_Job.of(*pair, resize_mask) for pair in zip(images, masks, strict=True)])
-        return filled if isinstance(image, list) else filled[0]
+            InpaintError: an unreadable picture, a mask of another size or without white, more memory needed than there
+                is, or a generator that gives no numbers.
+            UsageError: lists of different lengths, or one picture with several masks.
 
-    def _fill(self, jobs: list[_Job]) -> list[Image.Image]:
-        filled = [job.picture for job in jobs]
+        Warns:
+            InpaintWarning: a hole is much larger than the generator has learnt to fill.
+        """
+        images, masks = _unbatched(image), _unbatched(mask_image)
+        if isinstance(images, list) and not isinstance(masks, list):
+            masks = [masks] * len(images)
+        if isinstance(images, list) != isinstance(masks, list) or len(_listed(images)) != len(_listed(masks)):
+            raise UsageError(
+                f"every picture needs its own mask, or all the same; got {_count(images)} and {_count(masks)}"
+            )
+        jobs = [_Job.of(*pair, resize_mask) for pair in zip(_listed(images), _listed(masks), strict=True)]
+        for job in jobs:
+            _require_pillow(job.pixels)
+        filled = [filled.to_image() for filled in self._fill(jobs)]
+        return filled if isinstance(images, list) else filled[0]
+
+    def fill(self, image: PictureLike, mask_image: PictureLike, *, resize_mask: bool = False) -> Filled:
+        """As a call with one picture, but of any depth: known pixels of 16 bits stay, the fill has 8 spread to 16.
+
+        Raises, warns: as a call does.
+        """
+        return self._fill([_Job.of(image, mask_image, resize_mask)])[0]
+
+    def _fill(self, jobs: list[_Job]) -> list[Filled]:
+        self._warn_of_large_holes(jobs)
+        filled = [job.pixels for job in jobs]
         by_size: dict[tuple[int, ...], list[int]] = defaultdict(list)
         for index, job in enumerate(jobs):
             if job.hole.any():
                 by_size[job.hole.shape].append(index)
         for (height, width), indices in by_size.items():
-            batch_size = max(1, _BATCH_PIXELS // (height * width))
+            batch_size = min(max(1, _BATCH_PIXELS // (height * width)), len(indices))
+            self._require_memory(height, width, batch_size)
             for start in range(0, len(indices), batch_size):
                 batch = indices[start : start + batch_size]
                 for index, output in zip(batch, self._outputs([jobs[index] for index in batch]), strict=True):
                     filled[index] = jobs[index].composite(output)
-        return filled
+        return [Filled(pixels, job.icc_profile, int(job.hole.sum())) for pixels, job in zip(filled, jobs, strict=True)]
+
+    def _warn_of_large_holes(self, jobs: list[_Job]) -> None:
+        learnt_px = self.generator.config.hole_max_px if isinstance(self.generator, Generator) else None
+        largest_px = max((job.largest_square_px() for job in jobs), default=0) if learnt_px else 0
+        if learnt_px and largest_px > _TOO_LARGE * learnt_px:
+            warnings.warn(
+                f"a hole is up to {largest_px} px wide and high, and this generator has learnt holes of up to "
+                f"{learnt_px} px: the middle will be wrong; scale the picture down by {largest_px / learnt_px:.1f} "
+                "first, or fill less",
+                InpaintWarning,
+                stacklevel=4,
+            )
+
+    def _require_memory(self, height: int, width: int, batch_size: int) -> None:
+        free = free_bytes(self.device)
+        if free is None or not isinstance(self.generator, Generator):
+            return
+        needed = batch_size * self.generator.inference_bytes(height, width)
+        if needed > free:
+            raise InpaintError(
+                f"to fill {width}x{height} pixels ({width * height / 1e6:.1f} megapixels) takes about "
+                f"{needed / 2**30:.1f} GiB of memory with this generator, and {free / 2**30:.1f} GiB are free on "
+                f"{self.device}; cut out the part around the hole, or scale the picture down"
+            )
 
     @torch.inference_mode()
     def _outputs(self, jobs: list[_Job]) -> NDArray[np.uint8]:
@@ -141,131 +247,62 @@ class InpaintingPipeline:
 
 @dataclass(frozen=True)
 class _Job:
-    """One picture, of one of `_KINDS`, and where to fill it ([H, W], true = hole)."""
+    """One picture (see `Filled`) and where to fill it ([H, W], true = hole)."""
 
-    picture: Image.Image
+    pixels: Pixels
+    icc_profile: bytes | None
     hole: NDArray[np.bool_]
 
     @classmethod
-    def of(cls, image: PictureLike, mask: PictureLike, resize_mask: bool) -> _Job:
-        picture, drawn = _to_kind(_opened(image, "picture")), _to_grey(_opened(mask, "mask"))
-        if drawn.size != picture.size:
-            if not resize_mask:
-                raise InpaintError(
-                    f"the mask is {_size(drawn)} pixels and the picture {_size(picture)}; they must be of one size "
-                    "(or have the mask scaled: resize_mask=True, --resize-mask)"
-                )
-            drawn = drawn.resize(picture.size, Image.Resampling.BILINEAR)
-        return cls(picture, np.asarray(drawn) >= 128)
+    def of(cls, image: PictureLike, mask_image: PictureLike, resize_mask: bool) -> _Job:
+        pixels, icc_profile = read_picture(image)
+        return cls(pixels, icc_profile, read_mask(mask_image, pixels.shape[:2], resize_mask))
 
     def rgb(self) -> NDArray[np.uint8]:
         """What the generator is to see of the picture: [H, W, 3]."""
-        if self.picture.mode == "I;16":
-            grey = np.rint(np.asarray(self.picture) / 257).astype(np.uint8)
-            return np.repeat(grey[:, :, None], 3, axis=2)
-        return np.asarray(self.picture.convert("RGB"))
+        pixels = self.pixels if self.pixels.ndim == 3 else self.pixels[:, :, None]
+        colours = pixels[:, :, [0, 0, 0]] if pixels.shape[2] < 3 else pixels[:, :, :3]
+        return np.rint(colours / 257).astype(np.uint8) if colours.dtype == np.uint16 else colours
 
-    def composite(self, output: NDArray[np.uint8]) -> Image.Image:
+    def composite(self, output: NDArray[np.uint8]) -> Pixels:
         """The picture with the hole from `output` [H, W, 3]: of the picture's kind, and its pixels where known."""
-        fill = Image.fromarray(output)
-        if self.picture.mode == "I;16":
-            fills = np.asarray(fill.convert("L")).astype(np.uint16) * 257
-        else:
-            fills = np.asarray(fill.convert(self.picture.mode))
-        known = np.asarray(self.picture)
-        hole = self.hole if known.ndim == 2 else self.hole[:, :, None]
-        filled = Image.fromarray(np.where(hole, fills, known))
-        filled.info = self.picture.info
+        num_channels = self.pixels.shape[2] if self.pixels.ndim == 3 else 1
+        mode = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[num_channels]
+        fills = np.asarray(Image.fromarray(output).convert(mode))
+        filled = self.pixels.copy()
+        filled[self.hole] = fills[self.hole] if filled.dtype == np.uint8 else fills[self.hole].astype(np.uint16) * 257
         return filled
 
+    def largest_square_px(self) -> int:
+        """Side of the largest square within the hole; a square of even side counts as one less."""
+        if not self.hole.any():
+            return 0
+        import cv2
 
-def _opened(source: PictureLike, what: str) -> Image.Image:
-    """The picture decoded and upright; `what` it is, for messages."""
-    if isinstance(source, np.ndarray):
-        return _from_array(source, what)
-    try:
-        if isinstance(source, Image.Image):
-            return _upright(source)
-        if not (isinstance(source, str | PathLike) or hasattr(source, "read")):
-            raise TypeError(
-                f"it is a {type(source).__name__}; allowed: an open picture, a file's path, or a NumPy array"
-            )
-        with Image.open(source) as image:
-            return _upright(image)
-    except FileNotFoundError as error:
-        raise InpaintError(f"there is no {what} {source}") from error
-    except Exception as error:  # Pillow's readers raise whatever the broken bytes lead them to
-        name = f" {source}" if isinstance(source, str | PathLike) else ""
-        raise InpaintError(f"the {what}{name} cannot be read: {' '.join(str(error).split())}") from error
+        # A scratch across the whole picture is easy to fill: its middle is close to what is known.
+        framed = np.pad(self.hole.astype(np.uint8), 1)
+        return 2 * int(cv2.distanceTransform(framed, cv2.DIST_C, 3).max()) - 1
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    image.load()  # first, since some formats keep the orientation behind the pixels
-    turn = TURNS.get(orientation(image))
-    upright = image if turn is None else image.transpose(turn)
-    return upright.convert(_PLAIN[upright.mode]) if upright.mode in _PLAIN else upright
-
-
-def _from_array(array: NDArray[np.generic], what: str) -> Image.Image:
-    pixels: NDArray[Any] = array[:, :, 0] if array.ndim == 3 and array.shape[2] == 1 else array
-    grey, colour = pixels.ndim == 2, pixels.ndim == 3 and pixels.shape[2] in (3, 4)
-    if what == "mask" and grey and pixels.size:
-        if pixels.dtype == np.bool_:
-            pixels = pixels.astype(np.uint8) * 255
-        elif pixels.dtype.kind == "f" and pixels.min() >= 0 and pixels.max() <= 1:
-            pixels = np.rint(pixels * 255).astype(np.uint8)
-    if pixels.size and ((grey and pixels.dtype == np.uint16) or ((grey or colour) and pixels.dtype == np.uint8)):
-        return Image.fromarray(pixels)
-    allowed = "uint8 [H, W] or [H, W, 3 or 4], uint16 [H, W]"
-    allowed += "; for a mask also bool [H, W] or floats in [0, 1]" if what == "mask" else ""
-    raise InpaintError(f"the {what} is an array {array.dtype} {list(array.shape)}; allowed: {allowed}")
-
-
-def _to_kind(image: Image.Image) -> Image.Image:
-    """The picture as one of `_KINDS`, of its metadata only the colour profile where it still holds."""
-    if image.mode.startswith("I"):
-        kind = "I;16"
-    elif image.has_transparency_data:
-        kind = "LA" if image.mode in ("L", "LA") else "RGBA"
-    elif image.mode == "F":
-        raise InpaintError("a picture of floats has no known white; save it with 8 or 16 bits")
-    else:
-        kind = image.mode if image.mode in _KINDS else {"1": "L"}.get(image.mode, "RGB")
-    picture = _sixteen_bits(image) if kind == "I;16" else image.convert(kind)
-    keeps_profile = image.mode in (kind, "P") and "icc_profile" in image.info
-    picture.info = {"icc_profile": image.info["icc_profile"]} if keeps_profile else {}
-    return picture
-
-
-def _sixteen_bits(image: Image.Image) -> Image.Image:
-    values = np.asarray(image)
-    if values.min() < 0 or values.max() > 65_535:
+def _require_pillow(pixels: Pixels) -> None:
+    if pixels.dtype == np.uint16 and pixels.ndim == 3:
         raise InpaintError(
-            f"the picture's values go from {values.min()} to {values.max()}; save it with 8 or 16 bits (0 to 65535)"
+            "the picture has 16 bits a channel in colour, which Pillow cannot hold: use pipe.fill(...), which gives an "
+            "array, or the command `inpaint fill`, or save it with 8 bits"
         )
-    return Image.fromarray(values.astype(np.uint16))
 
 
-def _to_grey(mask: Image.Image) -> Image.Image:
-    """The mask as 8-bit grey, transparent parts black."""
-    if mask.has_transparency_data:
-        layer = mask.convert("RGBA")
-        mask = Image.new("RGB", layer.size)
-        mask.paste(layer, mask=layer.getchannel("A"))
-    elif mask.mode.startswith("I"):
-        mask = Image.fromarray(np.rint(np.asarray(_sixteen_bits(mask)) / 257).astype(np.uint8))
-    grey = mask.convert("L")
-    if grey.getextrema()[1] == 1:
-        raise InpaintError("the mask's largest value is 1, and white is 255: multiply it by 255, or give booleans")
-    return grey
+def _unbatched(value: PictureLike | list[Any]) -> PictureLike | list[Any]:
+    """A tensor [B, C, H, W] as a list."""
+    return list(value) if isinstance(value, Tensor) and value.ndim == 4 else value
+
+
+def _listed(value: PictureLike | list[Any]) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 def _count(value: object) -> str:
     return f"a list of {len(value)}" if isinstance(value, list) else "a single one"
-
-
-def _size(image: Image.Image) -> str:
-    return f"{image.width}x{image.height}"
 
 
 def _device(name: torch.device | str | None) -> torch.device:
@@ -273,7 +310,9 @@ def _device(name: torch.device | str | None) -> torch.device:
         mps = "mps" if torch.backends.mps.is_available() else "cpu"
         return torch.device("cuda" if torch.cuda.is_available() else mps)
     try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
+        device = torch.zeros(1, device=name)
+        device.cpu()  # the device "meta" holds no numbers
+        return device.device
+    except (RuntimeError, AssertionError) as error:  # NotImplementedError is a RuntimeError
         reason = str(error).strip().splitlines()[0]
         raise UsageError(f"device {str(name)!r} cannot be used ({reason}); use auto, cuda, mps or cpu") from error

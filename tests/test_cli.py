@@ -132,6 +132,19 @@ def test_a_bad_picture_costs_itself_and_not_the_others(here: Path, capsys: pytes
     assert "1 of 3 pictures could not be filled" in said
 
 
+def test_a_black_mask_and_a_hole_too_large_are_warned_about(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.new("L", (10, 7)).save("black.png")
+    assert fill("-o", "out.png", mask="black.png") == 0
+    told = capsys.readouterr().err
+    assert told.startswith("inpaint fill: warning: photo.png: the mask is all black") and told.count("\n") == 1
+    Generator(GeneratorConfig(width=2, image_size=16, hole_max_px=2)).save_pretrained("small")
+    assert fill("-o", "out.png", model="small") == 0
+    told = capsys.readouterr().err
+    assert "warning: photo.png: a hole is up to 5 px" in told and "up to 2 px" in told and told.count("\n") == 1
+    assert fill("-o", "out.png") == 0
+    assert capsys.readouterr().err == ""
+
+
 # --- how it ends
 
 
@@ -142,6 +155,7 @@ FAULTS = {
     "mask of another size": (1, {"mask": "small.png"}, "4x4 pixels and the picture 10x7"),
     "no picture has a mask": (1, {"image": "folder", "mask": "model", "output": "out"}, "has the name of a mask"),
     "no folder can be made": (1, {"output": "photo.png/deep/out.png"}, "cannot make the folder"),
+    "no white in the mask": (1, {"mask": "red.png"}, "largest value, as grey, is 76 of 255"),
     "no transparency in a JPEG": (1, {"image": "clear.png", "output": "out.jpg"}, "RGBA as JPEG"),
     "a file and a folder": (2, {"mask": "folder"}, "two files or two folders"),
     "a folder and a file": (2, {"image": "folder"}, "two files or two folders"),
@@ -158,6 +172,7 @@ def test_a_fault_is_one_line_and_writes_nothing(here: Path, capsys: pytest.Captu
     draw(Path("folder/a.png"), Path("small.png"), size=(4, 4))
     draw(Path("twins/a.png"), Path("twins/a.jpg"))
     Image.new("RGBA", (10, 7)).save("clear.png")
+    Image.new("RGB", (10, 7), "red").save("red.png")
     before = {path: path.read_bytes() for path in here.rglob("*") if path.is_file()}
     code, changed, message = FAULTS[fault]
     output = changed.get("output", "out.png")

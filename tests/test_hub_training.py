@@ -119,6 +119,7 @@ def test_every_damage_of_the_queue_under_a_training_that_goes_on(
     """One epoch with the Hub away; then each damage in turn, and the run goes on with the Hub back."""
     env = {"INPAINT_CACHE": str(cache)}
     hub.fault("/api/repos/create", status=503, times=10_000)
+    (tmp_path / "begun").mkdir()
     begun = arguments(tmp_path / "begun", wait_minutes=0.01)
     train(*begun, "--training.max-steps", LAST // 2, env=env).ok()
     hub.clear_faults()

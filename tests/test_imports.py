@@ -15,7 +15,7 @@ FILES = sorted([*(ROOT / "inpaint").rglob("*.py"), ROOT / "train.py"])
 
 # From the bottom up; a module may import from its own line and from those above it. The longest prefix counts.
 LAYERS = [
-    ["inpaint.errors", "inpaint.files", "inpaint.processes", "inpaint.data.holes"],
+    ["inpaint.errors", "inpaint.files", "inpaint.memory", "inpaint.processes", "inpaint.data.holes"],
     [
         "inpaint.config",
         "inpaint.config_file",

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hub_server import LoopbackHub
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor, nn
 
 import inpaint
-from inpaint.errors import InpaintError, UsageError
+from inpaint import pipeline
+from inpaint.errors import InpaintError, InpaintWarning, UsageError
+from inpaint.memory import free_bytes
 from inpaint.models.generator import GeneratorConfig
 from inpaint.pipeline import InpaintingPipeline
 
@@ -185,6 +192,23 @@ def test_a_mask_of_ones_is_an_error_and_not_an_empty_mask(pipe: InpaintingPipeli
         pipe(noise("RGB", 6, 5), half(6, 5).astype(np.uint8))
 
 
+@pytest.mark.parametrize("brightest", [2, 76, 127])
+def test_a_mask_without_white_is_an_error_that_says_how_bright_it_is(pipe: InpaintingPipeline, brightest: int) -> None:
+    with pytest.raises(InpaintError, match=f"no white: its largest value, as grey, is {brightest} of 255"):
+        pipe(noise("RGB", 6, 5), half(6, 5).astype(np.uint8) * np.uint8(brightest))
+
+
+def test_a_red_hole_is_no_white_and_a_white_hair_may_vanish(pipe: InpaintingPipeline) -> None:
+    red = Image.new("RGB", (6, 5))
+    red.paste("red", (0, 0, 3, 5))
+    with pytest.raises(InpaintError, match="is 76 of 255"):
+        pipe(noise("RGB", 6, 5), red)
+    hair = np.zeros((80, 80), np.bool_)
+    hair[:, 41] = True
+    with pytest.raises(InpaintError, match="nothing is left of it at 10x10"):
+        pipe(noise("RGB", 10, 10), hair, resize_mask=True)
+
+
 def test_a_mask_of_another_size_is_refused_or_scaled(pipe: InpaintingPipeline) -> None:
     image, mask = noise("RGB", 12, 8), half(6, 4)
     with pytest.raises(InpaintError, match=r"6x4 pixels and the picture 12x8"):
@@ -208,10 +232,35 @@ def test_lists_keep_their_order_whatever_is_batched(pipe: InpaintingPipeline, pa
     assert pipe([], []) == []
 
 
-@pytest.mark.parametrize("masks", [[half(4, 4)], half(4, 4)])
-def test_every_picture_needs_its_mask(pipe: InpaintingPipeline, masks: object) -> None:
-    with pytest.raises(UsageError, match="needs its own mask; got a list of 2"):
-        pipe([noise("RGB", 4, 4)] * 2, masks)  # type: ignore[call-overload]
+@pytest.mark.parametrize(
+    ("images", "masks"),
+    [([noise("RGB", 4, 4)] * 2, [half(4, 4)]), (noise("RGB", 4, 4), [half(4, 4)]), ([], [half(4, 4)])],
+)
+def test_every_picture_needs_its_mask(pipe: InpaintingPipeline, images: Any, masks: Any) -> None:
+    with pytest.raises(UsageError, match=r"needs its own mask, or all the same; got a (list|single)"):
+        pipe(images, masks)
+
+
+def test_one_mask_serves_a_whole_list(pipe: InpaintingPipeline) -> None:
+    images = [noise("RGB", 6, 5, seed) for seed in range(3)]
+    filled = pipe(images, mask_image=half(6, 5))
+    for image, result in zip(images, filled, strict=True):
+        assert np.array_equal(np.asarray(result), np.asarray(pipe(image, half(6, 5))))
+
+
+def test_tensors_and_arrays_are_what_the_same_picture_is(pipe: InpaintingPipeline) -> None:
+    image, hole = np.asarray(noise("RGB", 6, 5)), half(6, 5)
+    expected = np.asarray(pipe(Image.fromarray(image), hole))
+    channels_first = torch.from_numpy(image.copy()).permute(2, 0, 1)
+    for source in (image, image / 255, channels_first, channels_first / 255, (channels_first / 255).double()):
+        assert np.array_equal(np.asarray(pipe(source, hole)), expected)
+    for mask in (torch.from_numpy(hole), torch.from_numpy(hole)[None], torch.from_numpy(hole)[None].bfloat16()):
+        assert np.array_equal(np.asarray(pipe(image, mask)), expected)
+    batch = torch.stack([channels_first, channels_first.flip(2)]) / 255
+    for masks in (torch.from_numpy(hole), torch.from_numpy(hole).expand(2, 1, 5, 6)):
+        filled = pipe(batch, masks)
+        assert [np.asarray(one).shape for one in filled] == [(5, 6, 3)] * 2
+        assert np.array_equal(np.asarray(filled[0]), expected)
 
 
 @pytest.mark.parametrize("fault", ["missing", "text", "truncated", "floats", "shape"])
@@ -222,8 +271,10 @@ def test_what_cannot_be_read_is_named_in_one_line(pipe: InpaintingPipeline, tmp_
     elif fault == "truncated":
         noise("RGB", 64, 64).save(path)
         path.write_bytes(path.read_bytes()[:3000])
-    image = {"floats": np.zeros((4, 4, 3)), "shape": np.zeros((2, 4, 4, 3), np.uint8)}.get(fault, path)
-    with pytest.raises(InpaintError, match=r"photo\.png" if image is path else r"float64|\[2, 4, 4, 3\]") as error:
+    image = {"floats": np.full((4, 4, 3), -1.0), "shape": np.zeros((2, 4, 4, 3), np.uint8)}.get(fault, path)
+    with pytest.raises(
+        InpaintError, match=r"photo\.png" if image is path else r"float64.* from -1 to -1;|\[2, 4, 4, 3\]"
+    ) as error:
         pipe(image, half(4, 4))
     assert "\n" not in str(error.value)
 
@@ -232,7 +283,7 @@ def test_what_is_no_picture_is_told_in_one_short_line(pipe: InpaintingPipeline, 
     Image.effect_noise((40, 40), 50).save(tmp_path / "whole.jpg")
     (tmp_path / "cut.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:-300])
     mask = Image.new("L", (40, 40), 255)
-    for wrong in (Image.open(tmp_path / "cut.jpg"), None, (1, 2), torch.zeros(40, 40)):
+    for wrong in (Image.open(tmp_path / "cut.jpg"), None, (1, 2), {"image": 1}):
         with pytest.raises(InpaintError, match="the picture cannot be read: ") as caught:
             pipe(wrong, mask)  # type: ignore[call-overload]
         assert len(str(caught.value)) < 150
@@ -257,5 +308,117 @@ def test_a_saved_generator_fills_as_it_did_before(tmp_path: Path) -> None:
     assert not pipe.generator.training
     with pytest.raises(InpaintError, match=r"config\.json"):
         InpaintingPipeline.from_pretrained(tmp_path / "..")
+    for device in ("gpu9", "meta"):
+        with pytest.raises(UsageError, match=f"'{device}' cannot be used") as caught:
+            InpaintingPipeline.from_pretrained(tmp_path, device=device)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_pipeline_says_what_it_is_moves_and_is_saved(tmp_path: Path, paint: Paint) -> None:
+    pipe = InpaintingPipeline(inpaint.Generator(GeneratorConfig(width=2, image_size=64, hole_max_px=25)), "cpu")
+    for part in ("width=2", "image_size=64", "hole_max_px=25", "0.01 M parameters", "on cpu"):
+        assert part in repr(pipe)
+    assert pipe.to("cpu") is pipe and pipe.device == torch.device("cpu")
     with pytest.raises(UsageError, match="'gpu9' cannot be used"):
-        InpaintingPipeline.from_pretrained(tmp_path, device="gpu9")
+        pipe.to("gpu9")
+    pipe.save_pretrained(tmp_path / "saved")
+    image, hole = noise("RGB", 13, 6), half(13, 6)
+    again = InpaintingPipeline.from_pretrained(tmp_path / "saved", device="cpu")
+    assert np.array_equal(np.asarray(again(image, hole)), np.asarray(pipe(image, hole)))
+    assert "Paint" in repr(InpaintingPipeline(paint, "cpu"))
+    with pytest.raises(UsageError, match="is a Paint; only"):
+        InpaintingPipeline(paint, "cpu").save_pretrained(tmp_path / "other")
+
+
+def test_a_pipeline_is_pushed_and_comes_back(hub: LoopbackHub, tmp_path: Path) -> None:
+    pipe = InpaintingPipeline(inpaint.Generator(GeneratorConfig(width=2)), "cpu")
+    pipe.push_to_hub("alice/painter", private=True)
+    assert hub.repository("alice/painter").private
+    assert b"@techreport" in hub.head("alice/painter").files["README.md"].content
+    there = InpaintingPipeline.from_pretrained("alice/painter", device="cpu")
+    image, hole = noise("RGB", 13, 6), half(13, 6)
+    assert np.array_equal(np.asarray(there(image, hole)), np.asarray(pipe(image, hole)))
+    with pytest.raises(InpaintError, match=r"bob/painter could not be pushed to: .*no right"):
+        pipe.push_to_hub("bob/painter")
+
+
+# --- holes that cannot come out well, and pictures that do not fit
+
+
+def painter(hole_max_px: int | None) -> InpaintingPipeline:
+    torch.manual_seed(0)
+    return InpaintingPipeline(
+        inpaint.Generator(GeneratorConfig(width=2, image_size=64, hole_max_px=hole_max_px)), "cpu"
+    )
+
+
+def square(side: int, width: int = 1, height: int = 1) -> np.ndarray:
+    hole = np.zeros((96, 160), np.bool_)
+    hole[7 : 7 + side * height, 11 : 11 + side * width] = True
+    return hole
+
+
+def test_a_hole_much_larger_than_any_that_was_learnt_is_warned_about() -> None:
+    image = noise("RGB", 160, 96)
+    with pytest.warns(InpaintWarning, match=r"up to 59 px .* learnt holes of up to 25 px.*scale .* by 2\.4") as caught:
+        painter(25)(image, square(60))
+    assert caught[0].filename == __file__, "it points to the line that called"
+    scratch = np.zeros((96, 160), np.bool_)
+    scratch[40:52] = True
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for hole in (square(25), square(36), square(20, width=5), scratch):
+            painter(25)(image, hole)
+        painter(None)(image, square(80))
+
+
+def test_a_picture_that_does_not_fit_into_memory_is_refused_with_the_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "free_bytes", lambda device: 5 * 2**30)
+    pipe = InpaintingPipeline(inpaint.Generator(GeneratorConfig()), "cpu")
+    image, hole = np.zeros((3000, 4000), np.uint8), np.zeros((3000, 4000), np.bool_)
+    assert np.array_equal(np.asarray(pipe(image, hole)), image), "nothing to fill takes nothing"
+    hole[:9, :9] = True
+    with pytest.raises(
+        InpaintError, match=r"4000x3000 pixels \(12\.0 megapixels\) takes about 8\.5 GiB .* and 5\.0 GiB are"
+    ):
+        pipe(image, hole)
+
+
+def test_the_estimate_of_memory_is_about_what_is_used() -> None:
+    program = """
+import re, torch
+from inpaint.models.generator import Generator, GeneratorConfig
+def peak():
+    return int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) * 1024
+generator = Generator(GeneratorConfig(width=16)).eval()
+with torch.inference_mode():
+    generator(torch.zeros(1, 3, 64, 64), torch.zeros(1, 1, 64, 64))
+    before = peak()
+    generator(torch.zeros(1, 3, 600, 600), torch.zeros(1, 1, 600, 600))
+    print((peak() - before) / generator.inference_bytes(600, 600))
+"""
+    used = float(subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout)
+    assert 0.4 < used < 1.3
+
+
+def test_free_memory_is_what_the_machine_and_every_control_group_leave(tmp_path: Path) -> None:
+    def write(name: str, text: str) -> None:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+
+    cpu = torch.device("cpu")
+    assert free_bytes(cpu, tmp_path) is None
+    write("proc/meminfo", "MemTotal: 9000 kB\nMemAvailable:    8000 kB\n")
+    assert free_bytes(cpu, tmp_path) == 8000 * 1024
+    write("proc/self/cgroup", "0::/job/step\n")
+    write("sys/fs/cgroup/job/step/memory.max", "max\n")
+    write("sys/fs/cgroup/job/step/memory.current", "5\n")
+    assert free_bytes(cpu, tmp_path) == 8000 * 1024
+    write("sys/fs/cgroup/job/memory.max", "3000000\n")
+    write("sys/fs/cgroup/job/memory.current", "2000000\n")
+    write("sys/fs/cgroup/job/memory.stat", "anon 7\ninactive_file 400000\n")
+    assert free_bytes(cpu, tmp_path) == 1_400_000
+    write("proc/self/cgroup", "4:cpu,memory:/slurm\n1:name=systemd:/\n")
+    write("sys/fs/cgroup/memory/slurm/memory.limit_in_bytes", "500\n")
+    write("sys/fs/cgroup/memory/slurm/memory.usage_in_bytes", "600\n")
+    assert free_bytes(cpu, tmp_path) == 0

@@ -2,7 +2,10 @@
 
 IMAGE and MASK are two files or two folders. In folders a picture and a mask belong together when their names without
 the extension are the same; what has no partner is named and left out. Pixels outside the mask stay exactly as they are,
-so save as PNG: a JPEG changes them all a little. What a format cannot hold (16 bits, transparency) is refused.
+16 bits included, so save as PNG: a JPEG changes them all a little. What a format cannot hold (16 bits, transparency) is
+refused. Of the fill 8 bits are new, whatever the picture has.
+
+A generator fills holes of about the size that it has learnt, in pixels; a hole much larger gets a warning, and a blur.
 
 examples:
   inpaint fill photo.jpg --mask mask.png -o filled.png --model runs/quickstart/generator
@@ -14,13 +17,16 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from inpaint.errors import InpaintError, UsageError
+from inpaint.errors import InpaintError, InpaintWarning, UsageError
 
 if TYPE_CHECKING:
     from PIL import Image
+
+    from inpaint.pipeline import Filled
 
 # Of the formats that lose something unless they are told otherwise.
 OPTIONS: dict[str, dict[str, Any]] = {"JPEG": {"quality": 95}, "WEBP": {"lossless": True, "exact": True}}
@@ -68,7 +74,8 @@ def run(args: argparse.Namespace) -> int:
     num_failed = 0
     for job in tqdm(jobs, unit="picture", disable=not is_folder):
         try:
-            filled = pipeline(job.image, job.mask, resize_mask=args.resize_mask)
+            with warnings.catch_warnings(record=True, action="always", category=InpaintWarning) as warned:
+                filled = pipeline.fill(job.image, job.mask, resize_mask=args.resize_mask)
         except InpaintError as error:
             if not is_folder:
                 raise
@@ -76,6 +83,9 @@ def run(args: argparse.Namespace) -> int:
             tqdm.write(f"{job.image.name}: {error}", file=sys.stderr)
         else:
             save(filled, job.output)
+            nothing = "the mask is all black (its largest value is 0, white is 255): nothing was filled"
+            for told in [warning.message for warning in warned] + [nothing] * (filled.num_filled == 0):
+                tqdm.write(f"inpaint fill: warning: {job.image}: {told}", file=sys.stderr)
     if num_failed:
         raise InpaintError(f"{num_failed} of {len(jobs)} pictures could not be filled; they are named above")
     print(f"filled {len(jobs)} pictures: {args.output}" if is_folder else f"filled: {jobs[0].output}")
@@ -125,18 +135,24 @@ def folder_jobs(images: Path, masks: Path, output: Path) -> list[Job]:
     return [Job(image_of[stem], mask_of[stem], output / f"{stem}.png") for stem in paired]
 
 
-def save(picture: Image.Image, path: Path) -> None:
+def save(filled: Filled, path: Path) -> None:
     """Write a picture in the format of the path's extension, whole or not at all.
 
     Raises:
         InpaintError: the place or the format does not take it.
     """
+    from inpaint.data import deep
+
     part = path.with_name(f".{path.name}.part")
     kind = _format_of(path)
     try:
-        picture.save(part, kind, icc_profile=picture.info.get("icc_profile"), **OPTIONS.get(kind, {}))
-        if kind != "JPEG" and not _holds(part, picture):
-            raise ValueError(f"{kind} cannot hold a picture of this kind ({picture.mode}) exactly")
+        if filled.pixels.dtype == "uint16" and filled.pixels.ndim == 3:
+            deep.write(part, kind, filled.pixels, filled.icc_profile)
+        else:
+            picture = filled.to_image()
+            picture.save(part, kind, icc_profile=filled.icc_profile, **OPTIONS.get(kind, {}))
+            if kind != "JPEG" and not _holds(part, picture):
+                raise ValueError(f"{kind} cannot hold a picture of this kind ({picture.mode}) exactly")
         part.replace(path)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or f"{error}; PNG takes every kind of picture"

@@ -15,7 +15,7 @@ from huggingface_hub.errors import EntryNotFoundError, HFValidationError, LocalE
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from inpaint.errors import InpaintError
+from inpaint.errors import InpaintError, shorten
 from inpaint.hub.errors import CLIENT_ERRORS, redact
 from inpaint.models.layers import Convolution, Norm, convolution, upsampling
 
@@ -131,6 +131,13 @@ class Generator(
         inputs = torch.cat([masked_image, mask], dim=1) if self.config.mask_channel else masked_image
         return torch.sigmoid(self.layers(inputs))
 
+    def inference_bytes(self, height: int, width: int) -> int:
+        """About how much memory the filling of one image takes at most, in and out included and weights not.
+
+        Measured in float32 on a CPU: three times the first layer's activations, less without normalisation.
+        """
+        return height * width * (10 * self.config.width + 120)
+
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
         return super().generate_model_card(*args, **{"image_size": self.config.image_size, **kwargs})
 
@@ -165,7 +172,7 @@ class Generator(
             InpaintError: not found, no access, or not the files of such a generator.
         """
         given = str(pretrained_model_name_or_path)
-        source = given if len(given) <= 200 else f"{given[:100]}..."
+        source = shorten(given)
 
         def fetch(name: str) -> Path:
             if os.path.isdir(given):  # noqa: PTH112 - Path.is_dir raises for a name that is too long

@@ -1,0 +1,65 @@
+"""Owns how much memory is free for this process, on the machine, in its container or job, and on a GPU."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+_ROOT = Path("/")
+
+
+def free_bytes(device: torch.device, root: Path = _ROOT) -> int | None:
+    """What can still be allocated on a GPU, or for any other device in the machine's own memory; None: unknown.
+
+    Args:
+        root: where /proc and /sys lie.
+    """
+    if device.type == "cuda":
+        import torch
+
+        free, _ = torch.cuda.mem_get_info(device)
+        # What the allocator holds and does not use is free for us too.
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return min([*_machine(root), *_control_groups(root)], default=None)
+
+
+def _machine(root: Path) -> Iterator[int]:
+    if found := re.search(r"MemAvailable:\s+(\d+) kB", _text(root / "proc/meminfo")):
+        yield int(found[1]) * 1024
+    elif root == _ROOT and "SC_PHYS_PAGES" in os.sysconf_names:  # macOS: no more than there is
+        yield os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _control_groups(root: Path) -> Iterator[int]:
+    """What the limits of this process's control groups leave, its own and those above; of either version."""
+    for line in _text(root / "proc/self/cgroup").splitlines():
+        number, controllers, path = line.split(":", 2)
+        if number == "0":
+            top, limit, used, cache = root / "sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"
+        elif "memory" in controllers.split(","):
+            top = root / "sys/fs/cgroup/memory"
+            limit, used, cache = "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"
+        else:
+            continue
+        inner = top / path.lstrip("/")
+        for folder in (inner, *inner.parents):
+            limit_text, used_text = _text(folder / limit).strip(), _text(folder / used).strip()
+            if limit_text.isdecimal() and used_text.isdecimal():  # else it is "max", or not shown in here
+                # Cached files count as used, and are given up when memory is wanted.
+                found = re.search(rf"^{cache} (\d+)$", _text(folder / "memory.stat"), re.MULTILINE)
+                yield max(0, int(limit_text) - int(used_text) + (int(found[1]) if found else 0))
+            if folder == top:
+                break
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
