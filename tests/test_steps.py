@@ -49,9 +49,9 @@ class Setup:
         self.dtype = torch.float64 if precision == "float64" else torch.float32
 
     def batch(self, step: int = 0) -> Batch:
-        random, spec = np.random.default_rng(0), self.config.data.hole_spec
+        random, spec, size = np.random.default_rng(0), self.config.data.hole_spec, self.config.data.image_size
         where, windows = holes.stored_holes(random.integers(0, 2**63, 64, dtype=np.uint64), spec)
-        pixels = random.integers(0, 256, (64, SIZE, SIZE, 3), dtype=np.uint8)
+        pixels = random.integers(0, 256, (64, size, size, 3), dtype=np.uint8)
         pictures = Pictures(pixels, where, windows, [""] * 64)
         feed = Feed(pictures, self.config.data, 0, BATCH, device=self.runtime.device, dtype=self.dtype)
         batches = feed.batches(1, step)
