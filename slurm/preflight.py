@@ -1,6 +1,6 @@
 """Owns the look at an allocation before a run is started on it: every node says what it sees, one place compares.
 
-python slurm/preflight.py node RUN_DIR [train.py's arguments]     on each node: one line of JSON
+python slurm/preflight.py node RUN_DIR TOKEN [train.py's arguments]   on each node: one line of JSON
 python slurm/preflight.py compare ... -- [train.py's arguments]   on the first: those lines in, the rank table out
 accelerate launch ... slurm/preflight.py all-reduce               as training will be started: do they reach one another
 """
@@ -29,26 +29,27 @@ import yaml
 from inpaint.arguments import parse_arguments
 from inpaint.data.sources import open_source
 from inpaint.errors import InpaintError, UsageError
-from inpaint.training.set_up import divide_batch
+from inpaint.training.set_up import divide_batch, env_true, refuse_lost_gpus
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 CODE = ("train.py", "inpaint/**/*.py", "inpaint/**/*.yaml", "accelerate_configs/*", "slurm/*.py")
 PACKAGES = ("torch", "accelerate", "deepspeed", "numpy")
-# As RunDirectory must find a new folder empty, the batch script removes this again.
-TOKEN = ".preflight"
+# As RunDirectory must find a new folder empty, the batch script removes what begins so again.
+TOKEN = ".preflight-"
 MISSING = "missing"
 ALL_REDUCE_BYTES, NUM_REPEATS, MEET_S = 16 << 20, 5, 120
 
 
 @dataclass(frozen=True)
 class Node:
-    """What one node sees; `code`, `data`, `software` and `token` must be the same on all.
+    """What one node sees; `code`, `data` and `software` must be the same on all.
 
     Attributes:
         number: SLURM_NODEID, which becomes the machine rank.
         num_gpus: given to the job on this node.
         num_driver_gpus: that the driver answers for; None without a driver.
-        token: what the batch script wrote into the run directory for this start, or why it cannot be read.
+        num_cpus: cores that a process of the job may use here.
+        lack: why the run directory cannot be used, as by all others; empty if it can.
     """
 
     name: str
@@ -58,20 +59,23 @@ class Node:
     code: str
     software: str
     data: str
-    token: str
+    num_cpus: int
+    lack: str
     trouble: tuple[str, ...] = ()
 
 
-def look(run_dir: Path, train_arguments: list[str]) -> Node:
-    """This node as it is."""
-    trouble = []
+def look(run_dir: Path, token: str, train_arguments: list[str]) -> Node:
+    """This node as it is; the batch script has put the empty file `token` into the run directory for this start."""
+    trouble, lack = [], ""
     try:
-        token = (run_dir / TOKEN).read_text()
-        probe = run_dir / f"{TOKEN}-{socket.gethostname()}"
-        probe.write_text("")
+        (run_dir / f"{TOKEN}{token}").stat()
+        probe = run_dir / f"{TOKEN}{socket.gethostname()}"
+        probe.touch()
         probe.unlink()
     except OSError as error:
-        token = f"{error.strerror}: {error.filename}"
+        lack = f"{error.strerror}: {error.filename}"
+    if int(os.environ.get("SLURM_JOB_NUM_NODES", "1")) > 1 and not os.environ.get("GLOO_SOCKET_IFNAME"):
+        trouble += [line for line in [_loopback(socket.gethostname())] if line]
     try:
         data = _data_fingerprint(parse_arguments(train_arguments)[0].data.path)
     except UsageError:
@@ -87,9 +91,30 @@ def look(run_dir: Path, train_arguments: list[str]) -> Node:
         code=_code_hash(REPOSITORY),
         software=f"Python {sys.version.split()[0]}, " + ", ".join(_versions()),
         data=data,
-        token=token,
+        num_cpus=_num_cpus(),
+        lack=lack,
         trouble=tuple(trouble),
     )
+
+
+def _loopback(host: str) -> str:
+    """That gloo would tell the others an address at which they find themselves; empty if it would not."""
+    try:
+        address = socket.gethostbyname(host)
+    except OSError as error:
+        return f"its own name {host} has no address ({error.strerror}); set NETWORK_INTERFACE=NAME"
+    if not address.startswith("127."):
+        return ""
+    return (
+        f"its own name {host} means {address} here (/etc/hosts), at which no other node reaches it: name the network "
+        "with NETWORK_INTERFACE=NAME (`ip -br addr` lists them)"
+    )
+
+
+def _num_cpus() -> int:
+    allowed = len(os.sched_getaffinity(0))
+    # Not every site binds a job to what it was given.
+    return min(allowed, int(os.environ.get("SLURM_CPUS_PER_TASK") or os.environ.get("SLURM_CPUS_ON_NODE") or allowed))
 
 
 def _data_fingerprint(path: str | None) -> str:
@@ -134,9 +159,7 @@ def rank_table(nodes: list[Node], processes_per_node: int) -> str:
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
 
 
-def faults(
-    nodes: list[Node], expected: list[str], processes_per_node: int, use_cpu: bool, token: str, port: int
-) -> list[str]:
+def faults(nodes: list[Node], expected: list[str], processes_per_node: int, use_cpu: bool, port: int) -> list[str]:
     """What is wrong with the allocation, each fault with the node it is on and what to do.
 
     Args:
@@ -144,7 +167,6 @@ def faults(
         expected: the names of all, the first being where this runs.
         processes_per_node: wanted.
         use_cpu: whether the launcher's YAML keeps off the GPUs.
-        token: written into the run directory for this start.
         port: where rank 0 will listen.
     """
     found = [
@@ -154,8 +176,8 @@ def faults(
     ]
     for node in nodes:
         found += [f"{node.name}: {line}" for line in node.trouble]
-        if node.token != token:
-            found.append(f"{node.name} does not see this run directory ({node.token}): it must be on a shared disk")
+        if node.lack:
+            found.append(f"{node.name} does not see this run directory ({node.lack}): it must be on a shared disk")
         if use_cpu:
             continue
         if node.num_gpus < processes_per_node:
@@ -204,8 +226,15 @@ def compare(options: argparse.Namespace, lines: Iterable[str]) -> int:
     print(f"preflight: {len(options.nodes)} node(s), {num_processes} process(es), {nodes[0].software if nodes else ''}")
     print(rank_table(nodes, options.processes_per_node), flush=True)
     use_cpu = bool(yaml.safe_load(options.accelerate_config.read_text()).get("use_cpu"))
-    token = (options.run_dir / TOKEN).read_text()
-    found = faults(nodes, options.nodes, options.processes_per_node, use_cpu, token, options.port)
+    for node in nodes:
+        if node.num_cpus < options.processes_per_node:
+            print(
+                f"preflight: warning: {node.name} gives {node.num_cpus} core(s) for {options.processes_per_node} "
+                f"processes, which then wait for one another: ask for sbatch --cpus-per-task="
+                f"{4 * options.processes_per_node}",
+                file=sys.stderr,
+            )
+    found = faults(nodes, options.nodes, options.processes_per_node, use_cpu, options.port)
     try:
         training = parse_arguments(options.train_arguments)[0].training
         divide_batch(training.global_batch_size, training.micro_batch_size, num_processes)
@@ -224,7 +253,13 @@ def all_reduce() -> int:
     rank, local_rank = int(os.environ.get("RANK", "0")), int(os.environ.get("LOCAL_RANK", "0"))
     world, here = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     place = f"rank {rank} on {socket.gethostname()}"
-    use_cpu = os.environ.get("ACCELERATE_USE_CPU", "false").lower() == "true" or not torch.cuda.is_available()
+    use_cpu = env_true("ACCELERATE_USE_CPU") or not torch.cuda.is_available()
+    if not env_true("ACCELERATE_USE_CPU") and not torch.cuda.is_available():
+        try:
+            refuse_lost_gpus(torch.__version__, torch.version.cuda or torch.version.hip)
+        except InpaintError as error:
+            print(f"preflight: {place}: {error}", file=sys.stderr)
+            return 1
     if not use_cpu and torch.cuda.device_count() < here:
         print(f"preflight: {place}: torch sees {torch.cuda.device_count()} GPU(s) for {here}", file=sys.stderr)
         return 1
@@ -232,8 +267,11 @@ def all_reduce() -> int:
     if world == 1:
         print(f"preflight: one process, on {device}; nothing to reduce")
         return 0
+    if not use_cpu:
+        torch.cuda.set_device(device)  # else all processes of a node would meet on its first one
+    means = "gloo" if use_cpu else "nccl"
     try:
-        dist.init_process_group("gloo" if use_cpu else "nccl", timeout=timedelta(seconds=MEET_S))
+        dist.init_process_group(means, timeout=timedelta(seconds=MEET_S))
         values = torch.ones(ALL_REDUCE_BYTES // 4, device=device)
         seconds = []
         for _ in range(1 + NUM_REPEATS):
@@ -245,12 +283,16 @@ def all_reduce() -> int:
             seconds.append(time.perf_counter() - begun)
         if total != world * (world - 1) / 2:
             raise RuntimeError(f"the sum of the ranks 0 to {world - 1} came out as {total:g}")
+        # Training sends its flags over gloo, whatever the device is.
+        means = "gloo"
+        agreed = torch.tensor(rank)
+        dist.all_reduce(agreed, dist.ReduceOp.MAX, dist.new_group(backend="gloo", timeout=timedelta(seconds=MEET_S)))
         dist.destroy_process_group()
     except RuntimeError as error:
         words = " ".join(str(error).split())[:300]
         print(
-            f"preflight: {place} cannot reduce with the others ({words}); look at the network between the nodes: "
-            "NETWORK_INTERFACE names the interface, NCCL_DEBUG=INFO shows what NCCL tries",
+            f"preflight: {place} cannot reduce with the others over {means} ({words}); look at the network between "
+            "the nodes: NETWORK_INTERFACE names the interface, NCCL_DEBUG=INFO shows what NCCL tries",
             file=sys.stderr,
         )
         return 1
@@ -269,13 +311,13 @@ def main(arguments: list[str]) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     on_node = commands.add_parser("node")
     on_node.add_argument("run_dir", type=Path)
+    on_node.add_argument("token")
     on_node.add_argument("train_arguments", nargs=argparse.REMAINDER)
     together = commands.add_parser("compare")
     together.add_argument("--nodes", nargs="+", required=True)
     together.add_argument("--processes-per-node", type=int, required=True)
     together.add_argument("--accelerate-config", type=Path, required=True)
     together.add_argument("--port", type=int, required=True)
-    together.add_argument("--run-dir", type=Path, required=True)
     together.add_argument("train_arguments", nargs="*")
     commands.add_parser("all-reduce")
     options = parser.parse_args(arguments)
@@ -283,7 +325,7 @@ def main(arguments: list[str]) -> int:
         return all_reduce()
     if options.command == "compare":
         return compare(options, sys.stdin)
-    print(json.dumps(asdict(look(options.run_dir, options.train_arguments))), flush=True)
+    print(json.dumps(asdict(look(options.run_dir, options.token, options.train_arguments))), flush=True)
     return 0
 
 

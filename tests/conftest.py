@@ -12,6 +12,7 @@ from inpaint.processes import wait_passively
 wait_passively()  # before torch is imported, as train.py does: tests run beside other programs too
 
 from hub_server import LoopbackHub  # noqa: E402
+from slurm_site import Site, make_site, train_undisturbed  # noqa: E402
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -84,3 +85,16 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(huggingface_hub.utils._http.time, "sleep", lambda seconds: None)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A SLURM of two nodes, where one can be."""
+    with make_site(tmp_path_factory.mktemp("site")) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def undisturbed(site: Site) -> dict[str, bytes]:
+    """The final weights of the tiny training in two processes without SLURM."""
+    return train_undisturbed(site)

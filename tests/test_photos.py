@@ -26,7 +26,7 @@ from inpaint.data.keys import split_for
 from inpaint.data.pictures import Pictures, SyntheticSpec, open_pictures
 from inpaint.data.sources import Entry, open_source
 from inpaint.data.stream import find_shards
-from inpaint.errors import InpaintError
+from inpaint.errors import InpaintError, UsageError
 
 SPEC = HoleSpec.scaled(16)
 SYNTHETIC = SyntheticSpec(num_train=40, num_validation=8, num_test=4, seed=1)
@@ -229,6 +229,24 @@ def test_what_save_to_disk_wrote(tmp_path: Path) -> None:
     with pytest.raises(InpaintError, match="one was written by save_to_disk and cannot be read: ") as caught:
         read(tmp_path / "one")
     assert "\n" not in str(caught.value)
+
+
+def test_a_dataset_that_is_nowhere_is_told_at_once(
+    hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`datasets` would ask for half a minute; here it is not even asked."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "arrow")
+    monkeypatch.setattr("datasets.load_dataset_builder", lambda *_, **__: pytest.fail("asked again and again"))
+    with pytest.raises(InpaintError, match="there is none of this name, or your token may not see it"):
+        open_source("alice/no-lakes")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    with pytest.raises(UsageError, match="data/lakes does not exist, though the folder data does"):
+        open_source("data/lakes")
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr("huggingface_hub.hf_api.api.endpoint", "http://127.0.0.1:9")
+    with pytest.raises(InpaintError, match="it cannot be reached"):
+        open_source("alice/no-lakes")
 
 
 # --- What is refused ------------------------------------------------------------------------------------------------

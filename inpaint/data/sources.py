@@ -177,5 +177,7 @@ def open_source(name: str, setting: str = "data.path") -> Source:
             return PathSource(path)
         raise UsageError(f"{setting}: {name} is a file, but no tar or zip; {kinds}")
     if match := HUB_ID.fullmatch(name):
+        if path.parent.is_dir():  # then it was not meant as an id either
+            raise UsageError(f"{setting}: {name} does not exist, though the folder {path.parent} does; {kinds}")
         return open_hub(name, match["name"], match["config"], match["revision"])
     raise UsageError(f"{setting}: {name} does not exist; {kinds}")

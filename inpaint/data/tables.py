@@ -277,7 +277,9 @@ def open_hub(name: str, repo: str, config: str | None, revision: str | None) -> 
     """
     import datasets
 
-    with in_one_line(f"{name} is no file or folder here, and the Hub does not give it"):
+    trouble = f"{name} is no file or folder here, and the Hub does not give it"
+    _ask_once(trouble, repo, revision)
+    with in_one_line(trouble):
         try:
             builder = datasets.load_dataset_builder(repo, config, revision=revision)
         except ValueError as error:
@@ -337,6 +339,31 @@ def _of_splits(
     digest = hashlib.blake2b("\n".join([*identity, *lines]).encode(), digest_size=12).hexdigest()
     unknown = [str(split) for split, own in known_names.items() if own is None]
     return TableSource(name, _parts(name, splits), f"{kind}-{digest}", features, unknown, readme)
+
+
+def _ask_once(trouble: str, repo: str, revision: str | None) -> None:
+    """Tell at once of a dataset that is nowhere: `datasets` tries six times, for half a minute and a screenful.
+
+    Raises:
+        InpaintError: the Hub has no such dataset or cannot be reached, and there is no copy of it here either.
+    """
+    import datasets
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.errors import HfHubHTTPError
+
+    of_client: type[Exception] = HfHubHTTPError.__bases__[0]  # httpx's or httpx2's, as its version has it
+    copies = Path(datasets.config.HF_DATASETS_CACHE).glob(f"{repo.partition('/')[0]}___*")
+    if constants.HF_HUB_OFFLINE or any(copies):
+        return
+    try:
+        HfApi().dataset_info(repo, revision=revision, timeout=20)
+    except HfHubHTTPError as error:
+        if error.response.status_code >= 500:
+            return  # it may yet come back
+        why = f"there is none of this name, or your token may not see it ({error.response.status_code})"
+        raise InpaintError(f"{trouble}: {why}") from error
+    except (OSError, of_client) as error:
+        raise InpaintError(f"{trouble}: it cannot be reached ({' '.join(str(error).split())[:200]})") from error
 
 
 def _parts(name: str, splits: Mapping[Any, Sequence[Any]]) -> dict[Split | None, Sequence[Any]]:

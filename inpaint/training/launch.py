@@ -83,8 +83,11 @@ def train(
     path = default_run_dir(given) if run_dir is None else Path(run_dir)
     options = Options(path, resume, overwrite, init_from=init_from, profile=profile)
     outcome = _train(load_config(given, overrides), options)
-    if outcome == "unsaved":
-        raise InpaintError(f"the last state of {path} could not be saved; the same command goes on from the one before")
+    if outcome.startswith("unsaved"):
+        why = outcome.removeprefix("unsaved")
+        raise InpaintError(
+            f"the last state of {path} could not be saved{why}; the same command goes on from the one before"
+        )
     return TrainingResult(path, outcome)
 
 

@@ -102,7 +102,7 @@ class Trainer:
         """Train to the end or until asked to stop.
 
         Returns:
-            `finished`, `preempted`, or `unsaved` if the last state could not be written.
+            `finished`, `preempted`, or `unsaved (why)` if the last state could not be written.
 
         Raises:
             InpaintError: the run cannot go on.
@@ -302,7 +302,7 @@ class Trainer:
         failure = self.runtime.broadcast(str(self.store.take_failure() or ""))
         if failure:
             self._shout(failure)
-            return "unsaved"
+            return f"unsaved ({failure})"
         return outcome
 
     def _finish(self) -> str:
