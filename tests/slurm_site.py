@@ -22,7 +22,7 @@ NUM_STEPS = 32
 TINY = """\
 data: {synthetic_train: 256, synthetic_held_out: 64, image_size: 32, holes: resampled}
 model: {width: 4, norm: group}
-training: {epochs: 2, global_batch_size: 16, log_every: 4, phases: [0.4, 0.3, 0.3]}
+training: {epochs: 2, global_batch_size: 16, num_threads: 1, log_every: 4, phases: [0.4, 0.3, 0.3]}
 evaluation: {num_pictures: 32}
 """
 
