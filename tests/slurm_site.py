@@ -31,32 +31,41 @@ on_slurm = pytest.mark.skipif(why_not() is not None, reason=why_not() or "")
 
 @dataclass
 class Site:
-    """A cluster, a checkout that nobody edits meanwhile, and a folder for runs."""
+    """A cluster, a checkout that nobody edits meanwhile, a folder for runs, and one on a small disk."""
 
     cluster: SlurmCluster
     repository: Path
     runs: Path
+    small: Path
     settings: dict[str, str]
 
-    def train(self, run: str, *arguments: str, options: tuple[str, ...] = (), **settings: str) -> str:
+    def train(
+        self, run: str, *arguments: str, options: tuple[str, ...] = (), folder: Path | None = None, **settings: str
+    ) -> str:
         """Hand in the tiny training on both nodes, one process on each; returns the job's id."""
         return self.cluster.submit(
             self.repository / "slurm/train.sbatch",
-            *("--config", str(self.repository / "tiny.yaml"), "--run-dir", str(self.runs / run), *arguments),
+            *(
+                "--config",
+                str(self.repository / "tiny.yaml"),
+                "--run-dir",
+                str((folder or self.runs) / run),
+                *arguments,
+            ),
             options=("--nodes=2", *options),
             settings=self.settings | settings,
         )
 
-    def wait_for_step(self, run: str, step: int = 4) -> None:
+    def wait_for_step(self, run: str, step: int = 4, folder: Path | None = None) -> None:
         """Until the run has logged `step`."""
-        path = self.runs / run / "metrics.jsonl"
+        path = (folder or self.runs) / run / "metrics.jsonl"
         deadline = time.monotonic() + 300
         while not path.exists() or f'"step": {step},' not in path.read_text():
             assert time.monotonic() < deadline, f"{run} did not come to step {step}"
             time.sleep(0.1)
 
-    def weights(self, run: str, step: int = NUM_STEPS) -> dict[str, bytes]:
-        folder = self.runs / run / f"checkpoints/step_{step:08d}"
+    def weights(self, run: str, step: int = NUM_STEPS, folder: Path | None = None) -> dict[str, bytes]:
+        folder = (folder or self.runs) / run / f"checkpoints/step_{step:08d}"
         return {name: (folder / f"{name}.safetensors").read_bytes() for name in WEIGHTS}
 
 
@@ -69,6 +78,9 @@ def make_site(root: Path) -> Iterator[Site]:
     shutil.copy(REPOSITORY / "train.py", repository)
     (repository / "tiny.yaml").write_text(TINY)
     (root / "runs").mkdir()
+    (root / "small").mkdir()
+    # Before the nodes start: each has its own view of what is mounted later.
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256m", "small", str(root / "small")], check=True)
     settings = {
         "PYTHON": sys.executable,
         "ACCELERATE_CONFIG": "accelerate_configs/cpu.yaml",
@@ -78,8 +90,11 @@ def make_site(root: Path) -> Iterator[Site]:
         "OMP_NUM_THREADS": "1",
         "INPAINT_CACHE": str(root / "cache"),
     }
-    with SlurmCluster(num_nodes=2) as cluster:
-        yield Site(cluster, repository, root / "runs", settings)
+    try:
+        with SlurmCluster(num_nodes=2) as cluster:
+            yield Site(cluster, repository, root / "runs", root / "small", settings)
+    finally:
+        subprocess.run(["umount", "--lazy", str(root / "small")], check=True)
 
 
 def train_undisturbed(site: Site) -> dict[str, bytes]:

@@ -75,9 +75,21 @@ def test_one_that_always_fails_is_given_up(site: Site) -> None:
     facts = site.cluster.wait(job, ENDED)
     log = site.cluster.log(job)
     assert (facts["JobState"], facts["ExitCode"], facts["Restarts"]) == ("FAILED", "1:0", "1"), log
-    *_, why, end = log.strip().splitlines()
-    assert "the training failed (exit code 1): inpaint: the" in why and "split of" in why
-    assert "given up after 2 failure(s) without a new checkpoint" in end
+    *_, end = log.strip().splitlines()
+    given_up = "given up after 2 failure(s) without a new checkpoint (MAX_FAILURES; newest: none): "
+    assert given_up + "the training failed (exit code 1): the " in end and " split of " in end
+    assert [path.name for path in site.runs.glob("failing*")] == ["failing"], "something is left beside the run"
+
+
+@on_slurm
+def test_wrong_usage_that_only_training_finds_is_not_tried_again(site: Site) -> None:
+    flags = ("--data.synthetic_train", "16", "--training.global_batch_size", "32")
+    job = site.train("usage", *flags, options=("--nodes=1",))
+    facts = site.cluster.wait(job, ENDED)
+    log = site.cluster.log(job)
+    assert (facts["JobState"], facts["ExitCode"], facts["Restarts"]) == ("FAILED", "2:0", "0"), log
+    end = log.strip().splitlines()[-1]
+    assert "not requeued" in end and "training.global_batch_size = 32 is larger than the 16 training pictures" in end
 
 
 @on_slurm
