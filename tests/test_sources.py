@@ -127,6 +127,7 @@ def test_official_trees_keep_the_natural_classes_and_the_terms(
     assert "license_name: places365" in card and "non-commercial research" in card
     said = capsys.readouterr().out
     assert "taken for Places365: 4 of its classes" in said
+    assert "has the splits" not in said, "train alone is no split"
     for stray in strays:
         stays = stray.split("/")[-2] if "stray" in stray or "README" in stray else None
         assert stays is None or f"not its classes: {stays}" in said

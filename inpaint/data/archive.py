@@ -49,12 +49,14 @@ class PathSource:
         return f"archive-{digest.hexdigest()}"
 
     def entries(self, with_data: bool = True) -> Iterator[Entry]:
-        layout = self._look()[1]
+        found, layout, _ = self._look()
         for entry in self._files(Survey(), with_data):
             *folders, _ = entry.source.split("/")
             if isinstance(read := layout.read(tuple(folders)), tuple):
                 below = "/".join(entry.source.split("/")[layout.num_shared :])
-                yield replace(entry, source=below, split=read[0], label=read[1] or NO_CLASS)
+                yield replace(
+                    entry, source=below, split=read[0] if found.own_splits else None, label=read[1] or NO_CLASS
+                )
 
     def _look(self) -> tuple[Survey, Layout, str]:
         if self._surveyed is None:
@@ -91,6 +93,8 @@ class PathSource:
             else:
                 found.labels[read[1] or NO_CLASS] += num
                 found.own_splits |= {read[0]} if read[0] else frozenset()
+        if len(found.own_splits) == 1:
+            found.own_splits = frozenset()  # all of the pictures, whatever it is called
         found.num_pictures, found.is_places365 = found.labels.total(), layout.is_places365
         strange = ", ".join(sorted(layout.strange)[:8])
         if layout.is_places365:

@@ -29,8 +29,9 @@ from numpy.typing import NDArray
 from inpaint.data import holes
 from inpaint.data.decode import Decoded, coordinates_at, decode_entries, table_of
 from inpaint.data.holes import SPLITS, HoleSpec
+from inpaint.data.rows import entries_of, in_one_line, opened
 from inpaint.data.sources import Entry, open_source
-from inpaint.data.tables import TableSource, entries_of, in_one_line, opened
+from inpaint.data.tables import TableSource
 from inpaint.errors import InpaintError
 
 if TYPE_CHECKING:

@@ -1,7 +1,6 @@
 """Owns the sources whose pictures are rows of tables: parquet shards, here or on the Hub, and its other datasets.
 
-Shards are read row group by row group wherever they lie, and nothing of them is written down. What a row says of its
-picture is told by `entries_of`, for streaming too.
+Shards are read row group by row group wherever they lie, and nothing of them is written down.
 """
 
 from __future__ import annotations
@@ -10,22 +9,20 @@ import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property, partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
-from numpy.typing import NDArray
 
 from inpaint.data.holes import SPLITS, Split
-from inpaint.data.keys import NO_CLASS, SPLIT_NAMES, class_of, content_name
+from inpaint.data.keys import SPLIT_NAMES
 from inpaint.data.places365 import official_class, official_names
+from inpaint.data.rows import Columns, entries_of, in_one_line, opened
 from inpaint.data.sources import Entry, Survey
 from inpaint.errors import InpaintError
 
@@ -37,108 +34,6 @@ SHARD_TAIL_BYTES = 1 << 20
 ROWS_AT_ONCE = 256
 # So many rows are looked at to see whether paths tell pictures apart: in some tables all are called `image.jpg`.
 NUM_PROBED = 1000
-
-
-@dataclass(frozen=True)
-class Columns:
-    """Which columns of a table say what.
-
-    Attributes:
-        image: the pictures.
-        label: their classes, and
-        classes: what the numbers in it stand for; None: it holds names.
-        has_source: whether there is a `source`, their paths.
-        has_coordinates: whether there are `hole` and `crop`.
-        are_named: whether paths tell pictures apart; else their content does.
-    """
-
-    image: str
-    label: str | None
-    classes: tuple[str, ...] | None
-    has_source: bool
-    has_coordinates: bool
-    are_named: bool = True
-
-    @classmethod
-    def of(cls, name: str, features: Mapping[str, Any]) -> Columns:
-        """Those of a table with these features of `datasets`: `image`, or the first column of pictures; `label`, or the
-        first column of classes.
-
-        Raises:
-            InpaintError: there is no column of pictures.
-        """
-        from datasets import ClassLabel, Image, Value
-
-        texts, plain = (Value("string"), Value("large_string")), (Value("binary"), Value("large_binary"))
-
-        def holds_pictures(feature: Any) -> bool:
-            is_cell = isinstance(feature, dict) and set(feature) == {"bytes", "path"}
-            return isinstance(feature, Image) or feature in plain or is_cell
-
-        images = [column for column, feature in features.items() if holds_pictures(feature)]
-        if not images:
-            raise InpaintError(f"{name} has no column of pictures; its columns are {', '.join(features)}")
-        labels = [column for column, feature in features.items() if isinstance(feature, ClassLabel)]
-        label = "label" if "label" in labels or features.get("label") in texts else next(iter(labels), None)
-        names = getattr(features[label], "names", None) if label else None
-        return cls(
-            image="image" if "image" in images else images[0],
-            label=label,
-            classes=None if names is None else tuple(names),
-            has_source=features.get("source") in texts,
-            has_coordinates={"hole", "crop"} <= set(features),
-        )
-
-    def wanted(self, schema: pa.Schema, with_data: bool = True) -> list[str]:
-        """The columns to read of a table of this schema; without data only what names pictures, if anything does."""
-        names = [column for column in (self.label, "source" if self.has_source else None) if column]
-        if with_data or not self.are_named:
-            return [self.image, *names, *(["hole", "crop"] if self.has_coordinates else [])]
-        is_cell = pa.types.is_struct(schema.field(self.image).type)
-        return [f"{self.image}.path", *names] if is_cell else names or [self.image]
-
-    def label_of(self, name: str, value: Any) -> str:
-        """A row's class; "" for none."""
-        if value is None or value == "" or (self.classes is not None and value < 0):
-            return ""
-        if self.classes is not None and value >= len(self.classes):
-            raise InpaintError(
-                f"column `{self.label}` of {name} holds {value}, but names {len(self.classes)} classes, 0 to "
-                f"{len(self.classes) - 1}; mend the labels or the names"
-            )
-        label = str(value) if self.classes is None else self.classes[value]
-        return official_class(label) or label
-
-
-def entries_of(name: str, table: pa.Table, columns: Columns, split: Split | None) -> Iterator[Entry]:
-    """The rows of a table of the dataset `name`; of a table without pictures, their names alone.
-
-    Raises:
-        InpaintError: a class has no name, or a hole is no hole.
-    """
-
-    def values(column: str | None, width: int = 0) -> Any:
-        if column is None or column not in table.column_names:
-            return [None] * len(table)
-        return _coordinates(name, table, column, width) if width else table[column].to_pylist()
-
-    sources = values("source" if columns.has_source else None)
-    holes, crops = (
-        values(*column) if columns.has_coordinates else values(None) for column in (("hole", 4), ("crop", 2))
-    )
-    for cell, value, source, hole, crop in zip(
-        values(columns.image), values(columns.label), sources, holes, crops, strict=True
-    ):
-        entry = _cell_entry(cell if isinstance(cell, dict) else {"bytes": cell})
-        path = (source or entry.source) if columns.are_named else ""
-        if not path and (entry.data is not None or entry.file is not None):
-            path = content_name(entry.read())
-        *folders, last = path.split("/")
-        label = columns.label_of(name, value)
-        if label in ("", NO_CLASS):
-            label = class_of(folders[1:] if folders and folders[0].lower() in SPLIT_NAMES else folders)
-        where = path if folders or not label else f"{label}/{last}"
-        yield replace(entry, source=where, label=label or NO_CLASS, split=split, hole=hole, crop=crop)
 
 
 class TableSource:
@@ -211,7 +106,9 @@ class TableSource:
         """
         from datasets import Features
 
-        _, schema, _ = next(self._groups())
+        _, schema, _ = next(self._groups(), (None, None, None))
+        if schema is None:
+            raise InpaintError(f"{self.name} has no rows")
         columns = Columns.of(self.name, self._features or Features.from_arrow_schema(schema))
         listed = (
             entry.key
@@ -219,8 +116,8 @@ class TableSource:
             for table in read(columns.wanted(schema, with_data=False))
             for entry in entries_of(self.name, table, columns, split)
         )
-        keys = list(islice(listed, NUM_PROBED))
-        return replace(columns, are_named=len(set(keys)) == len(keys) and any(not key.endswith("/") for key in keys))
+        named = [key for key in islice(listed, NUM_PROBED) if not key.endswith("/") and key]
+        return replace(columns, are_named=len(set(named)) == len(named) > 0)
 
     def _groups(self) -> Iterator[tuple[Split | None, pa.Schema, Callable[[list[str]], Iterator[pa.Table]]]]:
         """Of each row group its split, its columns, and what reads some of these, `ROWS_AT_ONCE` rows at a time."""
@@ -386,26 +283,6 @@ def _read_dataset(dataset: Dataset, columns: list[str]) -> Iterator[pa.Table]:
     yield from dataset.select_columns(names).with_format("arrow").iter(ROWS_AT_ONCE)
 
 
-def _cell_entry(cell: Mapping[str, Any]) -> Entry:
-    """A picture of a table: bytes, or the path of a file; its own path beyond its name is a place elsewhere."""
-    data, path = cell.get("bytes"), cell.get("path") or ""
-    name = path.rpartition("/")[2] if path.startswith("/") or "://" in path else path
-    if data is None and path and "bytes" in cell:
-        if "://" not in path:
-            size = Path(path).stat().st_size if Path(path).exists() else 0
-            return Entry(name, file=Path(path), size=size)
-        with opened(path) as file:
-            data = file.read()
-    return Entry(name, data=data, size=len(data or b""))
-
-
-def _coordinates(name: str, table: pa.Table, column: str, width: int) -> NDArray[np.int32]:
-    try:
-        return np.array(table[column].to_pylist(), dtype=np.int32).reshape(len(table), width)
-    except (TypeError, ValueError) as error:
-        raise InpaintError(f"column `{column}` of {name} must hold {width} whole numbers a row") from error
-
-
 def _has_places365_terms(readme: str | None) -> bool:
     """Whether a dataset's card says that the terms of Places365 hold, as those that `prepare` wrote do."""
     from huggingface_hub import DatasetCard
@@ -417,30 +294,3 @@ def _has_places365_terms(readme: str | None) -> bool:
             return DatasetCard(file.read().decode()).data.get("license_name") == "places365"
     except (OSError, ValueError, yaml.YAMLError):  # no card, or none that says anything
         return False
-
-
-@contextmanager
-def opened(name: str) -> Iterator[BinaryIO]:
-    """A file, here or on the Hub; the client tries again where the Hub fails for a while."""
-    if "://" not in name:
-        with Path(name).open("rb") as file:
-            yield file
-        return
-    import fsspec
-
-    with fsspec.open(name, "rb", cache_type="none") as file:
-        yield file
-
-
-@contextmanager
-def in_one_line(trouble: str) -> Iterator[None]:
-    """What reading a dataset raises, as an InpaintError that begins with `trouble`."""
-    from datasets.exceptions import DatasetsError
-
-    try:
-        yield
-    except (DatasetsError, OSError, ValueError, RuntimeError, pa.ArrowException) as error:
-        cause: BaseException = error
-        while cause.__cause__ is not None:  # `datasets` wraps it in "An error occurred while generating the dataset"
-            cause = cause.__cause__
-        raise InpaintError(f"{trouble}: {(str(cause).strip() or type(cause).__name__).splitlines()[0]}") from error

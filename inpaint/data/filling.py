@@ -1,0 +1,145 @@
+"""Owns how an entry of the cache is filled: each split's pixels in one file, what else is known in another."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inpaint.data.cache import check_room, durable
+from inpaint.data.decode import Decoded, table_of
+from inpaint.data.holes import SPLITS, Split
+from inpaint.data.keys import KEY_RULE
+from inpaint.data.recipes import Listing, Recipe, Task
+from inpaint.errors import InpaintError
+from inpaint.processes import num_cores
+
+TASK_PICTURES, TASK_BYTES = 64, 4 << 20
+NUM_NAMED = 20
+
+log = logging.getLogger(__name__)
+
+
+def fill(folder: Path, entry: Path, recipe: Recipe, size: int, max_bad_fraction: float, show_progress: bool) -> None:
+    """Decodes all splits into `folder`, which will be called `entry`."""
+    from tqdm import tqdm
+
+    listings, bad = recipe.listings()
+    num_listed = sum(len(listing.sources) for listing in listings.values())
+    check_room(entry.parent, num_listed * size * size * 3)
+    for split, listing in listings.items():
+        _refuse_empty(recipe.name, split, len(listing.sources))
+    num_seen, total = len(bad), len(bad) + num_listed
+    most = max(1, min(TASK_PICTURES, TASK_BYTES // (size * size * 3)))
+    files = {SPLITS.index(split): _SplitFiles(folder, split, listing, size) for split, listing in listings.items()}
+    bar = tqdm(total=num_listed, desc="decoding", unit="picture", disable=not show_progress)
+    with bar, ThreadPoolExecutor(num_cores(), thread_name_prefix="decode") as pool:
+        for task, part in _decode_in_order(recipe.tasks(most), pool):
+            splits, places = task.splits[part.rows], task.places[part.rows]
+            for number in np.unique(splits).tolist():
+                its = np.flatnonzero(splits == number)
+                coordinates = None if part.coordinates is None else part.coordinates[its]
+                files[number].write(places[its], part.pixels[its], coordinates)
+            bad.extend(part.bad)
+            num_seen += len(task.places)
+            bar.update(len(task.places))
+            refuse_too_many(recipe.name, bad, num_seen, total, max_bad_fraction)
+    for split_files in files.values():
+        _refuse_empty(recipe.name, split_files.split, split_files.finish())
+    with durable(folder / "entry.json") as file:
+        facts = {"source": recipe.name, "num_pictures": total, "bad": bad, "key_rule": KEY_RULE}
+        file.write(json.dumps(facts).encode())
+    with durable(folder / "bad.txt") as file:
+        file.write("".join(f"{line}\n" for line in bad).encode())
+    if bad:
+        shown = "".join(f"\n  {line}" for line in bad[:NUM_NAMED])
+        more = f"\n  and {len(bad) - NUM_NAMED} more" if len(bad) > NUM_NAMED else ""
+        log.warning("%d of %d pictures are left out (%s):%s%s", len(bad), total, entry / "bad.txt", shown, more)
+
+
+class _SplitFiles:
+    """The files of one split while they are being filled, at the places that its pictures will have."""
+
+    def __init__(self, folder: Path, split: Split, listing: Listing, size: int) -> None:
+        self.folder, self.split, self.listing, self.size = folder, split, listing, size
+        self.file = (folder / f"{split}.npy").open("wb+")
+        self._write_header(len(listing.sources))
+        self.start = self.file.tell()
+        self.is_kept = np.zeros(len(listing.sources), bool)
+        self.coordinates: NDArray[np.int32] | None = None
+
+    def write(
+        self, places: NDArray[np.int64], pixels: NDArray[np.uint8], coordinates: NDArray[np.int32] | None
+    ) -> None:
+        num_bytes, ends = 3 * self.size**2, np.flatnonzero(np.diff(places) != 1) + 1
+        for run in np.split(np.arange(len(places)), ends):
+            self.file.seek(self.start + int(places[run[0]]) * num_bytes)
+            self.file.write(pixels[run].data)
+        self.is_kept[places] = True
+        if coordinates is not None:
+            if self.coordinates is None:
+                self.coordinates = np.zeros((len(self.is_kept), coordinates.shape[1]), np.int32)
+            self.coordinates[places] = coordinates
+
+    def finish(self) -> int:
+        """Closes the gaps that unusable pictures left; returns how many pictures there are."""
+        import pyarrow as pa
+
+        kept, num_bytes = np.flatnonzero(self.is_kept), 3 * self.size**2
+        for place in np.flatnonzero(kept != np.arange(len(kept))).tolist():
+            self.file.seek(self.start + int(kept[place]) * num_bytes)
+            moved = self.file.read(num_bytes)
+            self.file.seek(self.start + place * num_bytes)
+            self.file.write(moved)
+        self._write_header(len(kept))
+        self.file.truncate(self.start + len(kept) * num_bytes)
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        self.file.close()
+        coordinates = None if self.coordinates is None else self.coordinates[kept]
+        table = table_of(
+            [self.listing.sources[place] for place in kept.tolist()], self.listing.key_hashes[kept], coordinates
+        )
+        with durable(self.folder / f"{self.split}.arrow") as file, pa.ipc.new_file(file, table.schema) as writer:
+            writer.write_table(table)
+        return len(kept)
+
+    def _write_header(self, num: int) -> None:
+        """At the start. Its length does not depend on `num`: numpy leaves room for the first axis to grow."""
+        self.file.seek(0)
+        header = {"descr": "|u1", "fortran_order": False, "shape": (num, self.size, self.size, 3)}
+        np.lib.format.write_array_header_1_0(self.file, header)
+
+
+def _decode_in_order(tasks: Iterator[Task], pool: ThreadPoolExecutor) -> Iterator[tuple[Task, Decoded]]:
+    """Decodes on all processors with a few parts ahead, so that memory does not grow with the split."""
+    ahead = deque((task, pool.submit(task.decode)) for task in islice(tasks, 2 * num_cores()))
+    while ahead:
+        task, part = ahead.popleft()
+        yield task, part.result()
+        ahead.extend((task, pool.submit(task.decode)) for task in islice(tasks, 1))
+
+
+def _refuse_empty(name: str, split: Split, num: int) -> None:
+    if num == 0:
+        raise InpaintError(
+            f"the {split} split of {name} is empty: a source without splits is parted 85/10/5 and needs enough "
+            "pictures for all three (100 do); add some, or give it folders train/, validation/ and test/"
+        )
+
+
+def refuse_too_many(name: str, bad: Sequence[str], num_seen: int, total: int, max_bad_fraction: float) -> None:
+    if len(bad) > max_bad_fraction * total:
+        seen = f"{total}" if num_seen == total else f"first {num_seen} (of {total})"
+        raise InpaintError(
+            f"{len(bad)} of the {seen} pictures of {name} cannot be used, more than data.max_bad_fraction = "
+            f"{max_bad_fraction:g} allows; the first are {'; '.join(bad[:3])}. Mend or remove them, or allow more"
+        )

@@ -1,0 +1,180 @@
+"""Owns what there is to decode: the pictures of a source, or made-up landscapes, by split and in their order."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inpaint.data.decode import Decoded, decode_entries
+from inpaint.data.holes import SPLITS, Split, key_hash
+from inpaint.data.keys import split_for
+from inpaint.data.sources import Entry, Source, open_source
+from inpaint.errors import InpaintError
+
+# Where each split's indices begin among the made-up landscapes: far apart, so that a larger split moves no other.
+SYNTHETIC_START: dict[Split, int] = {"train": 0, "validation": 1 << 40, "test": 2 << 40}
+# Encoded pictures that are held in memory for one task, at most.
+TASK_BYTES = 4 << 20
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SyntheticSpec:
+    """How many landscapes to make up, and from which seed."""
+
+    num_train: int
+    num_validation: int
+    num_test: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Listing:
+    """One split before decoding: its pictures in their order, which is that of their keys' hashes: the same for the
+    same pictures, wherever they come from."""
+
+    sources: Sequence[str]
+    key_hashes: NDArray[np.uint64]
+
+
+@dataclass(frozen=True)
+class Task:
+    """Some pictures to decode: in which split each is, and its place there."""
+
+    splits: NDArray[np.int8]
+    places: NDArray[np.int64]
+    decode: Callable[[], Decoded]
+
+
+class Recipe(Protocol):
+    """What to decode."""
+
+    name: str
+
+    def fingerprint(self) -> str:
+        """Names the pictures."""
+        ...
+
+    def listings(self) -> tuple[dict[Split, Listing], list[str]]:
+        """The splits, and what can't be used; comes before `tasks`."""
+        ...
+
+    def tasks(self, most: int) -> Iterator[Task]:
+        """All pictures, at most so many at a time."""
+        ...
+
+
+class PhotoRecipe:
+    """A source of pictures: opened by who needs it, listed once, then read in its own order.
+
+    Args:
+        name: see `open_source`.
+        only: the splits to read, where shards are streamed for the rest; None: all.
+        size: side of the pictures, in pixels.
+    """
+
+    def __init__(self, name: str, only: Sequence[Split] | None, size: int) -> None:
+        self.name, self.only, self.size = name, only, size
+
+    @cached_property
+    def source(self) -> Source:
+        from inpaint.data.stream import find_shards
+
+        return open_source(self.name) if self.only is None else find_shards(self.name).only(self.only)
+
+    def fingerprint(self) -> str:
+        return self.source.fingerprint()
+
+    def listings(self) -> tuple[dict[Split, Listing], list[str]]:
+        survey = self.source.survey()
+        splits, hashes, ties, sources = array("b"), array("Q"), array("Q"), list[str]()
+        for entry in self.source.entries(with_data=False):
+            hashes.append(entry.key_hash)
+            splits.append(SPLITS.index(split_for(hashes[-1], entry.split, survey.own_splits)))
+            ties.append(key_hash(entry.source))
+            sources.append(entry.source)
+        self.splits, self.hashes = np.array(splits, np.int8), np.array(hashes, np.uint64)
+        self.places = np.empty(len(sources), np.int64)
+        listed: dict[Split, Listing] = {}
+        for split in self.only or SPLITS:
+            its = np.flatnonzero(self.splits == SPLITS.index(split))
+            its = its[np.lexsort((np.array(ties, np.uint64)[its], self.hashes[its]))]
+            self.places[its] = np.arange(len(its))
+            listed[split] = Listing([sources[picture] for picture in its], self.hashes[its])
+        for line in survey.lost():
+            log.warning("%s: %s", self.name, line)
+        return listed, [f"{name}: {why}" for name, why in survey.bad]
+
+    def tasks(self, most: int) -> Iterator[Task]:
+        start = 0
+        for entries in _portions(self.source.entries(), most):
+            rows = slice(start, start + len(entries))
+            start += len(entries)
+            if [entry.key_hash for entry in entries] != self.hashes[rows].tolist():
+                raise InpaintError(f"{self.name} was changed while it was being read; run the same command again")
+            yield Task(self.splits[rows], self.places[rows], partial(decode_entries, entries, self.size))
+        if start != len(self.hashes):
+            raise InpaintError(f"{self.name} was changed while it was being read; run the same command again")
+
+
+def _portions(entries: Iterator[Entry], most: int) -> Iterator[list[Entry]]:
+    """Some consecutive entries at a time, fewer where their bytes are in memory."""
+    some: list[Entry] = []
+    num_bytes = 0
+    for entry in entries:
+        some.append(entry)
+        num_bytes += len(entry.data or b"")
+        if len(some) == most or num_bytes >= TASK_BYTES:
+            yield some
+            some, num_bytes = [], 0
+    if some:
+        yield some
+
+
+class SyntheticRecipe:
+    """Made-up landscapes, in the order of their indices."""
+
+    name = "the made-up landscapes"
+
+    def __init__(self, spec: SyntheticSpec, size: int) -> None:
+        self.spec, self.size = spec, size
+        self.nums: dict[Split, int] = {
+            "train": spec.num_train,
+            "validation": spec.num_validation,
+            "test": spec.num_test,
+        }
+
+    def fingerprint(self) -> str:
+        from inpaint.data import synthetic
+
+        # Other code may draw other pictures, so the code is part of the name.
+        code = hashlib.blake2b(Path(synthetic.__file__).read_bytes(), digest_size=6).hexdigest()
+        return f"synthetic-{self.spec.seed}-{'-'.join(map(str, self.nums.values()))}-{code}"
+
+    def listings(self) -> tuple[dict[Split, Listing], list[str]]:
+        names = {
+            split: [str(SYNTHETIC_START[split] + index) for index in range(num)] for split, num in self.nums.items()
+        }
+        return {split: Listing(its, np.array(list(map(key_hash, its)), np.uint64)) for split, its in names.items()}, []
+
+    def tasks(self, most: int) -> Iterator[Task]:
+        for split, num in self.nums.items():
+            for start in range(0, num, most):
+                places = np.arange(start, min(start + most, num))
+                splits = np.full(len(places), SPLITS.index(split), np.int8)
+                yield Task(splits, places, partial(self._decode, SYNTHETIC_START[split] + places))
+
+    def _decode(self, indices: NDArray[np.int64]) -> Decoded:
+        from inpaint.data import synthetic
+
+        return Decoded(synthetic.render(self.spec.seed, indices, self.size), range(len(indices)))
