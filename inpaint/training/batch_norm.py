@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 # torch 2.13 renamed it and warns of the old name.
-_all_gather = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)
+_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 
 
 class SyncBatchNorm(nn.BatchNorm2d):
