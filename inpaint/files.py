@@ -50,3 +50,12 @@ def remove_directory(path: Path) -> None:
         shutil.rmtree(doomed)
     os.rename(path, doomed)
     shutil.rmtree(doomed)
+
+
+def human_size(num_bytes: float) -> str:
+    """Bytes in the unit that leaves something before the point: 0.7 KiB, 20.0 MiB, 1.5 GiB."""
+    for unit in ("KiB", "MiB"):
+        num_bytes /= 1024
+        if num_bytes < 1000:
+            return f"{num_bytes:.1f} {unit}"
+    return f"{num_bytes / 1024:.1f} GiB"

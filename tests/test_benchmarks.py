@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import baseline_loop, overhead, scaling
+from benchmarks import baseline_loop, overhead, scaling, start
 from benchmarks.measuring import Figure, middle, rate, ratio, table, take_turns
 from benchmarks.step import picture_files
 from benchmarks.subject import Subject, configured
@@ -137,3 +137,12 @@ def test_an_unknown_suite_is_named() -> None:
     ended = subprocess.run([sys.executable, "-m", "benchmarks", "steps"], cwd=ROOT, capture_output=True, text=True)
     assert ended.returncode == 2
     assert "no such suite: steps" in ended.stderr
+
+
+def test_a_start_is_timed_from_the_launcher_on(tmp_path: Path) -> None:
+    environment = os.environ | {"INPAINT_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
+    flags = ("--data.synthetic_train", "32", "--data.synthetic_held_out", "16")
+    reduction, step = start.start(tmp_path / "run", 2, environment, flags)
+    assert 0 < reduction < step
+    with pytest.raises(RuntimeError, match=r"no rank0\.pid: .*did you mean training\.epochs"):
+        start.start(tmp_path / "bad", 1, environment, ("--training.epoks", "1"))

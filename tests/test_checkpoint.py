@@ -16,6 +16,7 @@ from crashing import Crash, CrashingDisk
 from torch import Tensor
 
 from inpaint.errors import InpaintError
+from inpaint.files import human_size
 from inpaint.training.checkpoint import BEST, MANIFEST, STATE, CheckpointStore, read_checkpoint
 
 FILES = ("generator", "generator_ema", "discriminator", "optimizer_generator", "optimizer_discriminator")
@@ -177,12 +178,19 @@ def test_a_newer_format_is_refused_not_set_aside(tmp_path: Path) -> None:
     assert store.folder(10).is_dir()
 
 
+@pytest.mark.parametrize(
+    ("num_bytes", "words"), [(0, "0.0 KiB"), (700, "0.7 KiB"), (20 << 20, "20.0 MiB"), (1500 << 20, "1.5 GiB")]
+)
+def test_sizes_have_the_unit_that_tells_them(num_bytes: int, words: str) -> None:
+    assert human_size(num_bytes) == words
+
+
 def test_too_little_space_is_found_before_a_byte_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = store_with(tmp_path, 10)
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(100, 99, 1))  # type: ignore[attr-defined]
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(100, 99, 1024))  # type: ignore[attr-defined]
     store.save(20, tensors(20), {"step": 20})
     store.wait()
-    assert "GiB are free" in str(store.take_failure()) and store.take_failure() is None
+    assert str(store.take_failure()).endswith(", 1.0 KiB are free") and store.take_failure() is None
     assert store.steps() == [10]
 
 

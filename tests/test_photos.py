@@ -306,7 +306,9 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: py
         opened(None, tmp_path / "file" / "cache")
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(cache.shutil, "disk_usage", lambda _: usage(10**9, 10**9, 1000))
-    with pytest.raises(InpaintError, match=r"needs 0\.00 GiB .* make room, or set data\.cache_dir"):
+    with pytest.raises(
+        InpaintError, match=r"needs .* KiB in .*, where 1\.0 KiB are free: make room, or set data\.cache_dir"
+    ):
         opened(None, tmp_path / "cache")
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from inpaint.errors import InpaintError
-from inpaint.files import sync_directory
+from inpaint.files import human_size, sync_directory
 
 # Between two looks whether another machine or job is done.
 LOCK_POLL_S = 1.0
@@ -59,8 +59,8 @@ def check_room(cache: Path, num_bytes: int) -> None:
     free = shutil.disk_usage(cache).free
     if free < num_bytes * 1.05:
         raise InpaintError(
-            f"the cache of decoded pictures needs {num_bytes / 2**30:.2f} GiB in {cache}, where {free / 2**30:.2f} GiB "
-            "are free: make room, or set data.cache_dir or $INPAINT_CACHE to another folder"
+            f"the cache of decoded pictures needs {human_size(num_bytes)} in {cache}, where {human_size(free)} are "
+            "free: make room, or set data.cache_dir or $INPAINT_CACHE to another folder"
         )
 
 

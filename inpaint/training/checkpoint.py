@@ -22,7 +22,14 @@ from safetensors.torch import save as serialise
 from torch import Tensor
 
 from inpaint.errors import InpaintError
-from inpaint.files import publish_directory, remove_directory, sync_directory, write_atomically, write_synced
+from inpaint.files import (
+    human_size,
+    publish_directory,
+    remove_directory,
+    sync_directory,
+    write_atomically,
+    write_synced,
+)
 
 log = logging.getLogger(__name__)
 
@@ -152,9 +159,7 @@ class CheckpointStore:
         self.bytes_needed = sum(t.numel() * t.element_size() for group in tensors.values() for t in group.values())
         free = shutil.disk_usage(self.root).free
         if free < self.bytes_needed * 1.02 + 2**20:
-            raise OSError(
-                f"{self.bytes_needed / 2**30:.2f} GiB are needed in {self.root}, {free / 2**30:.2f} GiB are free"
-            )
+            raise OSError(f"{human_size(self.bytes_needed)} are needed in {self.root}, {human_size(free)} are free")
         temporary = self.root / f"{_TEMPORARY}{self.folder(step).name}"
         if temporary.exists():
             shutil.rmtree(temporary)
