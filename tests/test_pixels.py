@@ -14,8 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms, ImageOps, features
 
+from inpaint.data.archive import PathSource
 from inpaint.data.pixels import ORIENTATION, BadPicture, decode_square, open_picture, square
 
 
@@ -189,3 +190,69 @@ def test_a_reduced_jpeg_tells_its_full_size_upright() -> None:
         pixels, full = decode_square(data, 32)
         assert (pixels.shape, full) == ((32, 32, 3), size)
         assert open_picture(data, at_least=4 * 32).size != size
+
+
+def profile(gamma: float, swap: bool = False) -> bytes:
+    """An ICC profile of RGB whose curve is a power, its red and green swapped or not, from sRGB's own."""
+    data = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    tags = {
+        bytes(data[at : at + 4]): struct.unpack(">II", data[at + 4 : at + 12])
+        for at in range(132, 132 + 12 * data[131], 12)
+    }
+    if swap:
+        (red, size), (green, _) = tags[b"rXYZ"], tags[b"gXYZ"]
+        data[red : red + size], data[green : green + size] = data[green : green + size], data[red : red + size]
+    start, size = tags[b"rTRC"]
+    data[start : start + size] = (b"curv" + bytes(4) + struct.pack(">IH", 1, round(gamma * 256)) + bytes(size))[:size]
+    start, size = tags[b"desc"]
+    data[start : start + size] = (
+        bytes(data[start : start + size]).replace(b"\0s\0R\0G\0B", b"\0m\0i\0n\0e").replace(b"sRGB", b"mine")
+    )
+    return bytes(data)
+
+
+def with_profile(colour: object, mode: str, icc: bytes) -> bytes:
+    data = io.BytesIO()
+    Image.new(mode, (64, 64), colour).save(data, "jpeg" if mode == "CMYK" else "png", icc_profile=icc, quality=100)  # type: ignore[arg-type]
+    return data.getvalue()
+
+
+def test_a_profile_decides_the_colours() -> None:
+    """Twice the light at half the value: sRGB's curve inverted."""
+    seen = np.asarray(open_picture(with_profile((128, 128, 128), "RGB", profile(1.0))))[0, 0].tolist()
+    assert seen == pytest.approx([188, 188, 188], abs=2)  # 128 of 255 in light, as sRGB writes it
+    swapped = np.asarray(open_picture(with_profile((200, 30, 30), "RGB", profile(2.2, swap=True))))[0, 0]
+    assert swapped[1] > swapped[0]
+    square_, _ = decode_square(with_profile((128, 128, 128), "RGB", profile(1.0)), 64)
+    assert square_[0, 0].tolist() == pytest.approx([188, 188, 188], abs=2)
+
+
+def test_sRGB_stays_to_the_bit_and_a_broken_or_foreign_profile_costs_nothing() -> None:  # noqa: N802
+    usual = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    for icc in (usual, b"rubbish", profile(1.0)[:200]):
+        assert np.asarray(open_picture(with_profile((10, 128, 250), "RGB", icc)))[0, 0].tolist() == [10, 128, 250]
+    assert np.asarray(open_picture(with_profile(128, "L", profile(1.0))))[0, 0].tolist() == [188] * 3
+    assert open_picture(with_profile((0, 255, 255, 0), "CMYK", profile(1.0))).mode == "RGB"
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow reads no AVIF")
+def test_avif_is_read(tmp_path: Path) -> None:
+    Image.new("RGB", (64, 64), (200, 30, 30)).save(tmp_path / "red.avif")
+    (entry,) = PathSource(tmp_path).entries()
+    assert np.asarray(open_picture(entry.read()))[0, 0].tolist() == pytest.approx([200, 30, 30], abs=6)
+
+
+def test_heic_is_read_or_named(tmp_path: Path) -> None:
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
+    try:
+        import pillow_heif
+    except ImportError:
+        (tmp_path / "b.HEIC").write_bytes(b"x")
+        survey = PathSource(tmp_path).survey()
+        assert survey.lost() == [
+            "passed over: 1 HEIC pictures, which need pip install 'inpaint[heic]', such as 'b.HEIC'"
+        ]
+    else:
+        pillow_heif.from_pillow(Image.new("RGB", (64, 64), (200, 30, 30))).save(tmp_path / "b.heic")
+        _, entry = PathSource(tmp_path).entries()
+        assert np.asarray(open_picture(entry.read()))[0, 0].tolist() == pytest.approx([200, 30, 30], abs=6)

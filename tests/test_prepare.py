@@ -103,6 +103,13 @@ def test_what_is_left_out_is_listed_with_its_reason(dataset: Path) -> None:
     }
 
 
+def test_grey_pictures_are_kept_where_that_is_asked_for(places: Path, tmp_path: Path) -> None:
+    plan = prepare(replace(options(places, tmp_path / "out"), grey_steps=0.0))
+    assert plan is not None and plan.counts()["grey"] == 0 and plan.counts()["kept"] == COUNTS["kept"] + COUNTS["grey"]
+    with pytest.raises(UsageError, match=r"--grey-steps is -1.0; it must be from 0"):
+        prepare(replace(options(places, tmp_path / "other"), grey_steps=-1.0))
+
+
 def test_workers_and_chunks_do_not_change_a_byte(places: Path, dataset: Path, tmp_path: Path) -> None:
     prepare(replace(options(places, tmp_path / "out"), workers=2, chunk_pictures=20))
     assert contents(tmp_path / "out") == contents(dataset)

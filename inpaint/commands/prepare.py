@@ -37,6 +37,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--resplit", action="store_true", help="part the pictures anew though the source has splits")
     parser.add_argument("--limit", type=int, metavar="N", help="for a first look: N pictures, evenly from all")
+    parser.add_argument(
+        "--grey-steps",
+        type=float,
+        default=2.5,
+        metavar="STEPS",
+        help="mean difference of the channels, of 255, below which a picture is left out as grey; 0 keeps all "
+        "(default: %(default)s)",
+    )
     people = parser.add_argument_group("people")
     people.add_argument(
         "--people-filter", default="none", metavar="KIND", help="none (default), darknet, onnx, transformers"
@@ -102,6 +110,7 @@ def run(args: argparse.Namespace) -> int:
             classes=args.classes,
             resplit=args.resplit,
             limit=args.limit,
+            grey_steps=args.grey_steps,
             people=people,
             workers=args.workers,
             chunk_pictures=args.chunk_pictures,

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from inpaint.data.keys import NO_CLASS, Layout, printable
-from inpaint.data.pixels import PICTURE_SUFFIXES
+from inpaint.data.pixels import PICTURE_SUFFIXES, UNREAD_SUFFIXES
 from inpaint.data.sources import MAX_FILE_BYTES, Entry, Survey, unusable
 from inpaint.errors import InpaintError
 
@@ -262,6 +262,9 @@ def _is_picture(name: str, found: Survey, suffixes: frozenset[str] | set[str]) -
     suffix = os.path.splitext(last)[1].lower()  # noqa: PTH122 - a tar's names are no paths here
     if _is_hidden(last) or any(map(_is_hidden, folders)):
         found.pass_over("hidden", printable(name))
+    elif suffix in UNREAD_SUFFIXES:
+        found.pass_over(f"{suffix[1:].upper()} pictures, which need {UNREAD_SUFFIXES[suffix]}", printable(name))
+        found.others[suffix] += 1
     elif suffix not in suffixes:
         found.pass_over("not a picture by its name", printable(name))
         found.others[suffix] += 1

@@ -35,11 +35,9 @@ from inpaint.data.pixels import BadPicture, decode_square, open_picture, square
 from inpaint.data.sources import Entry
 
 # Changes whenever chunks made before would not be made the same way now.
-VERSION = 3
+VERSION = 4
 # Why a picture is in the dataset or not; a chunk file holds the index. "person" and "duplicate" are decided later.
 REASONS = ("kept", "person", "corrupt", "too small", "too large", "grey", "duplicate")
-# Mean difference of the largest and smallest channel, in 8-bit steps, below which a picture has no colour.
-GREY_STEPS = 2.5
 # Detectors see no more than this.
 DETECTION_PX = 640
 # Past this level PNGs get hardly smaller, only slower.
@@ -71,6 +69,7 @@ class Chunk:
         file: where the finished chunk goes.
         size: side of the square pictures, in pixels.
         own_splits: those that the source has itself.
+        grey_steps: mean difference of the largest and smallest channel, in 8-bit steps, below which one is grey.
     """
 
     file: Path
@@ -78,6 +77,7 @@ class Chunk:
     size: int
     people: PeopleFilter
     own_splits: frozenset[Split]
+    grey_steps: float
 
 
 @dataclass(frozen=True)
@@ -95,16 +95,17 @@ def chunks_of(
     size: int,
     people: PeopleFilter,
     own_splits: frozenset[Split],
+    grey_steps: float,
 ) -> Iterator[Chunk]:
     """Parts the source's pictures, in its order, into chunks of `num_pictures`."""
-    settings = f"{VERSION} {KEY_RULE} {size} {people.identity()} {sorted(own_splits)}"
+    settings = f"{VERSION} {KEY_RULE} {size} {people.identity()} {sorted(own_splits)} {grey_steps}"
     iterator = iter(entries)
     while members := tuple(islice(iterator, num_pictures)):
         digest = hashlib.blake2b(settings.encode(), digest_size=12)
         for entry in members:
             digest.update(json.dumps([entry.source, entry.label, entry.split, entry.size]).encode())
             digest.update(hashlib.blake2b(entry.data or b"").digest())
-        yield Chunk(folder / f"{digest.hexdigest()}.arrow", members, size, people, own_splits)
+        yield Chunk(folder / f"{digest.hexdigest()}.arrow", members, size, people, own_splits, grey_steps)
 
 
 def make_chunk(chunk: Chunk) -> Tally:
@@ -118,7 +119,7 @@ def make_chunk(chunk: Chunk) -> Tally:
             row = _row(entry, chunk.own_splits)
             rows.append(row)
             try:
-                waiting.append((row, _prepare(entry, row, chunk.size, detector is not None, clock)))
+                waiting.append((row, _prepare(entry, row, chunk, clock)))
             except BadPicture as bad:
                 reason = "corrupt" if bad.reason in ("unreadable", "truncated") else bad.reason
                 row.update(reason=REASONS.index(reason), detail=printable(bad.detail))
@@ -205,14 +206,14 @@ def _row(entry: Entry, own_splits: frozenset[Split]) -> dict[str, Any]:
     }
 
 
-def _prepare(entry: Entry, row: dict[str, Any], size: int, for_detector: bool, clock: Stopwatch) -> NDArray[np.uint8]:
+def _prepare(entry: Entry, row: dict[str, Any], chunk: Chunk, clock: Stopwatch) -> NDArray[np.uint8]:
     """Fills in `row`; returns the square as the detector is to see it."""
     data = entry.read()
     clock.lap("read")
-    small, _ = decode_square(data, size, min_side=size)
+    small, _ = decode_square(data, chunk.size, min_side=chunk.size)
     clock.lap("decode")
     red, green, blue = cv2.split(small)
-    if (cv2.max(cv2.max(red, green), blue) - cv2.min(cv2.min(red, green), blue)).mean() < GREY_STEPS:
+    if (cv2.max(cv2.max(red, green), blue) - cv2.min(cv2.min(red, green), blue)).mean() < chunk.grey_steps:
         row["reason"] = REASONS.index("grey")
         return small
     row["pixels"], looks = fingerprint(small)
@@ -221,7 +222,7 @@ def _prepare(entry: Entry, row: dict[str, Any], size: int, for_detector: bool, c
     encoded = cv2.imencode(".png", cv2.cvtColor(small, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_COMPRESSION, PNG_LEVEL])[1]
     row["png"] = encoded.tobytes()
     clock.lap("encode")
-    if not for_detector:
+    if chunk.people.kind == "none":
         return small
     image = open_picture(data, at_least=DETECTION_PX)
     large = square(image, min(*image.size, DETECTION_PX))

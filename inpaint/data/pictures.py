@@ -26,7 +26,7 @@ from inpaint.data.sources import open_source
 from inpaint.errors import InpaintError
 
 # Raised when the same source would become another entry: other pixels, keys (`KEY_RULE`) or files.
-VERSION = 2
+VERSION = 3
 
 # Calls something in one of several processes and gives all of them what it gave.
 Once = Callable[[Callable[[], str]], str]

@@ -2,24 +2,47 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import warnings
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageCms, UnidentifiedImageError, features
 
 BadReason = Literal["unreadable", "truncated", "too small", "too large"]
 
 # What Pillow takes for a picture, by the ends of names.
 # fmt: off
-PICTURE_SUFFIXES = frozenset((
+_SUFFIXES = frozenset((
     ".apng", ".bmp", ".dib", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".jpx", ".pbm", ".pgm", ".png",
     ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp",
 ))
 # fmt: on
+# What it takes with a part that not every installation has, and how to get that.
+_OPTIONAL_SUFFIXES = {
+    ".avif": "a Pillow that reads AVIF (11.3 or newer)",
+    ".heic": "pip install 'inpaint[heic]'",
+    ".heif": "pip install 'inpaint[heic]'",
+}
+
+
+def _add_readers() -> frozenset[str]:
+    """What can be read here of the optional kinds."""
+    found = {".avif"} if features.check("avif") else set()
+    if importlib.util.find_spec("pillow_heif") is not None:
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+        found |= {".heic", ".heif"}
+    return frozenset(found)
+
+
+PICTURE_SUFFIXES = _SUFFIXES | _add_readers()
+UNREAD_SUFFIXES = {end: remedy for end, remedy in _OPTIONAL_SUFFIXES.items() if end not in PICTURE_SUFFIXES}
 # EXIF tag 0x0112: how a viewer must turn the stored pixels.
 ORIENTATION = 0x0112
 TURNS = {
@@ -138,14 +161,37 @@ def square(image: Image.Image, size: int, min_side: int | None = None) -> NDArra
 def _to_rgb(image: Image.Image) -> Image.Image:
     image.load()  # first, since some formats keep the orientation behind the pixels
     turn = TURNS.get(orientation(image))
+    profile = image.info.get("icc_profile")
     if image.mode.startswith(("I", "F")):
         image = _to_eight_bits(image)
     elif image.has_transparency_data:
         layer = image.convert("RGBA")
         image = Image.new("RGB", layer.size, "white")
         image.paste(layer, mask=layer.getchannel("A"))
-    rgb = image.convert("RGB")
+    rgb = _to_srgb(image, profile) if profile else image.convert("RGB")
     return rgb if turn is None else rgb.transpose(turn)
+
+
+def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
+    """The picture in the colours that its profile means; a profile that cannot be used is passed over."""
+    mode, transform = _transform(profile)
+    image = image if image.mode == mode else image.convert("RGB")
+    if transform is None or image.mode != mode:
+        return image.convert("RGB")
+    return ImageCms.applyTransform(image, transform) or image
+
+
+@lru_cache(maxsize=64)
+def _transform(profile: bytes) -> tuple[str, ImageCms.ImageCmsTransform | None]:
+    """The mode that a profile is about, and what makes sRGB of it; None if it is that, or no profile."""
+    try:
+        opened = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        mode = {"GRAY": "L"}.get(opened.profile.xcolor_space.strip(), opened.profile.xcolor_space.strip())
+        if "sRGB" in ImageCms.getProfileDescription(opened):
+            return mode, None
+        return mode, ImageCms.buildTransform(opened, ImageCms.createProfile("sRGB"), mode, "RGB")
+    except (ImageCms.PyCMSError, OSError, TypeError, ValueError):
+        return "", None
 
 
 def orientation(image: Image.Image) -> int:

@@ -54,6 +54,8 @@ class Options:
         classes: "all", a file of names, or None: the 50 natural ones of a Places365 tree, all of any other source.
         resplit: part the pictures by their keys though the source has splits.
         limit: take so many pictures, evenly from all of the source; None: all.
+        grey_steps: mean difference of the largest and smallest channel, in 8-bit steps, below which a picture is left
+            out as grey; 0 keeps all.
         chunk_pictures: pictures done at a time, which is what a kill costs at most per worker.
         workers: processes of this rank; None: one a core. The result does not depend on it.
         rank_timeout_s: when no rank has finished a chunk for so long, rank 0 does what is missing.
@@ -65,6 +67,7 @@ class Options:
     classes: str | None = None
     resplit: bool = False
     limit: int | None = None
+    grey_steps: float = 2.5
     people: PeopleFilter = field(default_factory=PeopleFilter)
     workers: int | None = None
     chunk_pictures: int = 500
@@ -84,6 +87,8 @@ def prepare(options: Options) -> Plan | None:
         raise UsageError(f"--size is {options.size}; it must be a multiple of 4 from {SIZES_PX[0]} to {SIZES_PX[-1]}")
     if options.chunk_pictures < 1 or (options.workers is not None and options.workers < 1):
         raise UsageError("--workers and --chunk-pictures must be 1 or more")
+    if not 0 <= options.grey_steps <= 255:
+        raise UsageError(f"--grey-steps is {options.grey_steps}; it must be from 0 (all are kept) to 255")
     if options.limit is not None and options.limit < 1:
         raise UsageError(f"--limit is {options.limit}; it must be 1 or more")
     source = open_source(options.source, "--source")
@@ -117,7 +122,15 @@ def _run(
         some = _evenly(wanted, options.limit, _num_wanted(replace(options, limit=None), survey, classes))
         if options.resplit:
             some = (replace(entry, split=None) for entry in some)
-        return chunks_of(some, options.chunk_pictures, work / "chunks", options.size, options.people, own_splits)
+        return chunks_of(
+            some,
+            options.chunk_pictures,
+            work / "chunks",
+            options.size,
+            options.people,
+            own_splits,
+            options.grey_steps,
+        )
 
     share = None if num_pictures is None else num_pictures // world
     files, seconds = _do_chunks(options, chunks(), lambda index, _: index % world == rank, share, shown=rank == 0)
