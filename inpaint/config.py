@@ -30,7 +30,7 @@ class Section(BaseModel):
 
 class DataConfig(Section):
     path: Text | None = None
-    """An image folder, a folder of parquet shards or a Hub dataset id; null: landscapes made on the fly."""
+    """A folder, tar or zip of pictures, a folder of parquet shards or a Hub dataset; null: landscapes made up."""
     image_size: Annotated[int, Field(ge=16, le=1024, multiple_of=4)] = 64
     """Side in pixels to which pictures are cropped and area-downsampled."""
     holes: Literal["stored", "resampled"] = "stored"
