@@ -221,3 +221,12 @@ def test_a_checkpoint_that_is_none_or_lacks_the_class_is_named(checkpoint: Path,
         build_detector(PeopleFilter("transformers", model=str(tmp_path)))
     with pytest.raises(UsageError, match="no class 'cat'; it has dog, person"):
         build_detector(PeopleFilter("transformers", model=str(checkpoint), class_name="cat"))
+
+
+def test_a_list_of_more_classes_than_the_network_has_is_one_line(tmp_path: Path) -> None:
+    people = write_darknet(tmp_path)
+    (tmp_path / "coco.names").write_text("dog\ncat\nhorse\nperson\n")
+    with pytest.raises(
+        UsageError, match=r"has 'person' in line 4, but .*tiny.cfg knows 2 classes; give --detector-names"
+    ):
+        build_detector(people)

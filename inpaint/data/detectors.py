@@ -59,8 +59,13 @@ class DarknetDetector:
             ) from error
         _check_weights(self.network, people.cfg, people.weights)
         self.outputs = self.network.getUnconnectedOutLayersNames()
-        self.size = people.input_px or _cfg_size(people.cfg)
+        self.size = people.input_px or _cfg_number(people.cfg, "width")
         self.class_index = _class_index(people, people.cfg)
+        if self.class_index >= (num_classes := _cfg_number(people.cfg, "classes")):
+            raise UsageError(
+                f"the list of classes has {people.class_name!r} in line {self.class_index + 1}, but {people.cfg} knows "
+                f"{num_classes} classes; give --detector-names the list that belongs to it"
+            )
 
     def detect(self, pictures: Sequence[NDArray[np.uint8]]) -> list[list[Box]]:
         return [self._detect(picture) for picture in pictures]
@@ -270,12 +275,12 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
-def _cfg_size(cfg: Path) -> int:
+def _cfg_number(cfg: Path, wanted: str) -> int:
     for line in cfg.read_text(encoding="utf-8", errors="replace").splitlines():
         key, _, value = line.partition("=")
-        if key.strip() == "width" and value.strip().isdigit():
+        if key.strip() == wanted and value.strip().isdigit():
             return int(value)
-    raise UsageError(f"{cfg} states no input width; say --detector-size")
+    raise UsageError(f"{cfg} states no {wanted}; mend it, or for the width say --detector-size")
 
 
 def _check_weights(network: Any, cfg: Path, weights: Path) -> None:
