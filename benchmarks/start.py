@@ -65,7 +65,7 @@ def start(
                 while not (mark.exists() and mark.stat().st_size):
                     if launcher.poll() is not None or time.monotonic() - begun > timeout_s:
                         said.seek(0)
-                        raise RuntimeError(f"no {mark.name}: {said.read().decode(errors='replace')[-2000:]}")
+                        raise RuntimeError(f"no {mark.name}: {said.read(2000).decode(errors='replace')}")
                     time.sleep(0.01)
                 seconds.append(time.monotonic() - begun)
         finally:
