@@ -16,7 +16,7 @@ import traceback
 from collections.abc import Sequence
 from importlib import import_module
 
-from inpaint.errors import InpaintError, UsageError
+from inpaint.errors import InpaintError, UsageError, shorten
 from inpaint.processes import wait_passively
 
 COMMANDS = ("prepare", "status", "fill", "push")
@@ -42,6 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _one_line(error: Exception) -> str:
     if isinstance(error, InpaintError):
         return f"error: {error}"
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"error: {error.strerror}: {shorten(str(error.filename))}"
     detail = " ".join(str(error).split())
     return f"unexpected {type(error).__name__}: {detail} (a bug, most likely: --debug shows where)"
 

@@ -155,6 +155,8 @@ FAULTS = {
     "mask of another size": (1, {"mask": "small.png"}, "4x4 pixels and the picture 10x7"),
     "no picture has a mask": (1, {"image": "folder", "mask": "model", "output": "out"}, "has the name of a mask"),
     "no folder can be made": (1, {"output": "photo.png/deep/out.png"}, "cannot make the folder"),
+    "a name that is too long": (1, {"image": "x" * 300 + ".png"}, "error: File name too long: xxx"),
+    "no place of so long a name": (1, {"output": "x" * 300 + ".png"}, "error: File name too long: "),
     "no white in the mask": (1, {"mask": "red.png"}, "largest value, as grey, is 76 of 255"),
     "no transparency in a JPEG": (1, {"image": "clear.png", "output": "out.jpg"}, "RGBA as JPEG"),
     "a file and a folder": (2, {"mask": "folder"}, "two files or two folders"),

@@ -173,6 +173,8 @@ MASKS = {
         "RGBA", [Image.new("L", hole.shape[::-1], 255)] * 3 + [Image.fromarray(hole.astype(np.uint8) * 255)]
     ),
     "16 bits": lambda hole: np.where(hole, 32_896, 32_639).astype(np.uint16),
+    "8 bits in 16": lambda hole: np.where(hole, 255, 0).astype(np.uint16),
+    "8 bits in 32": lambda hole: Image.fromarray(np.where(hole, 128, 127).astype(np.int32)),
     "booleans": lambda hole: hole,
     "floats": lambda hole: hole.astype(np.float32),
     "one channel": lambda hole: hole.astype(np.uint8)[:, :, None] * 255,

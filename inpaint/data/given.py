@@ -174,7 +174,11 @@ def _sixteen_bits(image: Image.Image) -> Image.Image:
 def _to_grey(mask: Image.Image) -> Image.Image:
     """The mask as 8-bit grey, transparent parts black."""
     if mask.mode.startswith("I"):
-        mask = Image.fromarray(np.rint(np.asarray(_sixteen_bits(mask)) / 257).astype(np.uint8))
+        values = np.asarray(_sixteen_bits(mask))
+        # Some programs write values of 8 bits into wider ones.
+        mask = Image.fromarray(
+            values.astype(np.uint8) if values.max() < 256 else np.rint(values / 257).astype(np.uint8)
+        )
     elif mask.has_transparency_data:
         layer = mask.convert("RGBA")
         mask = Image.new("RGB", layer.size)

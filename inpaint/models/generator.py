@@ -172,7 +172,7 @@ class Generator(
             InpaintError: not found, no access, or not the files of such a generator.
         """
         given = str(pretrained_model_name_or_path)
-        source = shorten(given)
+        source = given if len(given) <= 200 else shorten(given)  # a path is wanted whole
 
         def fetch(name: str) -> Path:
             if os.path.isdir(given):  # noqa: PTH112 - Path.is_dir raises for a name that is too long
