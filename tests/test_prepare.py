@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas
 import pytest
 from datasets import load_dataset
 from preparing import COUNTS, contents, landscape, options
@@ -26,6 +27,7 @@ from inpaint.data import chunks, places365
 from inpaint.data.check import faults
 from inpaint.data.holes import SPLITS, HoleSpec, key_hash, split_of, stored_holes
 from inpaint.data.keys import class_of, split_for
+from inpaint.data.people import PeopleFilter
 from inpaint.data.prepare import WORK_FOLDER, prepare
 from inpaint.data.sources import open_source
 from inpaint.errors import InpaintError, UsageError
@@ -307,3 +309,46 @@ def test_two_at_once_in_one_folder_are_kept_apart(places: Path, tmp_path: Path) 
             prepare(options(places, tmp_path / "out"))
     with pytest.raises(UsageError, match=r"was begun from .* at size 64"):
         prepare(replace(options(places, tmp_path / "out"), size=32))
+
+
+DAMAGED = {
+    "empty": lambda data: b"",
+    "cut": lambda data: data[: len(data) // 2],
+    "overwritten": lambda data: b"\xff" * (len(data) // 2) + data[len(data) // 2 :],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_what_is_damaged_in_out_is_made_anew_or_told_in_one_line(
+    damage: str, places: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings_ = replace(options(places, tmp_path / "out"), chunk_pictures=60)
+    prepare(settings_)
+    whole, work = contents(tmp_path / "out"), tmp_path / "out" / WORK_FOLDER
+    shard = next((tmp_path / "out" / "data").glob("train-*"))
+    for file in (work / "plan.json", *work.glob("chunks/*"), shard):
+        file.write_bytes(DAMAGED[damage](file.read_bytes()))
+        capsys.readouterr()
+        prepare(settings_)
+        assert contents(tmp_path / "out") == whole, file
+        assert file.name == "plan.json" or f"{file} is damaged: it is made anew" in capsys.readouterr().out
+    (work / "settings.json").write_bytes(DAMAGED[damage]((work / "settings.json").read_bytes()))
+    with pytest.raises(InpaintError, match=r"settings.json is damaged .*; delete it if --out .* was begun from"):
+        prepare(settings_)
+
+
+def test_the_card_names_no_place_on_this_machine_and_what_to_cite(places: Path, dataset: Path, tmp_path: Path) -> None:
+    from huggingface_hub import DatasetCard
+
+    people = PeopleFilter("darknet", **{name: getattr(write_darknet(tmp_path), name) for name in ("cfg", "weights")})
+    prepare(replace(options(places, tmp_path / "out"), people=replace(people, threshold=0.99)))
+    for folder in (dataset, tmp_path / "out"):
+        text = (folder / "README.md").read_text(encoding="utf-8")
+        assert str(tmp_path) not in text and str(places) not in text
+        data = DatasetCard(text).data
+        assert data.license_link == "http://places2.csail.mit.edu/download.html"
+        assert "@techreport{kovacs2020landscape" in text and "@article{zhou2018places" in text
+    assert "tiny.weights" in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert PeopleFilter("transformers", model=str(tmp_path)).describe().startswith(f"transformers `{tmp_path.name}`")
+    rows = pandas.read_parquet(dataset / "data")
+    assert len(rows) == COUNTS["kept"] and rows["image"][0]["bytes"].startswith(b"\x89PNG")

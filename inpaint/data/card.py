@@ -23,6 +23,26 @@ from inpaint.files import write_atomically
 FIGURE = "figure.png"
 FIGURE_ROWS, FIGURE_GAP_PX, FIGURE_SCALE = 4, 4, 2
 
+PLACES365_TERMS = "http://places2.csail.mit.edu/download.html"
+PAPER_BIBTEX = """\
+@techreport{kovacs2020landscape,
+  title       = {Landscape image inpainting using generative adversarial networks},
+  author      = {Kovács, Richárd and Dulácska, Mátyás and Peőcz, Krisztián},
+  institution = {Budapest University of Technology and Economics},
+  year        = {2020}
+}
+"""
+PLACES365_BIBTEX = """
+@article{zhou2018places,
+  title   = {Places: A 10 Million Image Database for Scene Recognition},
+  author  = {Zhou, Bolei and Lapedriza, Agata and Khosla, Aditya and Oliva, Aude and Torralba, Antonio},
+  journal = {IEEE Transactions on Pattern Analysis and Machine Intelligence},
+  volume  = {40},
+  number  = {6},
+  pages   = {1452--1464},
+  year    = {2018}
+}
+"""
 PLACES365_NOTE = """\
 The pictures come from Places365-Standard (Zhou et al., "Places: A 10 million Image Database for Scene Recognition",
 IEEE TPAMI 2018, http://places2.csail.mit.edu). Its authors hold no copyright of the pictures: they give them out for
@@ -63,6 +83,7 @@ def card_text(
         pretty_name=f"Landscapes with holes, {size}x{size}",
         license="other",
         license_name="places365" if is_places365 else "of-the-source",
+        license_link=_license_link(hub_id, is_places365),
         task_categories=["image-to-image"],
         tags=["image-inpainting", "landscapes"],
         size_categories=[_size_category(counts["kept"])],
@@ -101,6 +122,10 @@ from datasets import load_dataset
 dataset = load_dataset("DIR_OR_ID")  # this folder, or its id on the Hub; also with streaming=True
 picture, hole = dataset["train"][0]["image"], dataset["train"][0]["hole"]
 ```
+
+With pandas, `pandas.read_parquet("DIR/data")` reads all splits of a folder, and
+`pandas.concat(map(pandas.read_parquet, glob.glob("DIR/data/train-*.parquet")))` one of them; `image` then holds the
+PNG's bytes.
 
 ## Columns
 
@@ -143,7 +168,19 @@ they are like.
 
 ## Licence
 
-{PLACES365_NOTE if is_places365 else OTHER_NOTE}"""
+{PLACES365_NOTE if is_places365 else OTHER_NOTE}
+## Citation
+
+```bibtex
+{PAPER_BIBTEX}{PLACES365_BIBTEX if is_places365 else ""}```
+"""
+
+
+def _license_link(hub_id: str | None, is_places365: bool) -> str | None:
+    """Where the terms of the pictures are told, if that is known."""
+    if is_places365:
+        return PLACES365_TERMS
+    return f"https://huggingface.co/datasets/{hub_id}" if hub_id else None
 
 
 def _say_splits(own_splits: Collection[Split]) -> str:

@@ -143,6 +143,16 @@ def open_chunk(file: Path) -> Iterator[pa.Table]:
         yield pa.ipc.open_file(mapped).read_all()
 
 
+def is_sound(file: Path) -> bool:
+    """Whether a chunk's file can be read, as far as that shows without decoding its pictures."""
+    try:
+        with open_chunk(file) as table:
+            table.validate(full=True)
+            return table.schema.equals(SCHEMA)
+    except (pa.ArrowException, OSError):
+        return False
+
+
 def reasons(table: pa.Table, threshold: float) -> NDArray[np.int8]:
     """The index in REASONS for each picture of a chunk, people above `threshold` found out: [N]."""
     found = table["reason"].to_numpy().copy()

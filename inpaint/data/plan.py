@@ -58,8 +58,12 @@ class ChunkFiles:
 
     def squares(self, pictures: NDArray[np.int64]) -> list[NDArray[np.uint8]]:
         """The pixels of some pictures, RGB [S, S, 3] each."""
-        files = self.take(pictures, ["png"])["png"].to_pylist()
-        return [np.asarray(Image.open(io.BytesIO(file))) for file in files]
+        rows = self.take(pictures, ["source", "png"]).to_pylist()
+        try:
+            return [np.asarray(Image.open(io.BytesIO(row["png"]))) for row in rows]
+        except (OSError, SyntaxError) as error:  # Pillow's for what is no PNG
+            folder = self.files[0].parent
+            raise InpaintError(f"pictures in {folder} are damaged ({error}); delete it and run this again") from error
 
     def looks(self, is_wanted: NDArray[np.bool_]) -> Iterator[tuple[NDArray[np.int64], Looks]]:
         """Some thousand of the wanted pictures at a time, and how they look: [n, V, D]."""

@@ -28,14 +28,14 @@ from tqdm import tqdm
 
 from inpaint.data import shards
 from inpaint.data.card import write_card
-from inpaint.data.chunks import Chunk, Tally, chunks_of, count_reasons, open_chunk
+from inpaint.data.chunks import Chunk, Tally, chunks_of, count_reasons, is_sound, open_chunk
 from inpaint.data.detectors import check_detector
 from inpaint.data.holes import Split
 from inpaint.data.keys import KEY_RULE
 from inpaint.data.people import PeopleFilter
 from inpaint.data.places365 import folder_name, natural_names, official_class, read_classes
 from inpaint.data.plan import Plan, make_plan
-from inpaint.data.sources import Entry, Source, Survey, open_source
+from inpaint.data.sources import HUB_ID, Entry, Source, Survey, open_source
 from inpaint.data.workers import default_workers, pool_of
 from inpaint.errors import InpaintError, UsageError
 from inpaint.files import write_atomically
@@ -153,8 +153,8 @@ def _run(
     shards.write_holes(options.out)
     shards.write_dropped(plan, options.out)
     shards.write_alike(plan, options.out)
-    hub_id = None if Path(options.source).exists() else options.source
-    write_card(plan, options.out, options.size, options.people, hub_id, classes.is_places365, own_splits)
+    repo = None if Path(options.source).exists() else HUB_ID.fullmatch(options.source)
+    write_card(plan, options.out, options.size, options.people, repo and repo["name"], classes.is_places365, own_splits)
     for stale in {*(work / "chunks").iterdir(), *options.out.rglob("*.tmp")} - set(files):
         stale.unlink()  # of other settings, or of a run that was killed
     return plan
@@ -255,7 +255,14 @@ def _work_folder(options: Options, rank: int) -> Iterator[Path]:
             "key_rule": KEY_RULE,
         }
         file = work / "settings.json"
-        earlier = json.loads(file.read_text(encoding="utf-8")) if file.exists() else settings
+        try:
+            earlier = json.loads(file.read_bytes()) if file.exists() else settings
+            if not {"source", "size"} <= earlier.keys():
+                raise ValueError("neither source nor size")
+        except (ValueError, AttributeError) as error:
+            raise InpaintError(
+                f"{file} is damaged ({error}); delete it if --out {out} was begun from {options.source}"
+            ) from error
         if (rule := earlier.setdefault("key_rule", 1)) != KEY_RULE:
             raise UsageError(
                 f"--out {out} was begun under rule {rule} of keys, and this version has rule {KEY_RULE}, by which "
@@ -301,6 +308,9 @@ def _do_chunks(
             files.append(chunk.file)
             if not is_mine(index, chunk.file):
                 continue
+            if chunk.file.exists() and not is_sound(chunk.file):
+                print(f"{chunk.file} is damaged: it is made anew")
+                chunk.file.unlink()
             if chunk.file.exists():
                 with open_chunk(chunk.file) as table:
                     if not bar.disable:

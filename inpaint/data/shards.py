@@ -57,7 +57,7 @@ def write_shards(plan: Plan, out: Path, work: Path, size: int, show_progress: bo
     """All shards of the plan; those of another plan go. A split without pictures has none: `datasets` refuses such."""
     state, wanted = work / "plan.json", json.dumps({"fingerprint": plan.fingerprint, "size": size})
     (out / "data").mkdir(exist_ok=True)
-    if not state.exists() or state.read_text() != wanted:
+    if not state.exists() or state.read_bytes() != wanted.encode():
         for stale in [*shard_paths(out), out / "README.md"]:
             stale.unlink(missing_ok=True)
         write_atomically(state, wanted.encode())
@@ -68,9 +68,21 @@ def write_shards(plan: Plan, out: Path, work: Path, size: int, show_progress: bo
             shards = list(_cut(plan.num_bytes[pictures], SHARD_BYTES))
             for index, (start, stop) in enumerate(shards):
                 path = out / "data" / f"{split}-{index:05d}-of-{len(shards):05d}.parquet"
+                if path.exists() and not _is_sound(path, stop - start):
+                    print(f"{path} is damaged: it is made anew")
+                    path.unlink()
                 if not path.exists():
                     _write_shard(path, plan, pictures[start:stop], schema, size)
                 bar.update(stop - start)
+
+
+def _is_sound(shard: Path, num_rows: int) -> bool:
+    """Whether all of a shard is as it was written, and has its rows."""
+    try:
+        with pq.ParquetFile(shard, page_checksum_verification=True) as file:
+            return sum(len(batch) for batch in file.iter_batches()) == num_rows
+    except (pa.ArrowException, OSError):
+        return False
 
 
 def write_holes(out: Path) -> None:
@@ -137,7 +149,10 @@ def _cut(num_bytes: NDArray[np.int64], limit: int) -> Iterator[tuple[int, int]]:
 def _write_shard(path: Path, plan: Plan, pictures: NDArray[np.int64], schema: pa.Schema, size: int) -> None:
     # Dictionaries and statistics of compressed pictures are as large as the pictures.
     options = {"use_dictionary": ["source", "label"], "write_statistics": ["label", "person_score"]}
-    with new_file(path) as temporary, pq.ParquetWriter(temporary, schema, **options) as writer:
+    with (
+        new_file(path) as temporary,
+        pq.ParquetWriter(temporary, schema, write_page_checksum=True, **options) as writer,
+    ):
         for start, stop in _cut(plan.num_bytes[pictures], SLAB_BYTES):
             writer.write_table(_rows(plan, pictures[start:stop], schema, size), row_group_size=ROWS_A_GROUP)
 
