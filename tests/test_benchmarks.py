@@ -144,5 +144,5 @@ def test_a_start_is_timed_from_the_launcher_on(tmp_path: Path) -> None:
     flags = ("--data.synthetic_train", "32", "--data.synthetic_held_out", "16")
     reduction, step = start.start(tmp_path / "run", 2, environment, flags)
     assert 0 < reduction < step
-    with pytest.raises(RuntimeError, match=r"no rank0\.pid: .*did you mean training\.epochs"):
+    with pytest.raises(RuntimeError, match=r"(?s)no rank0\.pid: inpaint: .*did you mean training\.epochs"):
         start.start(tmp_path / "bad", 1, environment, ("--training.epoks", "1"))
