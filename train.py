@@ -2,10 +2,11 @@
 
 import sys
 
-from inpaint.training.signals import die_with_launcher
+from inpaint.training.signals import StopRequest, die_with_launcher
 
 if __name__ == "__main__":
     die_with_launcher()  # before the imports, which take seconds
+    StopRequest.ends_process = True
     from inpaint.training.launch import main
 
     sys.exit(main(sys.argv[1:]))

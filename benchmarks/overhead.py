@@ -59,7 +59,7 @@ def compare(config: Config, folder: Path, rounds: int) -> list[Figure]:
     runtime = Runtime(config.training.precision, batch_size)
     directory = RunDirectory(folder / "run")
     directory.open(config, resume=False, overwrite=False)
-    watch = Watch(0, 1, 600.0, None)
+    watch = Watch(0, 1, 600.0)
     splits = dict.fromkeys(("train", "validation", "test"), pictures)
     trainer = Trainer(config, Options(folder / "run"), runtime, directory, StopRequest(), watch, splits)
     waiting = Waiting(trainer.feed.batches(1, 0))

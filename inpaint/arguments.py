@@ -35,7 +35,7 @@ SWITCHES = {
 }
 VALUES = {
     "config": f"a preset, or a .yaml file, on a preset if it says `preset: NAME` (default: {DEFAULT_PRESET})",
-    "run-dir": "where the run is kept (default: runs/<preset>)",
+    "run-dir": "where the run is kept (default: runs/<preset>, with a data.path runs/<preset>-<its last part>)",
     "init-from": "start a new run from a generator's weights: a folder or a Hub id",
     "profile": "trace so many steps of each phase into <run-dir>/profile, to be opened in ui.perfetto.dev",
 }
@@ -62,7 +62,7 @@ def parse_arguments(argv: list[str]) -> tuple[Config, Options]:
     if faults:
         raise UsageError("\n".join(faults))
     return config, Options(
-        run_dir=Path(given.get("run-dir", default_run_dir(name))),
+        run_dir=Path(given.get("run-dir", default_run_dir(name, config.data.path))),
         resume=not given.get("no-resume", False),
         overwrite=bool(given.get("overwrite")),
         dry_run=bool(given.get("dry-run")),
@@ -72,10 +72,13 @@ def parse_arguments(argv: list[str]) -> tuple[Config, Options]:
     )
 
 
-def default_run_dir(config: str | Config | None) -> Path:
-    """Where a run is kept if nobody says: runs/<preset>, or runs/<name of the file>."""
+def default_run_dir(config: str | Config | None, data_path: str | None) -> Path:
+    """Where a run is kept if nobody says: runs/<preset or name of the file>, with data runs/<...>-<their last part>."""
     name = Path(config if isinstance(config, str) else DEFAULT_PRESET)
-    return Path("runs") / (name.stem if name.suffix in (".yaml", ".yml") else name)
+    run_dir = Path("runs") / (name.stem if name.suffix in (".yaml", ".yml") else name)
+    # Resolved, since `.` and `..` have no name of their own.
+    data = Path(data_path).resolve().name if data_path is not None else ""
+    return run_dir.with_name(f"{run_dir.name}-{data}") if data else run_dir
 
 
 def usage() -> str:

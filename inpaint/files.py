@@ -1,10 +1,15 @@
-"""Owns how files reach the disk so that a crash at any moment leaves the old state or the new, never half of one."""
+"""Owns how files reach the disk so that a crash at any moment leaves the old state or the new, never half of one.
+
+And how small ones are read back from a disk that may have damaged them.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 
 def write_synced(path: Path, data: bytes) -> None:
@@ -21,19 +26,26 @@ def write_synced(path: Path, data: bytes) -> None:
 
 def sync_directory(path: Path) -> None:
     """Make what was created, renamed or removed in a directory last."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    _sync(path)
 
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Replace a file's content in one step."""
     temporary = path.with_name(f".{path.name}.tmp")
-    write_synced(temporary, data)
-    os.replace(temporary, path)
+    try:
+        write_synced(temporary, data)
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)  # half a file on a full disk would take the room that is left
+        raise
     sync_directory(path.parent)
+
+
+def sync_files(folder: Path) -> None:
+    """Make the content of a folder's files last, where a library wrote them."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            _sync(path)
 
 
 def publish_directory(temporary: Path, final: Path) -> None:
@@ -59,3 +71,42 @@ def human_size(num_bytes: float) -> str:
         if num_bytes < 1000:
             return f"{num_bytes:.1f} {unit}"
     return f"{num_bytes / 1024:.1f} GiB"
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """The keys of a JSON file; none if it is missing or damaged."""
+    try:
+        values = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def read_json_lines(path: Path) -> tuple[list[dict[str, Any]], list[bytes]]:
+    """The objects of a file with one JSON object a line, and the whole lines that are none.
+
+    A last line that was cut short, as by a kill while it was written, is in neither.
+    """
+    try:
+        *lines, _cut = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return [], []
+    objects, damaged = [], []
+    for line in lines:
+        try:
+            value = json.loads(line)
+        except ValueError:
+            value = None
+        if isinstance(value, dict):
+            objects.append(value)
+        else:
+            damaged.append(line)
+    return objects, damaged
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

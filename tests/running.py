@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -252,6 +253,13 @@ def _file() -> Any:
 def _written(file: Any) -> str:
     """What a child wrote; without moving the position it shares with us."""
     return os.pread(file.fileno(), 1 << 24, 0).decode(errors="replace")
+
+
+def finish_writing() -> None:
+    """Until the checkpoint that is being written in this process is there."""
+    for thread in threading.enumerate():
+        if thread.name == "checkpoint":
+            thread.join()
 
 
 def assert_same_end(run: Path, straight: Path, last: int) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from inpaint.errors import InpaintError
 from inpaint.files import human_size
+from inpaint.training import checkpoint
 from inpaint.training.checkpoint import BEST, MANIFEST, STATE, CheckpointStore, read_checkpoint
 
 FILES = ("generator", "generator_ema", "discriminator", "optimizer_generator", "optimizer_discriminator")
@@ -160,6 +161,33 @@ def test_a_manifest_that_lists_too_little_or_lies_is_not_trusted(tmp_path: Path)
         assert_sound(store, {10})
 
 
+def test_any_flipped_bit_of_a_manifest_is_found_and_the_checkpoint_before_it_used(tmp_path: Path) -> None:
+    store = store_with(tmp_path, 10, 20)
+    path = store.folder(20) / MANIFEST
+    whole = path.read_bytes()
+    assert b'"version": 1,' in whole
+    used = []
+    for place in range(0, len(whole), 3):
+        for bit in (1, 2, 8):  # 2 turns format 1 into format 3
+            path.write_bytes(whole[:place] + bytes([whole[place] ^ bit]) + whole[place + 1 :])
+            used.append(assert_sound(store, {10, 20}))
+            for aside in tmp_path.glob("damaged-*"):
+                aside.rename(store.folder(20))
+    # Flipped in the name of its own hash it still vouches for all that is used.
+    assert used.count(20) <= len("sha256") and used.count(10) > 500
+
+
+def test_a_flipped_format_of_a_manifest_that_vouched_for_nothing_is_damage(tmp_path: Path) -> None:
+    """As the first checkpoints were written."""
+    store = store_with(tmp_path, 10, 20)
+    for step, change in ((10, {}), (20, {"version": 3})):
+        path = store.folder(step) / MANIFEST
+        manifest = json.loads(path.read_text()) | change
+        del manifest["sha256"]
+        path.write_text(json.dumps(manifest))
+    assert_sound(store, {10})
+
+
 def test_if_every_checkpoint_is_damaged_nothing_begins_anew_unasked(tmp_path: Path) -> None:
     store = store_with(tmp_path, 10, 20)
     for step in (10, 20):
@@ -172,7 +200,8 @@ def test_if_every_checkpoint_is_damaged_nothing_begins_anew_unasked(tmp_path: Pa
 def test_a_newer_format_is_refused_not_set_aside(tmp_path: Path) -> None:
     store = store_with(tmp_path, 10)
     path = store.folder(10) / MANIFEST
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"version": 99}))
+    newer = json.loads(path.read_text()) | {"version": 99}
+    path.write_text(json.dumps(newer | {"sha256": checkpoint._digest(newer)}))
     with pytest.raises(InpaintError, match="newer version"):
         store.newest_sound()
     assert store.folder(10).is_dir()
@@ -232,8 +261,10 @@ def test_a_place_that_cannot_be_written_is_a_failure_not_an_exception(tmp_path: 
 
 def test_an_unreadable_best_is_no_best(tmp_path: Path) -> None:
     store = store_with(tmp_path, 10, best=10)
-    (tmp_path / BEST).write_text("{")
-    assert store.best() is None
+    whole = (tmp_path / BEST).read_bytes()
+    for damaged in (b"{", b"null", b"{}", b"\xff", whole.replace(b"step", b"stdp"), whole.replace(b"20.0", b'"0.0"')):
+        (tmp_path / BEST).write_bytes(damaged)
+        assert store.best() is None
     store.save(20, tensors(20), {"step": 20})
     assert_sound(store, {20})
     assert read_checkpoint(store.folder(20)).state["step"] == 20

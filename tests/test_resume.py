@@ -16,8 +16,8 @@ from running import assert_same_end, differences, launch, metrics, start, steps,
 
 from inpaint.errors import InpaintError
 from inpaint.training import agreement, checkpoint, trainer
-from inpaint.training.build import init_generator
 from inpaint.training.launch import main
+from inpaint.training.saved_generator import init_generator
 from inpaint.training.steps import Steps, Terms
 
 LAST = 20

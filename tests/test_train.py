@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,20 @@ def test_the_report_sets_the_generator_beside_the_baselines(finished: tuple[Path
     assert all(f"| {method} " in report for method in [*BASELINES, "generator"])
     assert "On 32 held-out pictures of 32 px" in report
     assert all(f"- {fact}\n" in report for fact in ("steps: 20", "epochs: 2", "images_seen: 320"))
+    linked = re.findall(r"\]\((.*?)\)", report)
+    assert linked == ["samples/epoch_0001.png", "samples/epoch_0002.png"]
+    assert all((run / link).is_file() for link in linked)
+    assert re.search(
+        r"the generator \([\d.]+ dB\) is below mean fill \([\d.]+ dB\) and Telea .* after 20 steps", report
+    )
+    assert "Raise training.epochs (now 2)" in report
+
+
+def test_the_generators_card_is_that_of_the_run(finished: tuple[Path, str]) -> None:
+    card = (finished[0] / "generator" / "README.md").read_text()
+    assert "More Information Needed" not in card
+    assert all(f"| {method} |" in card for method in [*BASELINES, "generator"])
+    assert "image_size: 32" in card and "- inpaint\n" in card
 
 
 def test_the_saved_generator_is_the_average_of_the_last_checkpoint(finished: tuple[Path, str]) -> None:
@@ -164,7 +179,7 @@ def test_a_start_that_does_not_train_leaves_the_config_alone(
     run, path = Path(shutil.copytree(finished[0], tmp_path / "run")), finished[0].parent / "tiny.yaml"
     before = (run / "config.yaml").read_bytes()
     arguments = ["--config", str(path), "--run-dir", str(run)]
-    assert main([*arguments, "--data.path", str(tmp_path / "typo")]) == 1
+    assert main([*arguments, "--training.global_batch_size", "512"]) == 2
     assert main([*arguments, "--loss.adversarial_weight", "7"]) == 0
     assert "this run is finished" in capsys.readouterr().err
     assert (run / "config.yaml").read_bytes() == before

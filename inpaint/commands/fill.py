@@ -8,7 +8,7 @@ refused. Of the fill 8 bits are new, whatever the picture has.
 A generator fills holes of about the size that it has learnt, in pixels; a hole much larger gets a warning, and a blur.
 
 examples:
-  inpaint fill photo.jpg --mask mask.png -o filled.png --model runs/quickstart/generator
+  inpaint fill photo.jpg --mask mask.png -o filled.png --model runs/quickstart
   inpaint fill photos/ --mask masks/ -o filled/ --model ORG/NAME --device cuda
 """
 
@@ -48,7 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", "--output", required=True, metavar="OUT", help="file, format by extension; or folder/ (PNG)"
     )
-    parser.add_argument("--model", required=True, metavar="DIR_OR_ID", help="a run's generator/ folder, or a Hub id")
+    parser.add_argument(
+        "--model", required=True, metavar="DIR_OR_ID", help="a run directory, its generator/, or a Hub id"
+    )
     parser.add_argument("--revision", help="branch, tag or commit of a model on the Hub")
     parser.add_argument("--device", default="auto", help="auto (default: CUDA, else MPS, else CPU), cuda, mps or cpu")
     parser.add_argument("--resize-mask", action="store_true", help="scale a mask of another size to the picture's")
@@ -69,8 +71,9 @@ def run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from inpaint.pipeline import InpaintingPipeline
+    from inpaint.training.saved_generator import load_generator
 
-    pipeline = InpaintingPipeline.from_pretrained(args.model, args.revision, args.device)
+    pipeline = InpaintingPipeline(load_generator(args.model, args.revision), args.device)
     num_failed = 0
     for job in tqdm(jobs, unit="picture", disable=not is_folder):
         try:

@@ -9,10 +9,12 @@ Example:
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 from inpaint.errors import InpaintError
+
+# What a line of metrics.jsonl about training holds, of that which is shown here.
+KEYS = {"step", "total_steps", "epoch", "images_seen", "time/total_s"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,48 +22,42 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from inpaint.files import read_json_lines
     from inpaint.training.checkpoint import CheckpointStore, DamagedCheckpointError, read_checkpoint
-    from inpaint.training.run_directory import CONFIG, LOCK, METRICS, PREEMPTED, REPORT, live_holder
+    from inpaint.training.run_directory import CONFIG, LOCK, METRICS, PREEMPTED, finished_step
+    from inpaint.training.run_lock import live_holder
 
     folder: Path = args.folder
-    if not (folder / CONFIG).is_file():
+    store = CheckpointStore(folder / "checkpoints")
+    if not (folder / CONFIG).is_file() and not store.steps():
         raise InpaintError(f"{folder} holds no run (no {CONFIG}); give the --run-dir of a training")
-    holder = live_holder(folder / LOCK, patience_s=0) if (folder / LOCK).exists() else None
-    if holder:
-        print(f"running: process {holder['pid']} on {holder['host']}")
+    if holder := live_holder(folder / LOCK):
+        print(f"running: process {holder.get('pid')} on {holder.get('host')}")
     elif (folder / PREEMPTED).exists():
         print("stopped when asked to; the same command resumes it")
     else:
-        print("finished" if (folder / REPORT).exists() else "not running; the same command resumes it")
-    if last := _last_line(folder / METRICS):
-        total, per_step = last["total_steps"], last["time/total_s"] / last["step"]
+        is_finished = finished_step(folder) is not None and finished_step(folder) == max(store.steps(), default=None)
+        print("finished" if is_finished else "not running; the same command resumes it")
+    lines, _ = read_json_lines(folder / METRICS)
+    if last := next((line for line in reversed(lines) if line.keys() >= KEYS), None):
+        total, per_step = last["total_steps"], last["time/total_s"] / max(1, last["step"])
         print(f"step {last['step']} of {total}, epoch {last['epoch']}, {last['images_seen']} pictures seen")
         if last["step"] < total:
             print(f"about {(total - last['step']) * per_step / 60:.0f} minutes of training left")
-    store = CheckpointStore(folder / "checkpoints")
+    sound = None
     for step in reversed(store.steps()):
         try:
             read_checkpoint(store.folder(step))
         except DamagedCheckpointError as error:
             print(f"damaged: {store.folder(step)} ({error})")
             continue
-        print(f"last sound checkpoint: {store.folder(step)}")
+        sound = store.folder(step)
         break
-    else:
-        print("no sound checkpoint yet")
+    print(f"last sound checkpoint: {sound}" if sound else "no sound checkpoint yet")
     if best := store.best():
         print(f"best so far: step {best['step']}, hole PSNR {best['hole_psnr']:.2f} dB on validation pictures")
+    if (folder / "generator").is_dir():
+        print(f"usable now: inpaint fill --model {folder} takes its generator/")
+    elif sound:
+        print(f"usable now: inpaint fill --model {folder} takes the generator of {sound.name}")
     return 0
-
-
-def _last_line(path: Path) -> dict | None:
-    """The newest line of training in metrics.jsonl."""
-    lines = path.read_text().splitlines() if path.exists() else []
-    for text in reversed(lines):
-        try:
-            line = json.loads(text)
-        except json.JSONDecodeError:
-            continue  # being written just now
-        if "time/total_s" in line:
-            return line
-    return None

@@ -79,6 +79,19 @@ def markdown_table(rows: Mapping[str, Mapping[str, float]]) -> str:
     )
 
 
+def behind(rows: Mapping[str, Mapping[str, float]], method: str) -> str:
+    """The beginning of a sentence that says which simple fills `method` does not reach in the hole; "" if none.
+
+    Args:
+        rows: as `markdown_table`; those of "mean fill" and "Telea" are looked at, by hole PSNR.
+    """
+    own = rows[method]["hole_psnr"]
+    ahead = [
+        f"{name} ({rows[name]['hole_psnr']:.1f} dB)" for name in ("mean fill", "Telea") if rows[name]["hole_psnr"] > own
+    ]
+    return f"**In the hole the {method} ({own:.1f} dB) is below {' and '.join(ahead)}**" if ahead else ""
+
+
 def _heading(metric: str) -> str:
     return f"hole {_HEADINGS[metric[5:]]}" if metric.startswith("hole_") else _HEADINGS[metric]
 

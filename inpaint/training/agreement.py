@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from inpaint.training.runtime import Runtime
@@ -20,18 +21,26 @@ class Agreement:
     Args:
         stop: a wish of any process is all processes'.
         every_minutes: the main process's wish to save; None: never.
+        wants_save: another of its wishes, asked each step.
     """
 
-    def __init__(self, runtime: Runtime, stop: StopRequest, every_minutes: float | None) -> None:
-        self.runtime, self.stop, self.every_minutes = runtime, stop, every_minutes
+    def __init__(
+        self,
+        runtime: Runtime,
+        stop: StopRequest,
+        every_minutes: float | None,
+        wants_save: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.runtime, self.stop, self.every_minutes, self.wants_save = runtime, stop, every_minutes, wants_save
         self._flags: deque[Any] = deque()
         self._last_save = time.monotonic()
 
     def decide(self) -> int:
         """What all processes do now: the largest of their flags of some steps ago."""
         flag = STOP if self.stop.asked else NOTHING
-        if flag == NOTHING and self.runtime.is_main and self.every_minutes is not None:
-            flag = SAVE if time.monotonic() - self._last_save > self.every_minutes * 60 else NOTHING
+        if flag == NOTHING and self.runtime.is_main:
+            is_due = self.every_minutes is not None and time.monotonic() - self._last_save > self.every_minutes * 60
+            flag = SAVE if is_due or self.wants_save() else NOTHING
         if flag == SAVE:
             self.saved()
         self._flags.append(self.runtime.start_max(flag))

@@ -8,10 +8,13 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
 import shutil
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +28,7 @@ from inpaint.errors import InpaintError
 from inpaint.files import (
     human_size,
     publish_directory,
+    read_json_object,
     remove_directory,
     sync_directory,
     write_atomically,
@@ -69,6 +73,7 @@ class CheckpointStore:
         self.root, self.keep = root, keep
         self._writer: threading.Thread | None = None
         self._failure: Exception | None = None
+        self._num_failures, self._retry_at = 0, math.inf
         self.bytes_needed = 0
 
     def steps(self) -> list[int]:
@@ -103,12 +108,17 @@ class CheckpointStore:
         failure, self._failure = self._failure, None
         return failure
 
+    def wants_retry(self) -> bool:
+        """Whether the last save failed and may succeed now; said once, and later each time that it fails again."""
+        if time.monotonic() < self._retry_at or not self._has_room():
+            return False
+        self._retry_at = math.inf
+        return True
+
     def best(self) -> dict[str, Any] | None:
-        """The step and figures of the best checkpoint so far, if one was named."""
-        try:
-            return json.loads((self.root / BEST).read_text())
-        except (OSError, json.JSONDecodeError):
-            return None
+        """The step and figures of the best checkpoint so far, if one was named and can be read."""
+        best = read_json_object(self.root / BEST)
+        return best if type(best.get("step")) is int and type(best.get("hole_psnr")) is float else None
 
     def set_best(self, step: int, figures: Mapping[str, float]) -> None:
         """Name the checkpoint that pruning spares."""
@@ -153,12 +163,16 @@ class CheckpointStore:
         except Exception as error:  # noqa: BLE001 - handed to the training loop, which says it and goes on
             self._failure = error
             shutil.rmtree(self.root / f"{_TEMPORARY}{self.folder(step).name}", ignore_errors=True)
+            self._retry_at = time.monotonic() + min(60.0, 2.0**self._num_failures - 1)
+            self._num_failures += 1
+        else:
+            self._num_failures, self._retry_at = 0, math.inf
 
     def _write(self, step: int, tensors: Mapping[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
         self.root.mkdir(parents=True, exist_ok=True)
         self.bytes_needed = sum(t.numel() * t.element_size() for group in tensors.values() for t in group.values())
-        free = shutil.disk_usage(self.root).free
-        if free < self.bytes_needed * 1.02 + 2**20:
+        if not self._has_room():
+            free = shutil.disk_usage(self.root).free
             raise OSError(f"{human_size(self.bytes_needed)} are needed in {self.root}, {human_size(free)} are free")
         temporary = self.root / f"{_TEMPORARY}{self.folder(step).name}"
         if temporary.exists():
@@ -171,9 +185,20 @@ class CheckpointStore:
             file = name if name == STATE else f"{name}.safetensors"
             write_synced(temporary / file, data)
             files[file] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-        write_synced(temporary / MANIFEST, json.dumps({"version": VERSION, "files": files}, indent=1).encode())
+        manifest: dict[str, Any] = {"version": VERSION, "files": files}
+        manifest["sha256"] = _digest(manifest)
+        write_synced(temporary / MANIFEST, json.dumps(manifest, indent=1).encode())
         publish_directory(temporary, self.folder(step))
-        self._prune()
+        try:
+            self._prune()
+        except OSError as error:
+            log.warning("old checkpoints in %s cannot be removed (%s: %s)", self.root, error.strerror, error.filename)
+
+    def _has_room(self) -> bool:
+        try:
+            return shutil.disk_usage(self.root).free >= self.bytes_needed * 1.02 + 2**20
+        except OSError:  # the folder is not there; to write will make it or tell why not
+            return True
 
     def _prune(self) -> None:
         """Only ever called when the newest checkpoint is whole."""
@@ -192,22 +217,55 @@ def read_checkpoint(folder: Path) -> Checkpoint:
 
     Raises:
         DamagedCheckpointError: a file is missing, of another size or content, or not what it should be.
+        InpaintError: it was written by a newer version.
     """
-    try:
-        manifest = json.loads((folder / MANIFEST).read_bytes())
-        version, listed = manifest["version"], dict(manifest["files"])
-        if version > VERSION:
-            raise InpaintError(f"{folder} was written by a newer version of inpaint (format {version}); update inpaint")
-        contents = {}
-        for name, expected in listed.items():
-            data = (folder / name).read_bytes()
-            if len(data) != expected["bytes"]:
-                raise DamagedCheckpointError(f"{name} has {len(data)} bytes, not {expected['bytes']}")
-            if hashlib.sha256(data).hexdigest() != expected["sha256"]:
-                raise DamagedCheckpointError(f"{name} is not what was written (its SHA-256 differs)")
-            contents[name] = data
+    with _damage_told(folder):
+        contents = {name: _read(folder, name, expected) for name, expected in _listed_files(folder).items()}
         state = json.loads(contents.pop(STATE))
         tensors = {name.removesuffix(".safetensors"): parse_tensors(data) for name, data in contents.items()}
+    return Checkpoint(folder, tensors, state)
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """What `state.json` of a checkpoint holds, without reading its tensors; raises as `read_checkpoint`."""
+    with _damage_told(folder):
+        return json.loads(_read(folder, STATE, _listed_files(folder)[STATE]))
+
+
+def _listed_files(folder: Path) -> dict[str, dict[str, Any]]:
+    manifest = json.loads((folder / MANIFEST).read_bytes())
+    # The first version of the format did without; what is newer has it, or is damaged.
+    is_vouched_for = "sha256" in manifest
+    if is_vouched_for and manifest["sha256"] != _digest(manifest):
+        raise DamagedCheckpointError(f"{MANIFEST} is not what was written (its SHA-256 differs)")
+    version = manifest["version"]
+    if version > VERSION and is_vouched_for:
+        raise InpaintError(f"{folder} was written by a newer version of inpaint (format {version}); update inpaint")
+    if version != VERSION:
+        raise DamagedCheckpointError(f"{MANIFEST} names a format that never was ({version!r})")
+    return dict(manifest["files"])
+
+
+def _digest(manifest: Mapping[str, Any]) -> str:
+    """The SHA-256 of everything else in a manifest; stays as it is in every later version of the format."""
+    others = {key: value for key, value in manifest.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(others, sort_keys=True).encode()).hexdigest()
+
+
+def _read(folder: Path, name: str, expected: Mapping[str, Any]) -> bytes:
+    data = (folder / name).read_bytes()
+    if len(data) != expected["bytes"]:
+        raise DamagedCheckpointError(f"{name} has {len(data)} bytes, not {expected['bytes']}")
+    if hashlib.sha256(data).hexdigest() != expected["sha256"]:
+        raise DamagedCheckpointError(f"{name} is not what was written (its SHA-256 differs)")
+    return data
+
+
+@contextmanager
+def _damage_told(folder: Path) -> Iterator[None]:
+    """Whatever broken bytes lead a reader to becomes a DamagedCheckpointError."""
+    try:
+        yield
     except OSError as error:
         name = Path(error.filename or folder).name
         raise DamagedCheckpointError(f"{name} cannot be read ({error.strerror})") from error
@@ -215,7 +273,6 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         raise DamagedCheckpointError(f"its {MANIFEST} is not as it was written ({error})") from error
     except SafetensorError as error:
         raise DamagedCheckpointError(f"not safetensors ({error})") from error
-    return Checkpoint(folder, tensors, state)
 
 
 def _step(folder: Path) -> int:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,8 +20,7 @@ from inpaint.data.pictures import Pictures
 from inpaint.evaluation.baselines import BASELINES, Fill
 from inpaint.evaluation.grid import sample_grid
 from inpaint.evaluation.metrics import METRICS, composite_u8, to_u8
-from inpaint.evaluation.table import markdown_table, means, metric_sums
-from inpaint.files import write_atomically
+from inpaint.evaluation.table import behind, markdown_table, means, metric_sums
 from inpaint.training.run_directory import EVALUATION, REPORT, RunDirectory
 from inpaint.training.runtime import DTYPES, Runtime
 
@@ -59,8 +60,9 @@ class Judge:
         if self.runtime.is_main:
             shown = [image, masked, to_u8(output), composite_u8(output, image, mask)]
             columns = [tensor.byte().permute(0, 2, 3, 1).numpy() for tensor in shown]
-            with run.forgiving("the sample grid"):
-                sample_grid(*columns).save(run.path / "samples" / f"epoch_{epoch:04d}.png")
+            png = BytesIO()
+            sample_grid(*columns).save(png, "PNG")
+            run.write(f"samples/epoch_{epoch:04d}.png", png.getvalue(), "the sample grid")
 
     def finish(
         self, generator: nn.Module, run: RunDirectory, facts: dict[str, Any], stopped: Callable[[], bool]
@@ -82,14 +84,22 @@ class Judge:
             rows[method] = figures
         if not self.runtime.is_main:
             return ""
+        training = self.config.training
+        advice = (
+            f"Raise training.epochs (now {training.epochs}): the same command with more goes on from here; or lower "
+            f"training.global_batch_size (now {training.global_batch_size}), which makes more steps of an epoch."
+        )
+        lag = behind(rows, "generator")
         report = (
             f"# {run.path.name}\n\nOn {len(split.pixels)} held-out pictures of {self.config.data.image_size} px, one "
             f"hole each, figures of the 8-bit composite:\n\n{markdown_table(rows)}\n\n"
+            + (f"{lag} after {facts['steps']} steps. {advice}\n\n" if lag else "")
             + "".join(f"- {name}: {value}\n" for name, value in facts.items())
+            + _pictures(run.path)
         )
         evaluation = {"split": "test", "num_pictures": len(split.pixels), "rows": rows, **facts}
-        write_atomically(run.path / EVALUATION, (json.dumps(evaluation, indent=1) + "\n").encode())
-        write_atomically(run.path / REPORT, report.encode())
+        run.write(EVALUATION, (json.dumps(evaluation, indent=1) + "\n").encode())
+        run.write(REPORT, report.encode())
         return report
 
     def _measure(
@@ -126,6 +136,18 @@ class Judge:
                 generator.train(was_training)
 
         return fill
+
+
+def _pictures(run_dir: Path) -> str:
+    """Markdown that shows the newest sample grid and names the first, to see what was learnt between them."""
+    grids = sorted(path.name for path in (run_dir / "samples").glob("epoch_*.png"))
+    if not grids:
+        return ""
+    first = f" ([after the first judged epoch](samples/{grids[0]}))" if len(grids) > 1 else ""
+    return (
+        "\nHeld-out pictures; of each, from left to right: original, with a hole, the output, the output set into the "
+        f"hole{first}:\n\n![{grids[-1]}](samples/{grids[-1]})\n"
+    )
 
 
 def _spread(num: int, count: int) -> NDArray[np.int64]:

@@ -80,9 +80,10 @@ def train(
     if overwrite and resume:
         raise UsageError("overwrite=True goes with resume=False: the same call without both resumes the run")
     given = str(config) if isinstance(config, Path) else config
-    path = default_run_dir(given) if run_dir is None else Path(run_dir)
+    resolved = load_config(given, overrides)
+    path = default_run_dir(given, resolved.data.path) if run_dir is None else Path(run_dir)
     options = Options(path, resume, overwrite, init_from=init_from, profile=profile)
-    outcome = _train(load_config(given, overrides), options)
+    outcome = _train(resolved, options)
     if outcome.startswith("unsaved"):
         why = outcome.removeprefix("unsaved")
         raise InpaintError(
@@ -188,7 +189,7 @@ def _train(config: Config, options: Options) -> str:
         runtime = Runtime.of(config, group)
         _compare_configs(runtime, config)
         # Only now: until all have met there is nothing to save, and a process that waits in vain shall be stoppable.
-        stop = StopRequest()
+        stop = StopRequest(runtime.is_main)
         outcome = _train_until(stop, runtime, config, options)
     finally:
         if stop is not None:
@@ -206,8 +207,7 @@ def _train_until(stop: StopRequest, runtime: Runtime, config: Config, options: O
 
     run = RunDirectory(options.run_dir)
     _on_main(runtime, lambda: _open_run(run, config, options))
-    timeout_s = config.training.timeout_s
-    watch = Watch(runtime.rank, runtime.world_size, timeout_s, run.renew if runtime.is_main else None)
+    watch = Watch(runtime.rank, runtime.world_size, config.training.timeout_s)
     outcome: str | None = None
     try:
         watch.busy("preparing the data")

@@ -9,7 +9,7 @@ from torch import nn
 from tqdm import tqdm
 
 from inpaint.config import Config
-from inpaint.training.build import build_networks
+from inpaint.training.build import generator_config
 from inpaint.training.checkpoint import CheckpointStore
 from inpaint.training.networks import Network
 from inpaint.training.run_directory import RunDirectory
@@ -41,9 +41,9 @@ class Publication:
         """Write `generator/`: the average if there is one, else the weights in training."""
         weights = generator.weights() if average is None else average.state_dict()
         if self.runtime.is_main:
-            self.run_directory.save_generator(weights, build_networks(self.config)[0])
             facts = {"hardware": self.runtime.hardware(), "training_hours": round(seconds / 3600, 3)}
             self.run_directory.save_environment(facts)
+            self.run_directory.save_generator(weights, generator_config(self.config))
 
     def push(self, label: str) -> None:
         """Hand the run's folder as it is now to the Hub's queue; the pushing goes on beside the training."""

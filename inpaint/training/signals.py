@@ -9,7 +9,7 @@ import sys
 import threading
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, ClassVar
 
 from inpaint.processes import LAUNCHER_MARKS
 
@@ -21,23 +21,61 @@ class StopRequest:
     """Whether this process was asked to stop; the loop looks at it between steps. Ctrl-C twice stops at once.
 
     Signals reach the main thread alone: a run in another one, in a notebook or a server, cannot be asked to stop.
+
+    Args:
+        is_shown: say on stderr what a signal does.
     """
 
-    def __init__(self) -> None:
+    ends_process: ClassVar[bool] = False
+    """A second Ctrl-C ends the process even where the main thread is in a long computation; for commands only."""
+
+    def __init__(self, is_shown: bool = True) -> None:
         self.asked: str | None = None
+        self._is_shown = is_shown
         self._before: dict[int, Any] = {}
-        if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._handle) for number in STOPPING}
+        if threading.current_thread() is not threading.main_thread():
+            return
+        self._heard, self._wakeup = os.pipe()
+        os.set_blocking(self._wakeup, False)
+        self._thread = threading.Thread(target=self._listen, name="signals", daemon=True)
+        self._thread.start()
+        self._wakeup_before = signal.set_wakeup_fd(self._wakeup, warn_on_full_buffer=False)
+        self._before = {number: signal.signal(number, self._handle) for number in STOPPING}
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self.asked == "SIGINT":
-            print("\nstopped at once; the run can be resumed from its last checkpoint", file=sys.stderr, flush=True)
             raise KeyboardInterrupt
         self.asked = signal.Signals(number).name
+
+    def _listen(self) -> None:
+        """In a thread, which hears of a signal at once; the main one may be in a step or a reduction for long."""
+        heard: list[int] = []
+        while byte := os.read(self._heard, 1):
+            if byte[0] not in STOPPING:
+                continue
+            is_second = byte[0] == signal.SIGINT and signal.SIGINT in heard
+            heard.append(byte[0])
+            if is_second:
+                self._say("stopped at once; the run can be resumed from its last checkpoint")
+                if self.ends_process:
+                    os._exit(130)
+            elif byte[0] == signal.SIGINT:
+                self._say("saving... (Ctrl-C again leaves at once, without saving)")
+            elif len(heard) == 1:
+                self._say(f"{signal.Signals(byte[0]).name}: saving...")
+        os.close(self._heard)
+
+    def _say(self, text: str) -> None:
+        if self._is_shown:
+            print(f"\n{text}", file=sys.stderr, flush=True)
 
     def restore(self) -> None:
         for number, handler in self._before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        if self._before:
+            signal.set_wakeup_fd(self._wakeup_before)
+            os.close(self._wakeup)
+            self._before = {}
 
 
 def die_with_launcher() -> None:

@@ -19,6 +19,7 @@ from inpaint.data.keys import KEY_RULE
 from inpaint.errors import InpaintError
 from inpaint.training.checkpoint import CheckpointStore
 from inpaint.training.ema import Ema
+from inpaint.training.identity import another_run, is_same_place
 from inpaint.training.meter import NonFiniteError
 from inpaint.training.networks import Network
 from inpaint.training.runtime import Runtime
@@ -38,7 +39,8 @@ class Progress:
         position: its steps done; at the end of an epoch this is all of them.
         images_seen: pictures trained on.
         evaluated_epoch: the last epoch that was judged.
-        best_hole_psnr: the best validation figure so far, in dB.
+        best_hole_psnr: the best validation figure so far, in dB, and
+        best_step: when that was; 0 if never.
         skipped: [epoch, position] of batches left out because they made the loss not finite.
         rollbacks: how often the run went back to a checkpoint for that.
         seconds: time spent training.
@@ -50,6 +52,7 @@ class Progress:
     images_seen: int = 0
     evaluated_epoch: int = 0
     best_hole_psnr: float = 0.0
+    best_step: int = 0
     skipped: list[list[int]] = field(default_factory=list)
     rollbacks: int = 0
     seconds: float = 0.0
@@ -71,8 +74,13 @@ def save_state(
     ema: Ema | None,
     progress: Progress,
     config: Config,
+    data_digest: str = "",
 ) -> None:
-    """Begin a checkpoint; every process gathers, the main one writes in the background."""
+    """Begin a checkpoint; every process gathers, the main one writes in the background.
+
+    Args:
+        data_digest: of the data that the run is trained on; see `identity.digest_of`.
+    """
     tensors = {
         GENERATOR: generator.weights(),
         DISCRIMINATOR: discriminator.weights(),
@@ -85,8 +93,8 @@ def save_state(
         state = {
             **asdict(progress),
             "global_batch_size": config.training.global_batch_size,
-            "seed": config.training.seed,
-            "config_hash": config.fingerprint(),
+            "config": config.model_dump(mode="json"),
+            "data_digest": data_digest,
             "key_rule": KEY_RULE,
             "versions": {name: version(name) for name in ("inpaint", "torch", "accelerate")},
         }
@@ -100,6 +108,7 @@ def load_state(
     discriminator: Network,
     ema: Ema | None,
     config: Config,
+    data_digest: str = "",
 ) -> Progress | None:
     """Take the newest sound checkpoint in, whichever engine wrote it; None if there is none.
 
@@ -107,6 +116,7 @@ def load_state(
 
     Raises:
         InpaintError: the checkpoint is sound but of other networks.
+        UsageError: it was trained on other data.
     """
     checkpoint = store.newest_sound() if runtime.is_main else None
     state = runtime.broadcast(checkpoint.state if checkpoint else None)
@@ -118,6 +128,13 @@ def load_state(
             f"{config.data.path} change their splits, holes and order: finish it with the version that began it, or "
             "begin anew in another --run-dir, from its weights by --init-from"
         )
+    before = state.get("config", {}).get("data", {}).get("path", config.data.path)
+    if state.get("data_digest", data_digest) != data_digest:
+        if not is_same_place(before, config.data.path):
+            changed = f"data.path: {before} -> {config.data.path}, which holds other images"
+            raise another_run(store.root.parent, [changed])
+        if runtime.is_main:
+            log.warning("the validation images of %s are not those of before; the run goes on with them", before)
     tensors = runtime.broadcast_tensors(checkpoint.tensors if checkpoint else {})
     for name, network in ((GENERATOR, generator), (DISCRIMINATOR, discriminator)):
         found = {key: tuple(tensor.shape) for key, tensor in tensors[name].items()}
@@ -137,7 +154,8 @@ def load_state(
         if EMA not in tensors and runtime.is_main:
             log.warning("the checkpoint holds no average; it starts from the generator's weights")
         ema.module.load_state_dict(tensors.get(EMA, tensors[GENERATOR]))
-    progress = Progress(**{item.name: state[item.name] for item in fields(Progress)})
+    # Checkpoints of before a field was there have the others.
+    progress = Progress(**{item.name: state[item.name] for item in fields(Progress) if item.name in state})
     if state["global_batch_size"] != config.training.global_batch_size:
         progress.position = progress.position * state["global_batch_size"] // config.training.global_batch_size
     return progress

@@ -16,16 +16,18 @@ from inpaint.data.batches import Feed
 from inpaint.errors import InpaintError
 from inpaint.models.generator import Generator
 from inpaint.training.agreement import NOTHING, SAVE, STOP, Agreement
-from inpaint.training.build import build_networks, init_generator
-from inpaint.training.checkpoint import CheckpointStore
+from inpaint.training.build import build_networks
+from inpaint.training.checkpoint import BEST, CheckpointStore
 from inpaint.training.console import Console
 from inpaint.training.ema import Ema
+from inpaint.training.identity import digest_of
 from inpaint.training.judge import Judge
 from inpaint.training.meter import Meter, NonFiniteError, Place
 from inpaint.training.profile import Profiler
 from inpaint.training.publication import Publication
 from inpaint.training.run_directory import RunDirectory
 from inpaint.training.runtime import DTYPES, Runtime
+from inpaint.training.saved_generator import init_generator
 from inpaint.training.schedule import LearningRate, phase_at, phase_steps
 from inpaint.training.signals import StopRequest
 from inpaint.training.state import Progress, load_state, save_debug_bundle, save_state
@@ -96,7 +98,9 @@ class Trainer:
         self._stand(Progress())
         self.publication = Publication(runtime, run, self.store, config)
         self.console = Console(runtime.is_main)
-        self.agreement = Agreement(runtime, stop, config.checkpointing.every_minutes)
+        self.agreement = Agreement(runtime, stop, config.checkpointing.every_minutes, self.store.wants_retry)
+        self.data_digest = digest_of(pictures["validation"])
+        self.published_step = -1
 
     def run(self) -> str:
         """Train to the end or until asked to stop.
@@ -201,6 +205,7 @@ class Trainer:
     def _end_epoch(self) -> bool:
         """Judge the epoch that has just ended; returns whether a stop was asked for meanwhile."""
         epoch = self.progress.epoch
+        self._save_generator()
         if self.progress.evaluated_epoch >= epoch or epoch % self.config.evaluation.every_epochs:
             return False
         figures = self.judge.validate(self._judged(), self._stop_now)
@@ -220,13 +225,13 @@ class Trainer:
             self.console.say(f"epoch {epoch}: hole PSNR {figures['hole_psnr']:.2f} dB on validation pictures")
         is_best = figures["hole_psnr"] > self.progress.best_hole_psnr
         if is_best:
-            self.progress.best_hole_psnr = figures["hole_psnr"]
+            self.progress.best_hole_psnr, self.progress.best_step = figures["hole_psnr"], self.progress.step
             self._save()
             if self.runtime.is_main:
-                self.store.set_best(self.progress.step, figures)
+                with self.run_directory.forgiving(BEST):
+                    self.store.set_best(self.progress.step, figures)
         push_every = self.config.hub.push_every
         if push_every == "epoch" or (push_every == "best" and is_best):
-            self._save_generator()
             self.publication.push(f"epoch-{epoch:04d}" if push_every == "epoch" else "best")
         return False
 
@@ -234,22 +239,30 @@ class Trainer:
         return self.ema.module if self.ema is not None else self.generator.module
 
     def _save_generator(self) -> None:
-        self.publication.save(self.generator, self.ema.module if self.ema else None, self.progress.seconds)
+        """Write generator/ as it is at this step, unless that was done."""
+        if self.published_step != self.progress.step:
+            self.publication.save(self.generator, self.ema.module if self.ema else None, self.progress.seconds)
+            self.published_step = self.progress.step
 
     def _save(self) -> None:
         """Begin a checkpoint, unless the steps since the last look were not all finite."""
         self.watch.busy(f"step {self.progress.step}, saving a checkpoint")
         self.meter.check()
-        save_state(self.store, self.runtime, self.generator, self.discriminator, self.ema, self.progress, self.config)
+        networks = (self.generator, self.discriminator, self.ema)
+        save_state(self.store, self.runtime, *networks, self.progress, self.config, self.data_digest)
         self.agreement.saved()
 
     def _restore(self) -> None:
-        progress = load_state(self.store, self.runtime, self.generator, self.discriminator, self.ema, self.config)
+        networks = (self.generator, self.discriminator, self.ema)
+        progress = load_state(self.store, self.runtime, *networks, self.config, self.data_digest)
         self._stand(progress or Progress())
         self.meter.forget()
         if self.runtime.is_main:
             self.run_directory.forget_after(self.progress.step, self.progress.evaluated_epoch)
             self.run_directory.track(self.config.training.tracker, self.progress.step)
+            if self.progress.best_step and (self.store.best() or {}).get("step") != self.progress.best_step:
+                with self.run_directory.forgiving(BEST):  # damaged, or of a checkpoint that is
+                    self.store.set_best(self.progress.best_step, {"hole_psnr": self.progress.best_hole_psnr})
             if self.progress.step:
                 at = f"at step {self.progress.step} of {self.total_steps}"
                 limit = "epochs" if self._is_last_epoch_over() else "max_steps"
@@ -262,7 +275,8 @@ class Trainer:
         skipped = [*self.progress.skipped, [error.place.epoch, error.place.position]]
         bundle = self.run_directory.path / "debug" / f"step_{error.place.step:08d}"
         if self.runtime.is_main:
-            save_debug_bundle(bundle, error, self.feed, self.config)
+            with self.run_directory.forgiving(str(bundle)):
+                save_debug_bundle(bundle, error, self.feed, self.config)
         if rollbacks > self.config.training.max_rollbacks:
             raise InpaintError(
                 f"{error}, after {rollbacks - 1} returns to a checkpoint (training.max_rollbacks); the batch is in "
@@ -320,11 +334,16 @@ class Trainer:
         }
         report = self.judge.finish(self._judged(), self.run_directory, facts, self._stop_now)
         if report is None:
-            return "preempted"
+            return "preempted" if outcome == "finished" else outcome
+        if self.runtime.is_main:
+            self.run_directory.save_card()
+            print(f"\n{report}", flush=True)
+        if missing := self.runtime.broadcast(self.run_directory.unwritten):
+            return f"unsaved ({', '.join(missing)})" if outcome == "finished" else outcome
         self.publication.push("final")
         if self.runtime.is_main:
             self.run_directory.mark_finished(self.progress.step)
-            print(f"\n{report}\nsaved: {self.run_directory.path / 'generator'}", flush=True)
+            print(f"saved: {self.run_directory.path / 'generator'}", flush=True)
         return outcome
 
     def _shout(self, failure: Exception | str) -> None:

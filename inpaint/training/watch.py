@@ -15,7 +15,6 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
@@ -35,15 +34,11 @@ class Watch:
     Args:
         rank, world_size: of this process.
         timeout_s: how long the training loop may stay at one place.
-        every_beat: called now and then from the thread.
     """
 
-    def __init__(
-        self, rank: int, world_size: int, timeout_s: float, every_beat: Callable[[], None] | None = None
-    ) -> None:
+    def __init__(self, rank: int, world_size: int, timeout_s: float) -> None:
         self.rank, self.world_size, self.timeout_s = rank, world_size, timeout_s
         self.silence_s = min(_SILENCE_S, timeout_s)
-        self._every_beat = every_beat
         self._where, self._since, self._armed = "starting", time.monotonic(), False
         self._seen: dict[int, tuple[str, float]] = {}
         self._there: set[int] = set()
@@ -86,8 +81,6 @@ class Watch:
         lost: float | None = None
         while not self._stop.wait(_BEAT_S if number else 0):
             number += 1
-            if self._every_beat is not None and number % 10 == 0:
-                self._every_beat()
             stuck_s = time.monotonic() - self._since if self._armed else 0.0
             if self._store is None:
                 if stuck_s > self.timeout_s:

@@ -1,0 +1,70 @@
+"""Owns what makes a run another one: changed, it is refused; everything else may change on resume, and is said."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from inpaint.config import Config
+from inpaint.data.pictures import Pictures
+from inpaint.errors import UsageError
+
+# Data, networks, kinds of losses and holes, seed; `data.path` is judged apart, for the same data may lie elsewhere.
+IDENTITY = (
+    *("data.image_size", "data.holes", "data.local_real", "data.hole_min_px", "data.hole_max_px", "data.window_px"),
+    *("data.synthetic_train", "data.synthetic_held_out"),
+    *("model.", "loss.reconstruction_region", "training.seed"),
+)
+
+
+def differences(before: Mapping[str, Any], config: Config) -> tuple[list[str], list[str]]:
+    """What of `config` differs from the settings a run was trained with, `key: before -> now`.
+
+    Args:
+        before: sections of settings, as config.yaml and checkpoints hold them; a key that is not there differs not.
+
+    Returns:
+        What makes it another run, and what may change.
+    """
+    old, new = _flat(before), _flat(config.model_dump(mode="json"))
+    another: list[str] = []
+    allowed: list[str] = []
+    for key, value in new.items():
+        was = old.get(key, value)
+        if was == value or (key == "data.path" and is_same_place(was, value)):
+            continue
+        if key.startswith("data.synthetic_") and None not in (old.get("data.path"), new["data.path"]):
+            continue  # of no effect
+        is_another = None in (was, value) if key == "data.path" else key.startswith(IDENTITY)
+        (another if is_another else allowed).append(f"{key}: {was} -> {value}")
+    return another, allowed
+
+
+def is_same_place(one: str | None, other: str | None) -> bool:
+    """Whether two values of `data.path` are the same folder or Hub id."""
+    if one is None or other is None:
+        return one is other
+    return one == other or (Path(str(one)).exists() and Path(str(one)).resolve() == Path(other).resolve())
+
+
+def digest_of(validation: Pictures) -> str:
+    """Tells data apart, wherever they lie: the holes of the validation split, functions of its pictures' names."""
+    return hashlib.sha256(validation.holes.tobytes()).hexdigest()[:16]
+
+
+def another_run(run_dir: Path, changes: Sequence[str]) -> UsageError:
+    """The refusal, with what can be done."""
+    return UsageError(
+        f"--run-dir {run_dir} holds another run ({'; '.join(changes)}), which stays as it is; give a new --run-dir "
+        f"(with --init-from {run_dir} it begins from this one's weights), the old values to go on with it, or "
+        "--no-resume --overwrite to throw it away"
+    )
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat

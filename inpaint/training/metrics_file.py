@@ -1,0 +1,77 @@
+"""Owns metrics.jsonl: appended to while training, cut back when a run resumes, mended where a disk has damaged it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from inpaint.files import read_json_lines, write_atomically
+
+DAMAGED = "metrics.damaged.jsonl"
+
+
+class MetricsFile:
+    """One JSON object a line, each with `step` and `epoch`; what a full disk refuses is kept for the next time."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._unwritten: list[dict[str, Any]] = []
+
+    def append(self, line: Mapping[str, Any]) -> None:
+        """Add a line, after those that could not be written before; raises OSError if it cannot either."""
+        self._unwritten.append(dict(line))
+        self.flush()
+
+    def flush(self) -> None:
+        if not self._unwritten:
+            return
+        with self.path.open("ab", buffering=0) as file:
+            before = file.seek(0, 2)
+            try:
+                data = memoryview(_as_bytes(self._unwritten))
+                while data:
+                    data = data[file.write(data) :]
+            except OSError:
+                file.truncate(before)  # no half line for the next one to be appended to
+                raise
+        self._unwritten.clear()
+
+    def forget_after(self, step: int, evaluated_epoch: int) -> int:
+        """Drop what a run, resumed at `step`, will write again, and move lines that cannot be read to `DAMAGED`.
+
+        Args:
+            evaluated_epoch: the last epoch whose evaluation will not be written again.
+
+        Returns:
+            How many lines were moved.
+        """
+
+        def is_kept(line: Mapping[str, Any]) -> bool:
+            return line["step"] <= step and ("evaluation/hole_psnr" not in line or line["epoch"] <= evaluated_epoch)
+
+        self._unwritten = [line for line in self._unwritten if is_kept(line)]
+        if not self.path.exists():
+            return 0
+        lines, damaged = read_json_lines(self.path)
+        damaged += [_as_bytes([line])[:-1] for line in lines if not _is_placed(line)]
+        kept = _as_bytes([line for line in lines if _is_placed(line) and is_kept(line)])
+        if damaged:
+            with self.path.with_name(DAMAGED).open("ab") as aside:
+                aside.write(b"".join(line + b"\n" for line in damaged))
+        try:
+            write_atomically(self.path, kept)
+        except OSError:  # no room for a second one: in its place, which needs none
+            with self.path.open("r+b") as file:
+                file.write(kept)
+                file.truncate()
+        return len(damaged)
+
+
+def _is_placed(line: Mapping[str, Any]) -> bool:
+    return type(line.get("step")) is type(line.get("epoch")) is int
+
+
+def _as_bytes(lines: list[dict[str, Any]]) -> bytes:
+    return "".join(json.dumps(line) + "\n" for line in lines).encode()

@@ -1,0 +1,77 @@
+"""Owns which generator a run directory gives, to be used or to begin a run from."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+import yaml
+
+from inpaint.config import Config
+from inpaint.errors import InpaintError
+from inpaint.models.generator import Generator
+from inpaint.training.build import generator_config
+from inpaint.training.checkpoint import Checkpoint, CheckpointStore, DamagedCheckpointError, read_checkpoint
+
+
+def load_generator(source: str | Path, revision: str | None = None) -> Generator:
+    """The generator of a run, interrupted or still going on, or one that `Generator.from_pretrained` finds.
+
+    Which one of a run it is, if not its `generator/`, is said on stderr.
+
+    Args:
+        source: a run directory, a directory written by `save_pretrained`, or `ORG/NAME` on the Hub.
+        revision: branch, tag or commit on the Hub.
+
+    Raises:
+        InpaintError: there is none that can be read.
+    """
+    folder = Path(source)
+    if not (folder / "checkpoints").is_dir() and not (folder / "generator").is_dir():
+        return Generator.from_pretrained(source, revision=revision)
+    lacks = f"{folder} has no generator/ yet"
+    if (folder / "generator").is_dir():
+        try:
+            return Generator.from_pretrained(folder / "generator")
+        except InpaintError as error:
+            lacks = str(error)
+    store = CheckpointStore(folder / "checkpoints")
+    for step in reversed(store.steps()):
+        try:
+            generator, which = _of_checkpoint(read_checkpoint(store.folder(step)), folder)
+        except DamagedCheckpointError as error:
+            print(f"{store.folder(step)} is damaged: {error}", file=sys.stderr)
+            continue
+        print(f"{lacks}: taking {which} of {store.folder(step)}", file=sys.stderr)
+        return generator
+    raise InpaintError(f"{lacks}, and not one sound checkpoint; train on with the same command, or give another model")
+
+
+def init_generator(generator: Generator, source: str) -> None:
+    """Take the weights of a saved generator, or of a run's, of the same shape into a new run.
+
+    Raises:
+        InpaintError: it cannot be read or has another shape.
+    """
+    loaded = load_generator(source)
+    if loaded.config != generator.config:
+        raise InpaintError(f"--init-from {source} is {loaded.config}, this run's generator is {generator.config}")
+    generator.load_state_dict(loaded.state_dict())
+
+
+def _of_checkpoint(checkpoint: Checkpoint, run_dir: Path) -> tuple[Generator, str]:
+    try:
+        # Checkpoints of before they held their own settings leave the run's.
+        settings = checkpoint.state.get("config") or yaml.safe_load((run_dir / "config.yaml").read_bytes())
+        config = Config.model_validate_json(json.dumps({name: settings[name] for name in ("model", "data")}))
+    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError) as error:
+        raise DamagedCheckpointError(f"its settings cannot be read ({str(error).splitlines()[0]})") from error
+    is_averaged = "generator_ema" in checkpoint.tensors
+    weights = checkpoint.tensors["generator_ema" if is_averaged else "generator"]
+    with torch.device("meta"):
+        generator = Generator(generator_config(config))
+    kinds = {name: tensor.dtype for name, tensor in generator.state_dict().items()}
+    generator.load_state_dict({name: tensor.to(kinds[name]) for name, tensor in weights.items()}, assign=True)
+    return generator.eval(), "the averaged generator" if is_averaged else "the generator"
