@@ -7,7 +7,7 @@ from importlib import import_module
 
 from benchmarks.measuring import append_results, heading, load, table
 
-SUITES = ("start", "step", "input", "overhead", "reduce", "scaling", "inference", "prepare", "checkpoint")
+SUITES = ("start", "step", "input", "overhead", "busy", "reduce", "scaling", "inference", "prepare", "checkpoint")
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import baseline_loop, overhead, scaling, start
+from benchmarks import baseline_loop, busy, overhead, scaling, start
 from benchmarks.measuring import Figure, middle, rate, ratio, table, take_turns
 from benchmarks.step import picture_files
 from benchmarks.subject import Subject, configured
@@ -146,3 +146,9 @@ def test_a_start_is_timed_from_the_launcher_on(tmp_path: Path) -> None:
     assert 0 < reduction < step
     with pytest.raises(RuntimeError, match=r"(?s)no rank0\.pid: inpaint: .*did you mean training\.epochs"):
         start.start(tmp_path / "bad", 1, environment, ("--training.epoks", "1"))
+
+
+@pytest.mark.soak
+def test_training_beside_busy_loops_is_timed() -> None:
+    figures = busy.run(0.5, "--model.width=4", "--data.image_size=16", "--model.norm=group")
+    assert len(figures) == 4 and all(figure.value > 0 for figure in figures)
