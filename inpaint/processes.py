@@ -9,8 +9,11 @@ from pathlib import Path
 from inpaint.errors import UsageError
 
 
-def rank_and_world_size() -> tuple[int, int]:
+def rank_and_world_size(do_meet: bool = True) -> tuple[int, int]:
     """Which of the launcher's processes this is, and of how many; 0 of 1 without a launcher.
+
+    Args:
+        do_meet: whether they need to know where they meet.
 
     Raises:
         UsageError: the launcher's variables make no sense, and torch would end in a traceback.
@@ -27,7 +30,7 @@ def rank_and_world_size() -> tuple[int, int]:
         raise UsageError(
             f"RANK={rank} in the environment must be less than WORLD_SIZE={world_size}; unset both, {_REMEDY}"
         )
-    if world_size > 1 and not {"RANK", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
+    if do_meet and world_size > 1 and not {"RANK", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
         raise UsageError(
             f"WORLD_SIZE={world_size} in the environment needs RANK, MASTER_ADDR and MASTER_PORT beside it; unset it, "
             f"{_REMEDY}"

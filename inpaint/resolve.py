@@ -66,6 +66,8 @@ def _values(base: str | Config) -> tuple[dict[str, Any], dict[str, str]]:
     """What a preset, a file or a config sets, and in which file each of it stands."""
     if isinstance(base, Config):
         return base.model_dump(mode="json"), {}
+    if not isinstance(base, str):
+        raise UsageError(f"a config is a preset's name, a .yaml file or a Config; got {_short(base)}")
     if base.endswith((".yaml", ".yml")):
         path = Path(base)
     else:

@@ -109,6 +109,7 @@ def test_a_signal_saves_and_stops_it_and_a_second_interrupt_is_pythons_own(
         ({"overrides": {7: 0}}, "7: no such setting"),
         ({"overwrite": True}, "overwrite=True goes with resume=False"),
         ({"config": "quickstrat"}, "did you mean quickstart?"),
+        ({"config": {"training": {}}}, "a config is a preset's name, a .yaml file or a Config; got {'training': {}}"),
         ({"overrides": {"training.precision": "fp16"}}, "fp16 needs a GPU"),
         ({"run_dir": Path(__file__)}, "is a file"),
     ],

@@ -87,6 +87,7 @@ WORDS = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_CONFIG_FILE":
         ({"ACCELERATE_GRADIENT_CLIPPING": "1.0"}, "auto", "gradient_clipping is 1.0, this run's none, as optimizer."),
         ({"ACCELERATE_USE_FSDP": "true"}, "bf16", "FSDP is not supported"),
         ({"ACCELERATE_USE_DEEPSPEED": "true"}, "float64", "float64 does not go with DeepSpeed"),
+        (WORDS, "bf16", "DeepSpeed needs its launcher: accelerate launch --use_deepspeed"),
         (WORDS | {"ACCELERATE_DEEPSPEED_ZERO_STAGE": "0"}, "bf16", "zero_stage is '0'; allowed: 1, 2, 3"),
         (
             WORDS | {"ACCELERATE_DEEPSPEED_OFFLOAD_PARAM_DEVICE": "nvme"},

@@ -12,7 +12,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
-import os
 import shutil
 import time
 from collections import Counter, defaultdict
@@ -39,6 +38,7 @@ from inpaint.data.sources import HUB_ID, Entry, Source, Survey, open_source
 from inpaint.data.workers import default_workers, pool_of
 from inpaint.errors import InpaintError, UsageError
 from inpaint.files import write_atomically
+from inpaint.processes import rank_and_world_size
 
 WORK_FOLDER = ".prepare"
 # Of the bytes of the pixels; a photo's PNG at 64 px was seen to take 0.65.
@@ -82,7 +82,7 @@ def prepare(options: Options) -> Plan | None:
         UsageError: an option makes no sense, or `out` holds something else.
         InpaintError: nothing to do, no room, or the source cannot be read.
     """
-    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    rank, world = rank_and_world_size(do_meet=False)
     if options.size not in SIZES_PX:
         raise UsageError(f"--size is {options.size}; it must be a multiple of 4 from {SIZES_PX[0]} to {SIZES_PX[-1]}")
     if options.chunk_pictures < 1 or (options.workers is not None and options.workers < 1):

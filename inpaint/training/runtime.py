@@ -94,6 +94,10 @@ class Runtime:
             settings = deepspeed_settings(
                 self.precision, self.micro_batch_size, self.accumulation, self.world_size, gradient_clip
             )
+            if "MASTER_PORT" not in os.environ:
+                raise UsageError(
+                    "DeepSpeed needs its launcher: accelerate launch --use_deepspeed --num_processes N ..."
+                )
             self.zero_stage = settings["zero_optimization"]["stage"]
             first = Accelerator(
                 # A copy for each, since a plugin writes into what it is given.
