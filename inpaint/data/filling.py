@@ -18,11 +18,11 @@ from inpaint.data.cache import check_room, durable
 from inpaint.data.decode import Decoded, table_of
 from inpaint.data.holes import SPLITS, Split
 from inpaint.data.keys import KEY_RULE
-from inpaint.data.recipes import Listing, Recipe, Task
+from inpaint.data.recipes import TASK_BYTES, Listing, Recipe, Task
 from inpaint.errors import InpaintError
 from inpaint.processes import num_cores
 
-TASK_PICTURES, TASK_BYTES = 64, 4 << 20
+TASK_PICTURES = 64
 NUM_NAMED = 20
 
 log = logging.getLogger(__name__)

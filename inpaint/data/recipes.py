@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +21,7 @@ from inpaint.errors import InpaintError
 
 # Where each split's indices begin among the made-up landscapes: far apart, so that a larger split moves no other.
 SYNTHETIC_START: dict[Split, int] = {"train": 0, "validation": 1 << 40, "test": 2 << 40}
-# Encoded pictures that are held in memory for one task, at most.
+# Of pictures in memory for one task.
 TASK_BYTES = 4 << 20
 
 log = logging.getLogger(__name__)
@@ -56,26 +55,8 @@ class Task:
     decode: Callable[[], Decoded]
 
 
-class Recipe(Protocol):
-    """What to decode."""
-
-    name: str
-
-    def fingerprint(self) -> str:
-        """Names the pictures."""
-        ...
-
-    def listings(self) -> tuple[dict[Split, Listing], list[str]]:
-        """The splits, and what can't be used; comes before `tasks`."""
-        ...
-
-    def tasks(self, most: int) -> Iterator[Task]:
-        """All pictures, at most so many at a time."""
-        ...
-
-
 class PhotoRecipe:
-    """A source of pictures: opened by who needs it, listed once, then read in its own order.
+    """A source of pictures: opened by who needs it, listed once (`listings`), then read in its own order (`tasks`).
 
     Args:
         name: see `open_source`.
@@ -96,6 +77,7 @@ class PhotoRecipe:
         return self.source.fingerprint()
 
     def listings(self) -> tuple[dict[Split, Listing], list[str]]:
+        """The splits, and what can't be used."""
         survey = self.source.survey()
         splits, hashes, ties, sources = array("b"), array("Q"), array("Q"), list[str]()
         for entry in self.source.entries(with_data=False):
@@ -116,6 +98,7 @@ class PhotoRecipe:
         return listed, [f"{name}: {why}" for name, why in survey.bad]
 
     def tasks(self, most: int) -> Iterator[Task]:
+        """All pictures, at most so many at a time."""
         start = 0
         for entries in _portions(self.source.entries(), most):
             rows = slice(start, start + len(entries))
@@ -178,3 +161,6 @@ class SyntheticRecipe:
         from inpaint.data import synthetic
 
         return Decoded(synthetic.render(self.spec.seed, indices, self.size), range(len(indices)))
+
+
+Recipe = PhotoRecipe | SyntheticRecipe

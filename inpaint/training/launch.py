@@ -255,8 +255,7 @@ def _open_pictures(runtime: Runtime, config: Config) -> dict[Split, Pictures | S
     from inpaint.training.sharing import once
 
     data = config.data
-    num_here = int(os.environ.get("LOCAL_WORLD_SIZE", str(runtime.world_size)))
-    machine, place = divmod(runtime.rank, num_here)
+    num_here, place = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
     train = _open_stream(config) if data.streaming else None
     pictures: dict[Split, Any] = open_pictures(
         data.path,
@@ -267,7 +266,7 @@ def _open_pictures(runtime: Runtime, config: Config) -> dict[Split, Pictures | S
         show_progress=runtime.is_main,
         splits=SPLITS[1:] if data.streaming else SPLITS,
         once_a_job=partial(once, "job", runtime.world_size, runtime.is_main),
-        once_a_machine=partial(once, f"machine {machine}", num_here, place == 0),
+        once_a_machine=partial(once, f"machine of rank {runtime.rank - place}", num_here, place == 0),
     )
     if train is not None:
         pictures["train"] = train
