@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
@@ -46,6 +45,11 @@ def assert_complete(hub: LoopbackHub, run: Path, cache: Path) -> None:
     """The Hub holds every epoch and the end, which is what lies in the run's folder."""
     titles = [commit.title for commit in hub.head(REPO).history()]
     assert titles[:3] == ["final", "epoch-0002", "epoch-0001"]
+    assert_newest(run, cache)
+
+
+def assert_newest(run: Path, cache: Path) -> None:
+    """What the end of training pushed is what lies in the run's folder."""
     local = Generator.from_pretrained(run / "generator").state_dict()
     for revision in ("main", "final", "epoch-0002"):
         there = Generator.from_pretrained(REPO, revision=revision, cache_dir=cache).state_dict()
@@ -112,23 +116,19 @@ def test_every_fault_at_every_request_of_a_training(
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_every_damage_of_the_queue_under_a_training_that_goes_on(
-    hub: LoopbackHub, tmp_path: Path, cache: Path, straight: Path
+    hub: LoopbackHub, tmp_path: Path, cache: Path, straight: Path, damage: str
 ) -> None:
-    """One epoch with the Hub away; then each damage in turn, and the run goes on with the Hub back."""
-    env = {"INPAINT_CACHE": str(cache)}
+    """One epoch with the Hub away; then the damage, and the run goes on with the Hub back."""
+    env, (do, set_aside) = {"INPAINT_CACHE": str(cache)}, DAMAGES[damage]
     hub.fault("/api/repos/create", status=503, times=10_000)
-    (tmp_path / "begun").mkdir()
-    begun = arguments(tmp_path / "begun", wait_minutes=0.01)
-    train(*begun, "--training.max-steps", LAST // 2, env=env).ok()
+    train(*arguments(tmp_path, wait_minutes=0.01), "--training.max-steps", LAST // 2, env=env).ok()
     hub.clear_faults()
-    PushQueue(tmp_path / "begun" / "run").record("created", repo_id=REPO, private=False)
-    for number, (damage, (do, set_aside)) in enumerate(DAMAGES.items()):
-        folder = tmp_path / str(number)
-        shutil.copytree(tmp_path / "begun", folder)
-        do(folder / "run" / "hub_queue")
-        ended = train(*arguments(folder), "--hub.repo-id", f"alice/damaged-{number}", env=env, timeout_s=600).ok()
-        assert_trained_alike(folder / "run", straight)
-        assert ("is damaged: set aside as" in ended.stderr) == bool(set_aside), damage
-        assert f"alice/damaged-{number} holds epoch-0002, final" in ended.stderr, damage
+    PushQueue(tmp_path / "run").record("created", repo_id=REPO, private=False)
+    do(tmp_path / "run" / "hub_queue")
+    ended = train(*arguments(tmp_path), env=env).ok()
+    assert_trained_alike(tmp_path / "run", straight)
+    assert ("is damaged: set aside as" in ended.stderr) == bool(set_aside)
+    assert_newest(tmp_path / "run", tmp_path / "fresh")
+    assert "NOT" not in ended.stderr
