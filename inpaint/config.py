@@ -128,7 +128,7 @@ class TrainingConfig(Section):
     micro_batch_size: Count | None = None
     """Pictures a process handles at once; null: global / processes. Smaller ones are accumulated."""
     precision: Literal["auto", "float32", "bf16", "fp16", "float64"] = "auto"
-    """`auto`: what the run began with; for a new one the launcher's mixed_precision, float32 without one."""
+    """`auto`: the run's; for a new one the launcher's, else float32, which on NVIDIA GPUs means TF32 convolutions."""
     num_threads: Annotated[int, Field(ge=1, le=1024)] | None = None
     """CPU threads of each process; null: what the run began with; for a new one the machine's cores / processes."""
     seed: Seed = 0

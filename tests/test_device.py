@@ -238,6 +238,19 @@ def test_a_process_that_sees_one_gpu_counts_from_it(monkeypatch: pytest.MonkeyPa
         AcceleratorState._reset_state(reset_partial_state=True)
 
 
+def test_tf32_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def words(precision: str, device: str) -> str:
+        stand_in = SimpleNamespace(precision=precision, device=torch.device(device))
+        return Runtime.precision_in_words.fget(stand_in)  # type: ignore[attr-defined]
+
+    monkeypatch.delenv("NVIDIA_TF32_OVERRIDE", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_tf32_supported", lambda: True)
+    assert words("float32", "cuda") == "float32 (convolutions in TF32)"
+    assert (words("bf16", "cuda"), words("float32", "cpu")) == ("bf16", "float32")
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
+    assert words("float32", "cuda") == "float32"
+
+
 @pytest.mark.parametrize(("processes", "expected"), [(1, "mps"), (2, "cpu")])
 def test_several_processes_share_no_apple_gpu(processes: int, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)

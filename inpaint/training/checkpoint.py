@@ -14,13 +14,14 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load as parse_tensors
+from safetensors.torch import load_file
 from safetensors.torch import save as serialise
 from torch import Tensor
 
@@ -220,16 +221,19 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         InpaintError: it was written by a newer version.
     """
     with _damage_told(folder):
-        contents = {name: _read(folder, name, expected) for name, expected in _listed_files(folder).items()}
-        state = json.loads(contents.pop(STATE))
-        tensors = {name.removesuffix(".safetensors"): parse_tensors(data) for name, data in contents.items()}
+        files = _listed_files(folder)
+        state = _state(folder, files.pop(STATE))
+        with ThreadPoolExecutor(max_workers=max(1, len(files))) as pool:
+            list(pool.map(lambda name: _compare(folder / name, files[name]), files))
+        # Mapped, not read once more: what is used of them is copied to where it belongs.
+        tensors = {name.removesuffix(".safetensors"): load_file(folder / name) for name in files}
     return Checkpoint(folder, tensors, state)
 
 
 def read_state(folder: Path) -> dict[str, Any]:
     """What `state.json` of a checkpoint holds, without reading its tensors; raises as `read_checkpoint`."""
     with _damage_told(folder):
-        return json.loads(_read(folder, STATE, _listed_files(folder)[STATE]))
+        return _state(folder, _listed_files(folder)[STATE])
 
 
 def _listed_files(folder: Path) -> dict[str, dict[str, Any]]:
@@ -252,13 +256,18 @@ def _digest(manifest: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(others, sort_keys=True).encode()).hexdigest()
 
 
-def _read(folder: Path, name: str, expected: Mapping[str, Any]) -> bytes:
-    data = (folder / name).read_bytes()
-    if len(data) != expected["bytes"]:
-        raise DamagedCheckpointError(f"{name} has {len(data)} bytes, not {expected['bytes']}")
-    if hashlib.sha256(data).hexdigest() != expected["sha256"]:
-        raise DamagedCheckpointError(f"{name} is not what was written (its SHA-256 differs)")
-    return data
+def _state(folder: Path, expected: Mapping[str, Any]) -> dict[str, Any]:
+    _compare(folder / STATE, expected)
+    return json.loads((folder / STATE).read_bytes())
+
+
+def _compare(path: Path, expected: Mapping[str, Any]) -> None:
+    """A file with what its manifest says of it."""
+    with path.open("rb") as file:
+        if (size := os.fstat(file.fileno()).st_size) != expected["bytes"]:
+            raise DamagedCheckpointError(f"{path.name} has {size} bytes, not {expected['bytes']}")
+        if hashlib.file_digest(file, "sha256").hexdigest() != expected["sha256"]:
+            raise DamagedCheckpointError(f"{path.name} is not what was written (its SHA-256 differs)")
 
 
 @contextmanager

@@ -168,6 +168,14 @@ class Runtime:
         self.networks.append(network)
         return network
 
+    @property
+    def precision_in_words(self) -> str:
+        """`precision`, and where float32 is not what is multiplied."""
+        is_tf32 = self.precision == "float32" and self.device.type == "cuda" and torch.cuda.is_tf32_supported()
+        # NVIDIA's libraries read the variable; torch's own switches, left as they are, allow it in convolutions alone.
+        is_forbidden = os.environ.get("NVIDIA_TF32_OVERRIDE") == "0"
+        return "float32 (convolutions in TF32)" if is_tf32 and not is_forbidden else self.precision
+
     def describe(self) -> str:
         """Engine, processes, precision and batch in one line."""
         engine = "one process" if self.world_size == 1 else "DDP"
@@ -175,7 +183,8 @@ class Runtime:
             engine = f"DeepSpeed ZeRO-{self.zero_stage}"
         nodes = max(1, self.world_size // int(os.environ.get("LOCAL_WORLD_SIZE", self.world_size)))
         return (
-            f"{engine}, {self.world_size} process(es) on {nodes} machine(s), {self.device.type}, {self.precision}; "
+            f"{engine}, {self.world_size} process(es) on {nodes} machine(s), {self.device.type}, "
+            f"{self.precision_in_words}; "
             f"batch {self.micro_batch_size * self.world_size * self.accumulation} = {self.micro_batch_size} x "
             f"{self.world_size} process(es) x {self.accumulation} accumulated; BatchNorm over "
             f"{'all processes' if self.world_size > 1 else 'the micro batch'}; {torch.get_num_threads()} CPU thread(s) "
@@ -185,7 +194,7 @@ class Runtime:
     def hardware(self) -> str:
         """What the run trains on, in words for the model card."""
         kind = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type.upper()
-        return f"{self.world_size} x {kind}, {self.precision}, torch {torch.__version__}"
+        return f"{self.world_size} x {kind}, {self.precision_in_words}, torch {torch.__version__}"
 
     def autocast(self) -> AbstractContextManager:
         """For every forward pass: the half precision of the config, or nothing."""
