@@ -10,12 +10,13 @@ import os
 import random
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from running import differences, finish_writing, metrics, steps, tiny_config, weights
+from running import TRAIN, differences, environment, finish_writing, metrics, steps, tiny_config, weights
 
 from inpaint.files import read_json_lines
 from inpaint.training import run_lock
@@ -328,3 +329,12 @@ def test_if_there_is_no_room_until_the_end_it_says_so_and_the_same_command_finis
     small_disk.clear()
     finish(config, run)
     assert_same_weights(run, straight)
+
+
+def test_a_log_on_a_full_disk_ends_no_run(config: Path, small_disk: SmallDisk, tmp_path: Path) -> None:
+    small_disk.fill()
+    command = [sys.executable, str(TRAIN), "--config", str(config), "--run-dir", str(tmp_path / "run")]
+    with (small_disk.mount / "log").open("ab") as log:
+        ended = subprocess.run(command, stdout=log, stderr=log, env=environment(), check=False)
+    assert ended.returncode == 0
+    assert finished_step(tmp_path / "run") == LAST
