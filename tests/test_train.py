@@ -240,7 +240,7 @@ def test_a_parent_that_is_a_file_cannot_be_written(tmp_path: Path, capsys: pytes
         (["--training.global_batch_size", "512"], 2, "512 is larger than the 160 training pictures"),
         (["--training.precision", "fp16"], 2, "training.precision = fp16 needs a GPU"),
         (["--data.path", "EMPTY"], 1, "EMPTY"),
-        (["--data.path", "nowhere/at/all"], 1, "nowhere/at/all"),
+        (["--data.path", "nowhere/at/all"], 2, "nowhere/at/all"),
         (["--init-from", "EMPTY"], 1, "config.json"),
     ],
 )

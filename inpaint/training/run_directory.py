@@ -182,7 +182,10 @@ class RunDirectory:
                 if temporary.exists():
                     shutil.rmtree(temporary)
                 temporary.mkdir()
-                write_generator_card(self.path, temporary)
+                try:
+                    write_generator_card(self.path, temporary)
+                except Exception as error:  # noqa: BLE001 - without it `save_pretrained` writes a plainer one
+                    tqdm.write(f"the generator's card cannot be made ({error}); training goes on", file=sys.stderr)
                 generator.save_pretrained(temporary)
                 sync_files(temporary)
                 if final.exists():
@@ -191,11 +194,6 @@ class RunDirectory:
             except BaseException:
                 shutil.rmtree(temporary, ignore_errors=True)
                 raise
-
-    def save_card(self) -> None:
-        """generator/README.md anew, with the figures that are known now."""
-        with self.forgiving("generator/"):
-            write_generator_card(self.path, self.path / "generator")
 
     def mark_finished(self, step: int | None) -> None:
         """Note that nothing is left to do at `step`: trained, judged, saved, and queued for the Hub; None: there is."""

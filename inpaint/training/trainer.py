@@ -325,7 +325,6 @@ class Trainer:
             return self._leave("preempted")
         outcome = self._leave("finished")
         self.watch.busy("judging the finished generator")
-        self._save_generator()
         facts = {
             "steps": self.progress.step,
             "epochs": self.progress.epoch,
@@ -335,8 +334,9 @@ class Trainer:
         report = self.judge.finish(self._judged(), self.run_directory, facts, self._stop_now)
         if report is None:
             return "preempted" if outcome == "finished" else outcome
+        self.published_step = -1  # with the figures in its card now, and again if there was no room for it
+        self._save_generator()
         if self.runtime.is_main:
-            self.run_directory.save_card()
             print(f"\n{report}", flush=True)
         if missing := self.runtime.broadcast(self.run_directory.unwritten):
             return f"unsaved ({', '.join(missing)})" if outcome == "finished" else outcome
