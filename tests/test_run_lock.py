@@ -198,9 +198,19 @@ def test_without_system_locks_renewing_is_enough(path: Path, no_system_lock: Non
     RunLock(path).take()
 
 
-def test_without_system_locks_two_that_take_a_stale_one_over_settle_it(path: Path, no_system_lock: None) -> None:
+def test_without_system_locks_those_that_take_a_stale_one_over_together_settle_it(
+    path: Path, no_system_lock: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path.write_text(json.dumps(ELSEWHERE))
     outcomes: list[str] = []
+    watch, together = run_lock._is_renewed, threading.Barrier(3)
+
+    def watched(path: Path, patience_s: float) -> bool:
+        is_renewed = watch(path, patience_s)
+        together.wait()  # all have found it stale before the first takes it
+        return is_renewed
+
+    monkeypatch.setattr(run_lock, "_is_renewed", watched)
 
     def take() -> None:
         try:
