@@ -38,6 +38,19 @@ def rank_and_world_size(do_meet: bool = True) -> tuple[int, int]:
     return rank, world_size
 
 
+def start_prefix(begin: bool = False) -> str:
+    """Where the processes of this start keep their keys in the launcher's store, which outlives its workers.
+
+    The workers of a restart, and those that train again, would else find the addresses and words of the start before.
+
+    Args:
+        begin: whether this process starts now.
+    """
+    global _num_starts
+    _num_starts += begin
+    return f"inpaint/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}.{_num_starts}"
+
+
 def num_cores() -> int:
     """The cores this process may use: those it is bound to, or fewer where a container has a quota."""
     bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -70,4 +83,5 @@ def wait_passively() -> None:
 
 # What launchers put into the environment of their workers.
 LAUNCHER_MARKS = {"TORCHELASTIC_RUN_ID", "ACCELERATE_MIXED_PRECISION"}
+_num_starts = 0
 _REMEDY = "or start with `accelerate launch`"

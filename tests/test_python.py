@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from running import differences, metrics, steps, tiny_config, weights
+from running import differences, metrics, steps, tiny_config, train, weights
 
 import inpaint
 from inpaint.config import Config
@@ -62,6 +62,16 @@ def test_it_trains_resumes_and_trains_another_run_in_one_process(
     assert inpaint.train(other, tmp_path / "other").outcome == "finished"
     assert {tensor.dtype for tensor in weights(tmp_path / "other")["generator"].values()} == {torch.float64}
     assert handlers() == own_handlers
+
+
+def test_several_processes_train_again_too(config: Path, tmp_path: Path) -> None:
+    script = tmp_path / "sweep.py"
+    script.write_text(
+        "import sys, inpaint\nfor name in ('first', 'second'):\n"
+        f"    inpaint.train(sys.argv[1], f'{{sys.argv[2]}}/{{name}}', {SHORT})\n"
+    )
+    train(config, tmp_path, processes=2, script=script).ok()
+    assert set(differences(weights(tmp_path / "first"), weights(tmp_path / "second")).values()) == {0.0}
 
 
 def test_train_py_calls_it(config: Path, tmp_path: Path) -> None:

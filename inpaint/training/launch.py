@@ -18,7 +18,7 @@ from inpaint.arguments import Options, default_run_dir, parse_arguments, usage
 from inpaint.config import Config
 from inpaint.data.holes import SPLITS
 from inpaint.errors import InpaintError, UsageError
-from inpaint.processes import rank_and_world_size, wait_passively
+from inpaint.processes import rank_and_world_size, start_prefix, wait_passively
 from inpaint.resolve import load_config
 from inpaint.training.failure import tell
 from inpaint.training.schedule import phase_steps
@@ -180,6 +180,7 @@ def _train(config: Config, options: Options) -> str:
     from inpaint.training.signals import StopRequest, die_with_launcher
 
     die_with_launcher()
+    start_prefix(begin=True)
     group = meet(config.training.timeout_s)
     config = _settled(config, options, group)
     num_threads = torch.get_num_threads()

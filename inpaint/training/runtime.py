@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from inpaint.config import Config
 from inpaint.errors import UsageError
-from inpaint.processes import rank_and_world_size
+from inpaint.processes import rank_and_world_size, start_prefix
 from inpaint.training.batch_norm import synchronise_batch_norm
 from inpaint.training.networks import Network, ZeroNetwork, memory_format
 from inpaint.training.set_up import (
@@ -329,14 +329,9 @@ def broadcast(value: Any, group: dist.ProcessGroup | None) -> Any:
 
 
 def _join(backend: str, timeout: timedelta) -> None:
-    """Make the group of all processes.
-
-    The launcher's store outlives its workers, and torch gives those of a restart the same keys in it: they would find
-    the addresses of the dead. So each restart has keys of its own.
-    """
+    """Make the group of all processes; torch itself would give each start the same keys."""
     store, rank, world_size = next(dist.rendezvous("env://", timeout=timeout))
-    restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    own = dist.PrefixStore(f"inpaint/restart_{restart}", store)
+    own = dist.PrefixStore(f"{start_prefix()}/group", store)
     dist.init_process_group(backend, store=own, rank=rank, world_size=world_size, timeout=timeout)
 
 

@@ -23,6 +23,7 @@ from typing import Any
 import torch.distributed as dist
 
 from inpaint.errors import InpaintError
+from inpaint.processes import start_prefix
 from inpaint.training.failure import tell
 
 _BEAT_S, _SILENCE_S, _LATE_S = 1.0, 20.0, 20.0
@@ -231,4 +232,4 @@ def connect(timeout_s: float) -> dist.Store:
         wait_for_workers=False,
         timeout=timedelta(seconds=timeout_s),
     )
-    return dist.PrefixStore(f"inpaint/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    return dist.PrefixStore(start_prefix(), store)
