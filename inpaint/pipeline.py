@@ -240,7 +240,15 @@ class InpaintingPipeline:
         hole = np.pad(np.stack([job.hole for job in jobs]), margin, mode="reflect")
         image = torch.from_numpy(rgb).to(self.device).permute(0, 3, 1, 2).float() / 255
         mask = torch.from_numpy(hole).to(self.device)[:, None].float()
-        output: Tensor = self.generator(image * (1 - mask), mask)
+        try:
+            output: Tensor = self.generator(image * (1 - mask), mask)
+        except (MemoryError, RuntimeError) as error:  # OutOfMemoryError is a RuntimeError
+            if isinstance(error, RuntimeError) and "memory" not in str(error):
+                raise
+            raise InpaintError(
+                f"to fill {width}x{height} pixels takes more memory than {self.device} gives; cut out the part around "
+                "the hole, or scale the picture down"
+            ) from error
         if not output.isfinite().all():
             raise InpaintError("the generator's output holds values that are no numbers: its weights are broken")
         return to_u8(output)[:, :, :height, :width].permute(0, 2, 3, 1).cpu().numpy()

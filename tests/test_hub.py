@@ -326,6 +326,19 @@ def test_without_a_network_it_says_when_it_gives_up_and_gives_up_then(
     assert "NOT pushed yet: final" in said.out
 
 
+def test_who_gives_up_in_the_middle_of_a_try_says_why_the_one_before_failed(hub: LoopbackHub, run_dir: Path) -> None:
+    hub.fault("/api/", status=503)
+    hang = hub.fault("/api/", hang=True, times=99)
+    said: list[str] = []
+    publishing = HubPublisher(REPO, False, run_dir, first_wait_s=0.01, say=said.append)
+    publishing.submit("final")
+    deadline = time.monotonic() + 120
+    while not hang.num_hit and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert "NOT pushed yet: final (the Hub answered 503)" in publishing.close(0.05)
+    assert len(said) == 1 and "503" in said[0]
+
+
 def test_a_run_is_pushed_where_its_settings_say(
     hub: LoopbackHub, run_dir: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -386,6 +386,25 @@ def test_a_picture_that_does_not_fit_into_memory_is_refused_with_the_figure(monk
         pipe(image, hole)
 
 
+def test_memory_that_gives_out_all_the_same_is_told_in_one_line() -> None:
+    program = """
+import re, resource
+import numpy as np
+from inpaint import Generator, InpaintingPipeline
+from inpaint.errors import InpaintError
+from inpaint.models.generator import GeneratorConfig
+pipe = InpaintingPipeline(Generator(GeneratorConfig(width=64, bottleneck=1)), "cpu")
+used = int(re.search(r"VmSize:\\s+(\\d+)", open("/proc/self/status").read())[1]) * 1024
+resource.setrlimit(resource.RLIMIT_AS, (used + 2**28, resource.RLIM_INFINITY))
+try:
+    pipe(np.zeros((1000, 1000), np.uint8), np.ones((1000, 1000), np.bool_))
+except InpaintError as error:
+    print(error)
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ended.stdout.startswith("to fill 1000x1000 pixels takes more memory than cpu gives; "), ended.stdout
+
+
 def test_the_estimate_of_memory_is_about_what_is_used() -> None:
     program = """
 import re, torch

@@ -131,6 +131,8 @@ class HubPublisher:
             if failure is None:
                 num_failures = 0
                 continue
+            if self._stop.is_set():
+                return
             num_failures, is_hopeless = num_failures + 1, failure.is_lasting
             wait_s = max(failure.retry_after_s, min(LONGEST_WAIT_S, self._first_wait_s * 2 ** (num_failures - 1)))
             news = "stays in the queue" if is_hopeless else f"next try in {wait_s:.0f} s"
@@ -141,7 +143,7 @@ class HubPublisher:
     def _attempt(self, snapshot: Snapshot) -> Failure | None:
         """Let a child try to push the oldest snapshot; why it failed, or None."""
         timeout_s = self._patience * (self._attempt_timeout_s or 600 + snapshot.num_bytes / SLOWEST_BYTES_PER_S)
-        self.queue.failure = None
+        before, self.queue.failure = self.queue.failure, None
         child = subprocess.Popen(
             [sys.executable, "-m", "inpaint.hub.push", str(self.queue.run_dir)],
             stdin=subprocess.PIPE,  # never written to: it closes with this process, and then the child ends
@@ -160,8 +162,9 @@ class HubPublisher:
             return None
         if is_late:
             self._patience *= 2
-            why = "it was stopped before it was done" if self._stop.is_set() else f"no end after {timeout_s:.0f} s"
-            self.queue.failure = Failure(why, is_lasting=False)
+            stopped = before or Failure("it was stopped before it was done", is_lasting=False)
+            late = Failure(f"no end after {timeout_s:.0f} s", is_lasting=False)
+            self.queue.failure = stopped if self._stop.is_set() else late
         elif self.queue.failure is None:
             self.queue.failure = Failure(f"the uploader ended with code {child.returncode}", is_lasting=False)
         return self.queue.failure
