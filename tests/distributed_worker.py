@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import sys
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -139,8 +140,13 @@ def record(folder: Path, base: str, scenarios: list[dict[str, Any]]) -> None:
 
 
 def fault(kind: str, rank: int, step: int, arguments: list[str]) -> int:
-    """What goes wrong in one process, in the middle of a step."""
+    """What goes wrong in one process, in the middle of a step; or `late`: its pictures take it STEP seconds longer."""
     inner, count = Steps.__call__, 0
+    if kind == "late":
+        if int(os.environ["RANK"]) == rank:
+            open_pictures = launch._open_pictures
+            launch._open_pictures = lambda *args: (open_pictures(*args), time.sleep(step))[0]
+        return launch.main(arguments)
 
     def faulty(self: Steps, phase: int, batches: list[Batch], rate_factor: float) -> Terms:
         nonlocal count

@@ -97,6 +97,13 @@ def test_a_failing_rank_says_its_rank_and_error_in_one_line(endless: Path, tmp_p
     assert reason.read_text() == f"1 {mine[0].removeprefix('inpaint: ')}\n", "not what only followed"
 
 
+def test_a_process_may_take_longer_over_its_pictures_than_the_others_wait_elsewhere(tmp_path: Path) -> None:
+    """As on a machine that decodes what the others have in their own caches."""
+    config = tiny_config(tmp_path, training={"max_steps": 2, "timeout_s": 5})
+    job = ("fault", "late", 1, 9, "--config", config, "--run-dir", tmp_path / "run")
+    train(*job, processes=2, script=WORKER).ok()
+
+
 def test_a_restart_by_torchrun_resumes(tmp_path: Path) -> None:
     config = tiny_config(tmp_path, checkpointing={"every_steps": 4})
     run_dir, straight = tmp_path / "restarted", tmp_path / "straight"

@@ -212,7 +212,9 @@ def _train_until(stop: StopRequest, runtime: Runtime, config: Config, options: O
     outcome: str | None = None
     try:
         watch.busy("preparing the data")
-        trainer = Trainer(config, options, runtime, run, stop, watch, _open_pictures(runtime, config))
+        pictures = _open_pictures(runtime, config)
+        watch.wait_for_all()  # one machine may have to decode what another has in its cache
+        trainer = Trainer(config, options, runtime, run, stop, watch, pictures)
         if runtime.is_main:
             _print_start(runtime, config, trainer.num_parameters, run)
         outcome = trainer.run()

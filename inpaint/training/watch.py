@@ -56,6 +56,14 @@ class Watch:
         """The same, where it may take as long as it takes."""
         self._where, self._since, self._armed = where, time.monotonic(), False
 
+    def wait_for_all(self) -> None:
+        """Until every process has come here, however long it takes: a collective gives up after `timeout_s`."""
+        if self._store is not None:
+            num_here = self._store.add("prepared", 1)
+            while num_here < self.world_size:  # one that died is found by the thread
+                time.sleep(_BEAT_S)
+                num_here = self._store.add("prepared", 0)
+
     def close(self, in_order: bool) -> None:
         """Stop watching. Having left in order, this process's silence shall not be taken for its death."""
         self._stop.set()
