@@ -210,6 +210,16 @@ def test_several_machines_as_launchers_on_loopback(tmp_path: Path) -> None:
 
 
 @pytest.mark.soak
+def test_a_machine_that_is_not_there_is_not_waited_for_longer_than_asked(tmp_path: Path) -> None:
+    """Without the flag a launcher waits for 15 minutes, and none of our code runs meanwhile."""
+    run = ("--config", tiny_config(tmp_path), "--run-dir", tmp_path / "run")
+    where = ("--num_machines", "2", "--main_process_ip", "127.0.0.1", "--main_process_port", "29733")
+    with launch("multi_node", *run, launcher=(*where, "--machine_rank", "0", "--rdzv_conf", "timeout=5")) as job:
+        ended = job.wait(200)
+    assert ended.codes == [1] and "Timed out after 6 seconds" in ended.stderr
+
+
+@pytest.mark.soak
 @pytest.mark.skipif(torch.cuda.is_available(), reason="on a GPU fp16 is not refused")
 def test_fp16_config_refuses_on_a_cpu(tmp_path: Path) -> None:
     run = ("--config", tiny_config(tmp_path), "--run-dir", tmp_path / "run", "--training.precision", "fp16")
