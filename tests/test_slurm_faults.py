@@ -169,11 +169,10 @@ def first_life(log: str) -> list[str]:
 def table(request: pytest.FixtureRequest) -> Iterator[list[str]]:
     rows: list[str] = []
     yield rows
-    print_line = request.config.get_terminal_writer().line
-    print_line(f"\n\n{len(rows)} faults, each requeued and finished to the same bits:")
-    print_line("| fault | back after | the log's last line |\n| --- | ---: | --- |")
-    for row in rows:
-        print_line(row)
+    head = f"\n\n{len(rows)} faults, each requeued and finished to the same bits:\n"
+    lines = [head, "| fault | out of the nodes after | the log's last line |", "| --- | ---: | --- |", *rows]
+    with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+        print("\n".join(lines), flush=True)
 
 
 @on_slurm
