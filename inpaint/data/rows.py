@@ -6,10 +6,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from inpaint.data.holes import Split
@@ -17,6 +16,9 @@ from inpaint.data.keys import NO_CLASS, SPLIT_NAMES, class_of, content_name
 from inpaint.data.places365 import official_class
 from inpaint.data.sources import Entry
 from inpaint.errors import InpaintError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ class Columns:
         names = [column for column in (self.label, "source" if self.has_source else None) if column]
         if with_data or not self.are_named:
             return [self.image, *names, *(["hole", "crop"] if self.has_coordinates else [])]
-        is_cell = pa.types.is_struct(schema.field(self.image).type)
+        is_cell = schema.field(self.image).type.num_fields > 0
         return [f"{self.image}.path", *names] if is_cell else names or [self.image]
 
     def label_of(self, name: str, value: Any) -> str:
@@ -157,6 +159,7 @@ def opened(name: str) -> Iterator[BinaryIO]:
 @contextmanager
 def in_one_line(trouble: str) -> Iterator[None]:
     """What reading a dataset raises, as an InpaintError that begins with `trouble`."""
+    import pyarrow as pa
     from datasets.exceptions import DatasetsError
 
     try:

@@ -15,8 +15,6 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import yaml
 
 from inpaint.data.holes import SPLITS, Split
@@ -27,6 +25,8 @@ from inpaint.data.sources import Entry, Survey
 from inpaint.errors import InpaintError
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
     from datasets import Dataset
 
 SHARD_NAME = re.compile(rf"({'|'.join(sorted(SPLIT_NAMES, key=len, reverse=True))})(?:-|\.|_?\d)")
@@ -121,6 +121,8 @@ class TableSource:
 
     def _groups(self) -> Iterator[tuple[Split | None, pa.Schema, Callable[[list[str]], Iterator[pa.Table]]]]:
         """Of each row group its split, its columns, and what reads some of these, `ROWS_AT_ONCE` rows at a time."""
+        import pyarrow.parquet as pq
+
         for split, part in ((split, part) for split, parts in self.parts.items() for part in parts):
             if not isinstance(part, str):
                 yield split, part.data.schema, partial(_read_dataset, part)
@@ -131,6 +133,8 @@ class TableSource:
                     yield split, shard.schema_arrow, partial(_read_group, part, shard, group)
 
     def _num_rows(self) -> int:
+        import pyarrow.parquet as pq
+
         def num_rows(part: str | Dataset) -> int:
             if not isinstance(part, str):
                 return len(part)
@@ -273,6 +277,8 @@ def _parts(name: str, splits: Mapping[Any, Sequence[Any]]) -> dict[Split | None,
 
 
 def _read_group(name: str, shard: pq.ParquetFile, group: int, columns: list[str]) -> Iterator[pa.Table]:
+    import pyarrow as pa
+
     with in_one_line(f"{name}, row group {group}, cannot be read"):
         for batch in shard.iter_batches(ROWS_AT_ONCE, [group], columns):
             yield pa.Table.from_batches([batch])
