@@ -29,13 +29,13 @@ from numpy.typing import NDArray
 from inpaint.data import holes
 from inpaint.data.decode import Decoded, coordinates_at, decode_entries, table_of
 from inpaint.data.holes import SPLITS, HoleSpec
-from inpaint.data.rows import entries_of, in_one_line, opened
 from inpaint.data.sources import Entry, open_source
-from inpaint.data.tables import TableSource
 from inpaint.errors import InpaintError
 
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
+
+    from inpaint.data.tables import TableSource
 
 # A lane keeps what it mixes, a block at each end of that, and the next; so a window of a lane's least blocks mixes one.
 LEAST_BLOCKS = 4
@@ -51,6 +51,8 @@ def find_shards(path: str) -> TableSource:
     Raises:
         InpaintError: nothing there, not parquet, or not all three splits.
     """
+    from inpaint.data.tables import TableSource
+
     source = open_source(path)
     if not isinstance(source, TableSource) or not source.is_parquet:
         raise InpaintError(
@@ -261,6 +263,8 @@ class Stream:
         """A block from its shard, not decoded; may be called from several threads."""
         import pyarrow.parquet as pq
 
+        from inpaint.data.rows import entries_of, in_one_line, opened
+
         number, group = self._groups[block]
         with (
             in_one_line(f"{self._files[number]}, row group {group}, cannot be read"),
@@ -302,6 +306,8 @@ class Stream:
 
     def _footer(self, name: str) -> pq.FileMetaData:
         import pyarrow.parquet as pq
+
+        from inpaint.data.rows import in_one_line, opened
 
         with in_one_line(f"the parquet shard {name} cannot be read"), opened(name) as file:
             return pq.ParquetFile(file).metadata
