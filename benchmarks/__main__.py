@@ -7,7 +7,19 @@ from importlib import import_module
 
 from benchmarks.measuring import append_results, heading, load, table
 
-SUITES = ("start", "step", "input", "overhead", "busy", "reduce", "scaling", "inference", "prepare", "checkpoint")
+SUITES = (
+    "start",
+    "step",
+    "input",
+    "overhead",
+    "busy",
+    "reduce",
+    "scaling",
+    "inference",
+    "prepare",
+    "streaming",
+    "checkpoint",
+)
 
 
 def main() -> None:

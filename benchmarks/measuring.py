@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import statistics
+import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -132,6 +135,27 @@ def append_results(text: str) -> None:
 
 def _short(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def watched(command: Sequence[str], environment: Mapping[str, str]) -> tuple[str, float]:
+    """What a command said, and the most memory it held, in MiB.
+
+    Raises:
+        RuntimeError: it failed.
+    """
+    with tempfile.TemporaryFile() as said:
+        process = subprocess.Popen(command, stdout=said, stderr=subprocess.DEVNULL, env=environment)
+        most_kib = 0
+        while process.poll() is None:
+            # Not what wait4 tells: that begins with the memory of this process, from which it was forked.
+            peak = re.search(r"VmHWM:\s+(\d+) kB", "\n".join(lines_of(f"/proc/{process.pid}/status")))
+            most_kib = int(peak[1]) if peak else most_kib
+            time.sleep(0.02)
+        said.seek(0)
+        text = said.read().decode()
+    if process.returncode:
+        raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}: {text}")
+    return text, most_kib / 1024
 
 
 def lines_of(path: str) -> list[str]:

@@ -5,23 +5,31 @@ from __future__ import annotations
 import io
 import os
 import re
-import subprocess
 import sys
 import tarfile
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from benchmarks.measuring import Figure, lines_of, rate, ratio, take_turns
+from benchmarks.measuring import Figure, rate, ratio, take_turns, watched
 from benchmarks.step import picture_files
 from benchmarks.subject import reset_threads
 from inpaint.data.pixels import open_picture, square
 
 NUM, ROUNDS = 2000, 3
 GROWING = (1_000, 10_000, 100_000)
+
+
+# Files of detectors, which nothing here may hand on: the flags of a people filter each, where the environment has them.
+FILTERS = {
+    "darknet": os.environ.get("BENCHMARK_DARKNET", ""),  # --darknet-cfg FILE --darknet-weights FILE
+    "onnx": os.environ.get("BENCHMARK_ONNX", ""),  # --onnx FILE
+    "transformers": os.environ.get("BENCHMARK_TRANSFORMERS", ""),  # --detector FOLDER
+}
 
 
 def run() -> list[Figure]:
@@ -36,18 +44,27 @@ def _speed(folder: Path) -> list[Figure]:
     files = picture_files(source, NUM)
     said: list[str] = []
 
-    def whole() -> None:
-        said.append(_prepare(source.parent, folder / f"dataset-{len(said)}")[0])
+    def whole(workers: int, *flags: str) -> None:
+        said.append(_prepare(source.parent, folder / f"dataset-{len(said)}", "--workers", str(workers), *flags)[0])
 
     def decode() -> None:
         for file in files:
             square(open_picture(file), 64)
 
-    seconds = take_turns({"prepare": whole, "decode": decode}, rounds=ROUNDS, clock=time.perf_counter)
+    rivals = {"two": lambda: whole(2), "prepare": lambda: whole(1), "decode": decode}
+    seconds = take_turns(rivals, rounds=ROUNDS, clock=time.perf_counter)
     total, stages = re.findall(r"([\d.]+) core seconds: (.+)", said[-1])[0]
     note = f"by the clock, {NUM} JPEGs of 256 px, start included, no people filter"
+    filtered = {
+        name: take_turns({name: partial(whole, 1, "--people-filter", name, *flags.split())}, 1, time.perf_counter)[name]
+        for name, flags in FILTERS.items()
+        if flags
+    }
     return [
         rate("prepare, one worker", seconds["prepare"], NUM, "img/s", note),
+        rate("prepare, two workers", seconds["two"], NUM, "img/s"),
+        ratio("two workers against one", seconds["two"], seconds["prepare"], "each starts for itself"),
+        *(rate(f"prepare, one worker, people filter {name}", its, NUM, "img/s") for name, its in filtered.items()),
         rate("only decoding and scaling them", seconds["decode"], NUM, "img/s"),
         ratio("prepare against only decoding", seconds["prepare"], seconds["decode"], "1 would be free"),
         Figure("first pass, per core", NUM / float(total), "img/s", None, "without the start and the second pass"),
@@ -63,28 +80,19 @@ def _memory(folder: Path) -> list[Figure]:
     for num in GROWING:
         tar = folder / "photos.tar"
         _write_tar(tar, num)
-        _, mib = _prepare(tar, folder / f"from-tar-{num}")
+        start = time.perf_counter()
+        _, mib = _prepare(tar, folder / f"from-tar-{num}", "--workers", "1")
+        seconds = time.perf_counter() - start
+        figures.append(Figure(f"prepare, {num:,} pictures from a tar", num / seconds, "img/s", None, "by the clock"))
         figures.append(Figure(f"most memory, {num:,} pictures from a tar", mib, "MiB", None, "one worker, 64 px"))
     return figures
 
 
-def _prepare(source: Path, out: Path) -> tuple[str, float]:
+def _prepare(source: Path, out: Path, *flags: str) -> tuple[str, float]:
     """What the command said, and the most memory it held, in MiB."""
-    command = [sys.executable, "-m", "inpaint", "prepare", "--source", str(source), "--out", str(out), "--workers", "1"]
+    command = [sys.executable, "-m", "inpaint", "prepare", "--source", str(source), "--out", str(out), *flags]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with tempfile.TemporaryFile() as said:
-        process = subprocess.Popen(command, stdout=said, stderr=subprocess.DEVNULL, env=environment)
-        most_kib = 0
-        while process.poll() is None:
-            # Not what wait4 tells: that begins with the memory of this process, from which it was forked.
-            peak = re.search(r"VmHWM:\s+(\d+) kB", "\n".join(lines_of(f"/proc/{process.pid}/status")))
-            most_kib = int(peak[1]) if peak else most_kib
-            time.sleep(0.02)
-        said.seek(0)
-        text = said.read().decode()
-    if process.returncode:
-        raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}: {text}")
-    return text, most_kib / 1024
+    return watched(command, environment)
 
 
 def _write_tar(path: Path, num: int) -> None:

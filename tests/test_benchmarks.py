@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import baseline_loop, busy, overhead, scaling, start
+from benchmarks import baseline_loop, busy, overhead, scaling, start, streaming
 from benchmarks.measuring import Figure, middle, rate, ratio, table, take_turns
 from benchmarks.step import picture_files
 from benchmarks.subject import Subject, configured
@@ -152,3 +152,10 @@ def test_a_start_is_timed_from_the_launcher_on(tmp_path: Path) -> None:
 def test_training_beside_busy_loops_is_timed() -> None:
     figures = busy.run(0.5, "--model.width=4", "--data.image_size=16", "--model.norm=group")
     assert len(figures) == 4 and all(figure.value > 0 for figure in figures)
+
+
+def test_streaming_is_measured_on_a_prepared_dataset(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streaming, "BATCH", 4)
+    monkeypatch.setattr(streaming, "SECONDS", 0.1)
+    assert streaming.measure(str(dataset), 64, 512) > 0
+    assert streaming.measure(str(dataset), 64, 0) == 0

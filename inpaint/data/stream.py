@@ -31,6 +31,7 @@ from inpaint.data.decode import Decoded, coordinates_at, decode_entries, table_o
 from inpaint.data.holes import SPLITS, HoleSpec
 from inpaint.data.sources import Entry, open_source
 from inpaint.errors import InpaintError
+from inpaint.processes import num_cores
 
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
@@ -322,5 +323,4 @@ class Stream:
 
 def _num_threads() -> int:
     """Processors that this process may count on, of a machine's processes."""
-    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(16, here // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+    return max(1, min(16, num_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))

@@ -17,6 +17,7 @@ import cv2
 from inpaint.data.chunks import Chunk, Tally, make_chunk
 from inpaint.data.people import PeopleFilter
 from inpaint.errors import InpaintError
+from inpaint.processes import num_cores
 
 
 @contextmanager
@@ -61,7 +62,6 @@ def _start_worker() -> None:
 
 
 def default_workers(people: PeopleFilter) -> int:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    here = max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    here = max(1, num_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     # Each has the detector on the GPU for itself; a few are enough to keep it busy.
     return min(here, 4) if people.kind == "transformers" else here
