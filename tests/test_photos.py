@@ -404,3 +404,19 @@ def test_two_processes_at_once_build_once(tmp_path: Path) -> None:
     said = [builder.communicate()[0].splitlines() for builder in builders]
     assert [builder.returncode for builder in builders] == [0, 0]
     assert sorted(said) == [["opened"], ["render", "render", "render", "opened"]]
+
+
+def test_what_is_in_the_cache_is_opened_without_pandas(tmp_path: Path) -> None:
+    """It takes a quarter of a second of every process's start, and nothing of it is used."""
+    opened(None, tmp_path)
+    program = f"""\
+import sys
+from pathlib import Path
+from inpaint.data.holes import HoleSpec
+from inpaint.data.pictures import SyntheticSpec, open_pictures
+made = SyntheticSpec(num_train=40, num_validation=8, num_test=4, seed=1)
+open_pictures(None, HoleSpec.scaled(16), cache_dir=Path({str(tmp_path)!r}), max_bad_fraction=0, synthetic=made,
+              show_progress=False)
+sys.exit("pandas" in sys.modules)
+"""
+    assert subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parents[1]).returncode == 0
