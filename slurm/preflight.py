@@ -29,6 +29,7 @@ import yaml
 from inpaint.arguments import parse_arguments
 from inpaint.data.sources import open_source
 from inpaint.errors import InpaintError, UsageError
+from inpaint.processes import rank_and_world_size
 from inpaint.training.set_up import divide_batch, env_true, refuse_lost_gpus
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -250,8 +251,12 @@ def all_reduce() -> int:
     import torch
     import torch.distributed as dist
 
-    rank, local_rank = int(os.environ.get("RANK", "0")), int(os.environ.get("LOCAL_RANK", "0"))
-    world, here = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    try:
+        rank, world = rank_and_world_size()
+    except UsageError as error:
+        print(f"preflight: {error}", file=sys.stderr)
+        return 1
+    local_rank, here = int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     place = f"rank {rank} on {socket.gethostname()}"
     use_cpu = env_true("ACCELERATE_USE_CPU") or not torch.cuda.is_available()
     if not env_true("ACCELERATE_USE_CPU") and not torch.cuda.is_available():

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 from hub_server import LoopbackHub
 from huggingface_hub import ModelCard
 from publishing import FIGURES, REPO, drain, submit
@@ -118,6 +119,36 @@ def test_damaged_files_of_a_run_cost_their_part_of_the_card_and_nothing_else(run
     text = (run_dir / "README.md").read_text()
     assert "epoch 1 (step 3)" in text and "Pictures seen: 96" in text
     assert "Not measured yet" in text
+
+
+@pytest.mark.parametrize(
+    ("path", "shown", "datasets"),
+    [
+        ("/home/alice/secret/photos/", "photos", None),
+        ("../secret/photos", "photos", None),
+        ("secret/photos.zip", "photos.zip", None),
+        ("alice/photos:large@v1", "alice/photos:large@v1", ["alice/photos"]),
+    ],
+)
+def test_no_folder_of_this_machine_is_published(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch, path: str, shown: str, datasets: list[str] | None
+) -> None:
+    from inpaint.hub.card import write_card, write_generator_card
+
+    monkeypatch.chdir(run_dir)
+    (run_dir / "secret").mkdir()
+    settings = {"data": {"path": path, "cache_dir": "secret/cache", "image_size": 64}, "training": {"epochs": 2}}
+    (run_dir / "config.yaml").write_text(yaml.safe_dump(settings))
+    write_generator_card(run_dir, run_dir / "generator")
+    assert yaml.safe_load((run_dir / "config.yaml").read_text()) == settings
+    write_card(run_dir, REPO)
+    published = yaml.safe_load((run_dir / "config.yaml").read_text())
+    assert published == {**settings, "data": {"path": shown, "cache_dir": "cache", "image_size": 64}}
+    for text in [(folder / "README.md").read_text() for folder in (run_dir, run_dir / "generator")]:
+        assert f"{shown}\n- Pictures seen" in text
+        assert yaml.safe_load(text.partition("```yaml\n")[2].partition("```")[0]) == published
+        assert "secret" not in text and "home" not in text
+        assert ModelCard(text).data.datasets == datasets
 
 
 def test_the_card_beside_a_generator_says_the_same_and_points_to_no_picture(run_dir: Path) -> None:

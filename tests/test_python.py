@@ -20,6 +20,7 @@ from inpaint.resolve import load_config
 from inpaint.training import launch, set_up
 from inpaint.training.signals import STOPPING
 from inpaint.training.trainer import Trainer
+from inpaint.training.watch import Watch
 
 SHORT = {"training.max_steps": 4, "training.phases": [0.5, 0.0, 0.5]}
 
@@ -175,3 +176,21 @@ def test_a_run_keeps_its_number_of_threads_and_gives_the_callers_back(
     assert "changed since this run was last started: training.num_threads: 2 -> 3" in told
     assert "3 CPU threads a process on 1 core(s) are slow" in told
     assert torch.get_num_threads() == before
+
+
+def test_a_compiler_may_take_longer_than_timeout_s_where_a_part_of_training_runs_first(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: dict[str, list[str]] = {"at": [], "busy": []}
+    for name in told:
+        monkeypatch.setattr(Watch, name, lambda self, where, name=name: told[name].append(where))
+    # As where there is no compiler: what is tested is what the watch is told.
+    monkeypatch.setattr("inpaint.training.runtime.why_not_compiled", lambda device: "not here")
+    for compiles in (False, True):
+        told["at"].clear(), told["busy"].clear()
+        inpaint.train(
+            config, tmp_path / f"{compiles}", SHORT | {"training.compile": compiles, "training.max_steps": 10}
+        )
+        unhurried = {where.partition(", ")[2]: where for where in told["busy"] if ", phase" in where}
+        assert unhurried == ({"phase 1": "step 1, phase 1", "phase 3": "step 6, phase 3"} if compiles else {})
+        assert sum(", phase" in where for where in told["at"]) == 10 - len(unhurried)

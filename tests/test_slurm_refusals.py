@@ -77,6 +77,17 @@ def test_processes_that_share_a_core_are_warned_of(
     assert "a gives 1 core(s) for 8 processes" in capsys.readouterr().err
 
 
+def test_a_rank_that_is_no_number_is_told_in_a_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(REPOSITORY / "slurm")
+    import preflight
+
+    monkeypatch.setenv("RANK", "one")
+    assert preflight.all_reduce() == 1
+    assert capsys.readouterr().err.startswith("preflight: RANK='one' in the environment is not a whole number; unset")
+
+
 def test_the_look_at_the_nodes_goes_without_torch() -> None:
     """It takes a second or more of each start."""
     program = "import sys; sys.path.insert(0, 'slurm'); import preflight; sys.exit('torch' in sys.modules)"

@@ -12,13 +12,17 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-TEMPLATE = Path(__file__).with_name("model_card.md")
+from inpaint.data.sources import HUB_ID
+
+TEMPLATE, CONFIG = Path(__file__).with_name("model_card.md"), "config.yaml"
 _SYNTHETIC = "synthetic landscapes, drawn by the program itself"
 _METRIC_NAMES = {"psnr": "PSNR (dB)", "l1": "L1", "ssim": "SSIM"}
 
 
 def write_card(folder: Path, repo_id: str) -> None:
     """Write `README.md` and `curves.png` into a folder that holds a run's files as the repository will hold them.
+
+    Its `config.yaml` is written anew where that names folders of this machine.
 
     Read, each only if it is there and whole: `config.yaml`, `metrics.jsonl`, `samples/*.png`, `evaluation.json`
     (`split`, `num_pictures`, `rows`: method to metric to value, the network's own row being `generator`) and
@@ -29,6 +33,9 @@ def write_card(folder: Path, repo_id: str) -> None:
     """
     lines = _metrics(folder)
     _draw_curves(lines, folder / "curves.png")
+    settings = _settings(folder)
+    if settings != _parsed(yaml.safe_load, _text(folder / CONFIG)):
+        (folder / CONFIG).write_text(_as_yaml(settings), encoding="utf-8")
     pictures = {"samples": _newest_sample(folder), "curves": "curves.png" if (folder / "curves.png").exists() else ""}
     ModelCard(_text_of_card(folder, lines, repo_id, repo_id, pictures)).save(folder / "README.md")
 
@@ -48,8 +55,7 @@ def write_generator_card(run_dir: Path, folder: Path) -> None:
 
 
 def _text_of_card(run: Path, lines: list[dict[str, Any]], title: str, source: str, pictures: dict[str, str]) -> str:
-    config = _text(run / "config.yaml")
-    settings = _parsed(yaml.safe_load, config)
+    settings = _settings(run)
     evaluation, environment = (
         _parsed(json.loads, _text(run / f"{name}.json")) for name in ("evaluation", "environment")
     )
@@ -78,7 +84,7 @@ def _text_of_card(run: Path, lines: list[dict[str, Any]], title: str, source: st
         data_revision=environment.pop("data_revision", None),
         images_seen=last.get("images_seen"),
         environment=environment,
-        config=config.strip() or "# not recorded",
+        config=_as_yaml(settings).strip() if settings else "# not recorded",
         image_size=data.get("image_size"),
         **pictures,
     )
@@ -87,13 +93,13 @@ def _text_of_card(run: Path, lines: list[dict[str, Any]], title: str, source: st
 def _card_data(
     title: str, data_path: str | None, evaluation: dict[str, Any], environment: dict[str, Any]
 ) -> ModelCardData:
-    is_on_hub = _is_hub_id(data_path)
+    hub_id = _hub_id(data_path)
     figures = evaluation.get("rows", {}).get("generator", {})
     results = [
         EvalResult(
             task_type="image-to-image",
             task_name="Image inpainting",
-            dataset_type=str(data_path) if is_on_hub else "other",
+            dataset_type=hub_id or "other",
             dataset_name=_data_name(data_path),
             dataset_split=evaluation.get("split"),
             dataset_revision=environment.get("data_revision"),
@@ -109,24 +115,38 @@ def _card_data(
         library_name="inpaint",
         pipeline_tag="image-to-image",
         tags=["inpaint", "image-inpainting", "gan", "landscapes"],
-        datasets=[str(data_path)] if is_on_hub else None,
+        datasets=[hub_id] if hub_id else None,
         model_name=title.split("/")[-1],
         eval_results=results or None,
     )
 
 
-def _is_hub_id(path: str | None) -> bool:
-    """`ORG/NAME`, unless there is such a folder here."""
-    return (
-        path is not None and path.count("/") == 1 and not path.startswith((".", "/", "~")) and not Path(path).exists()
-    )
+def _settings(run: Path) -> dict[str, Any]:
+    """A run's settings, of folders of this machine only the last part, for the others tell about somebody's disk."""
+    settings = _parsed(yaml.safe_load, _text(run / CONFIG))
+    data = settings.get("data")
+    if isinstance(data, dict):
+        for key in ("path", "cache_dir"):
+            if data.get(key) is not None and (key == "cache_dir" or _hub_id(str(data[key])) is None):
+                # Resolved, since `.` and `..` have no name of their own.
+                data[key] = Path(str(data[key])).resolve().name or "/"
+    return settings
+
+
+def _as_yaml(settings: dict[str, Any]) -> str:
+    return yaml.safe_dump(settings, sort_keys=False, default_flow_style=None)
+
+
+def _hub_id(path: str | None) -> str | None:
+    """The `ORG/NAME` in a `data.path`; None if that is a local one."""
+    match = HUB_ID.fullmatch(path or "")
+    return match["name"] if match is not None and not Path(path or "").parent.is_dir() else None
 
 
 def _data_name(path: str | None) -> str:
-    """What to call the data; of a local path only its last part, for the others tell about somebody's disk."""
     if path is None:
         return _SYNTHETIC
-    return path if _is_hub_id(path) else f"a local folder named {Path(path).name}"
+    return path if _hub_id(path) else f"a local folder named {path}"
 
 
 def _metric_name(name: str) -> str:

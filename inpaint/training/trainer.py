@@ -101,6 +101,7 @@ class Trainer:
         self.agreement = Agreement(runtime, stop, config.checkpointing.every_minutes, self.store.wants_retry)
         self.data_digest = digest_of(pictures["validation"])
         self.published_step = -1
+        self._compiled: set[str] = set()
 
     def run(self) -> str:
         """Train to the end or until asked to stop.
@@ -163,7 +164,7 @@ class Trainer:
         with self.profiler.span("data wait"):
             batch = next(batches)
         place = Place(progress.step + 1, progress.epoch, progress.position, phase)
-        self.watch.at(f"step {place.step}, phase {phase}")
+        self._at(f"step {place.step}, phase {phase}", f"phase {phase}")
         if [place.epoch, place.position] not in progress.skipped:
             images_seen = progress.images_seen + training.global_batch_size
             factor = self.learning_rate.of_step(images_seen, training.global_batch_size)
@@ -185,8 +186,14 @@ class Trainer:
         return NOTHING
 
     def _stop_now(self) -> bool:
-        self.watch.at(f"step {self.progress.step}, held-out pictures")
+        self._at(f"step {self.progress.step}, held-out pictures", "held-out pictures")
         return self.agreement.stop_now()
+
+    def _at(self, where: str, part: str) -> None:
+        """Tell the watch; a compiler, at work where a `part` of training runs first, may take as long as it needs."""
+        compiles = self.config.training.compile and part not in self._compiled
+        self._compiled.add(part)
+        (self.watch.busy if compiles else self.watch.at)(where)
 
     def _log(self, place: Place) -> None:
         means = self.meter.read()
