@@ -24,9 +24,13 @@ def write_synced(path: Path, data: bytes) -> None:
         os.close(descriptor)
 
 
-def sync_directory(path: Path) -> None:
-    """Make what was created, renamed or removed in a directory last."""
-    _sync(path)
+def sync(path: Path) -> None:
+    """Make a file's content last, or what was created, renamed or removed in a directory."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -38,21 +42,21 @@ def write_atomically(path: Path, data: bytes) -> None:
     except OSError:
         temporary.unlink(missing_ok=True)  # half a file on a full disk would take the room that is left
         raise
-    sync_directory(path.parent)
+    sync(path.parent)
 
 
 def sync_files(folder: Path) -> None:
     """Make the content of a folder's files last, where a library wrote them."""
     for path in folder.rglob("*"):
         if path.is_file():
-            _sync(path)
+            sync(path)
 
 
 def publish_directory(temporary: Path, final: Path) -> None:
     """Give a finished directory its name in one step; its files must have been written through."""
-    sync_directory(temporary)
+    sync(temporary)
     os.rename(temporary, final)
-    sync_directory(final.parent)
+    sync(final.parent)
 
 
 def remove_directory(path: Path) -> None:
@@ -102,11 +106,3 @@ def read_json_lines(path: Path) -> tuple[list[dict[str, Any]], list[bytes]]:
         else:
             damaged.append(line)
     return objects, damaged
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -5,13 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import socket
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
 
 from inpaint.errors import InpaintError
-from inpaint.files import human_size, sync_directory
+from inpaint.files import human_size, sync
 
 # Between two looks whether another machine or job is done.
 LOCK_POLL_S = 1.0
@@ -34,24 +32,32 @@ def build_once(entry: Path, fill: Callable[[Path], None]) -> None:
     """
     if entry.is_dir():
         return
-    with _locked(entry):
-        if entry.is_dir():
-            return
-        mine = f"{entry.name}.partial-{socket.gethostname()}-"
-        folder = entry.parent / f"{mine}{os.getpid()}"
-        try:
+    from filelock import FileLock  # the system frees the lock of a process that is killed
+
+    mine = f"{entry.name}.partial-{socket.gethostname()}-"
+    folder = entry.parent / f"{mine}{os.getpid()}"
+    try:
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{entry}.lock").acquire(poll_interval=LOCK_POLL_S):
+            if entry.is_dir():
+                return
             for left in entry.parent.iterdir():
                 if left.name.startswith(mine):  # by a process that was killed, since the lock is ours
                     shutil.rmtree(left)
             folder.mkdir()
-            fill(folder)
-            sync_directory(folder)
-            folder.rename(entry)
-            sync_directory(entry.parent)
-        except OSError as error:
-            raise _cannot_write(entry.parent, error) from error
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            try:
+                fill(folder)
+                sync(folder)
+                folder.rename(entry)
+                sync(entry.parent)
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+    except (OSError, NotImplementedError) as error:  # the latter: a file system without locks
+        why = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        raise InpaintError(
+            f"cannot write to the cache of decoded pictures, {entry.parent} ({why}): set data.cache_dir or "
+            "$INPAINT_CACHE to another folder"
+        ) from error
 
 
 def check_room(cache: Path, num_bytes: int) -> None:
@@ -62,37 +68,3 @@ def check_room(cache: Path, num_bytes: int) -> None:
             f"the cache of decoded pictures needs {human_size(num_bytes)} in {cache}, where {human_size(free)} are "
             "free: make room, or set data.cache_dir or $INPAINT_CACHE to another folder"
         )
-
-
-@contextmanager
-def durable(path: Path) -> Iterator[BinaryIO]:
-    """A new file that is on the disk when the block ends."""
-    with path.open("wb") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-
-
-@contextmanager
-def _locked(entry: Path) -> Iterator[None]:
-    """One process of the machine at a time; the system frees the lock of one that is killed."""
-    from filelock import FileLock
-
-    lock = FileLock(f"{entry}.lock")
-    try:
-        entry.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire(poll_interval=LOCK_POLL_S)
-    except (OSError, NotImplementedError) as error:  # the latter: a file system without locks
-        raise _cannot_write(entry.parent, error) from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _cannot_write(cache: Path, error: Exception) -> InpaintError:
-    why = (error.strerror if isinstance(error, OSError) else None) or str(error)
-    return InpaintError(
-        f"cannot write to the cache of decoded pictures, {cache} ({why}): set data.cache_dir or $INPAINT_CACHE to "
-        "another folder"
-    )

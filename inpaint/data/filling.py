@@ -14,12 +14,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from inpaint.data.cache import check_room, durable
+from inpaint.data.cache import check_room
 from inpaint.data.decode import Decoded, table_of
 from inpaint.data.holes import SPLITS, Split
 from inpaint.data.keys import KEY_RULE
 from inpaint.data.recipes import TASK_BYTES, Listing, Recipe, Task
 from inpaint.errors import InpaintError
+from inpaint.files import sync, write_synced
 from inpaint.processes import num_cores
 
 TASK_PICTURES = 64
@@ -54,11 +55,9 @@ def fill(folder: Path, entry: Path, recipe: Recipe, size: int, max_bad_fraction:
             refuse_too_many(recipe.name, bad, num_seen, total, max_bad_fraction)
     for split_files in files.values():
         _refuse_empty(recipe.name, split_files.split, split_files.finish())
-    with durable(folder / "entry.json") as file:
-        facts = {"source": recipe.name, "num_pictures": total, "bad": bad, "key_rule": KEY_RULE}
-        file.write(json.dumps(facts).encode())
-    with durable(folder / "bad.txt") as file:
-        file.write("".join(f"{line}\n" for line in bad).encode())
+    facts = {"source": recipe.name, "num_pictures": total, "bad": bad, "key_rule": KEY_RULE}
+    write_synced(folder / "entry.json", json.dumps(facts).encode())
+    write_synced(folder / "bad.txt", "".join(f"{line}\n" for line in bad).encode())
     if bad:
         shown = "".join(f"\n  {line}" for line in bad[:NUM_NAMED])
         more = f"\n  and {len(bad) - NUM_NAMED} more" if len(bad) > NUM_NAMED else ""
@@ -108,8 +107,10 @@ class _SplitFiles:
         table = table_of(
             [self.listing.sources[place] for place in kept.tolist()], self.listing.key_hashes[kept], coordinates
         )
-        with durable(self.folder / f"{self.split}.arrow") as file, pa.ipc.new_file(file, table.schema) as writer:
+        path = self.folder / f"{self.split}.arrow"
+        with pa.ipc.new_file(str(path), table.schema) as writer:
             writer.write_table(table)
+        sync(path)
         return len(kept)
 
     def _write_header(self, num: int) -> None:

@@ -31,7 +31,7 @@ from inpaint.files import (
     publish_directory,
     read_json_object,
     remove_directory,
-    sync_directory,
+    sync,
     write_atomically,
     write_synced,
 )
@@ -210,7 +210,7 @@ class CheckpointStore:
                 remove_directory(self.folder(step))
         for leftover in [*self.root.glob(f"{_TRASH}*"), *self.root.glob(f"{_TEMPORARY}*")]:
             shutil.rmtree(leftover)
-        sync_directory(self.root)
+        sync(self.root)
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:
