@@ -199,3 +199,14 @@ def test_a_name_that_cannot_be_is_told_in_one_short_line(name: str) -> None:
     with pytest.raises(InpaintError) as caught:
         Generator.from_pretrained(name)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 300
+
+
+def test_a_run_that_is_not_there_is_no_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The Hub's client would try for half a minute where there is no network."""
+    from inpaint import Generator
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    for name in ("runs/nothing", "runs/nothing/", str(tmp_path / "runs" / "nothing")):
+        with pytest.raises(InpaintError, match=r"does not exist, though the folder .*runs does"):
+            Generator.from_pretrained(name)

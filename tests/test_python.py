@@ -194,3 +194,13 @@ def test_a_compiler_may_take_longer_than_timeout_s_where_a_part_of_training_runs
         unhurried = {where.partition(", ")[2]: where for where in told["busy"] if ", phase" in where}
         assert unhurried == ({"phase 1": "step 1, phase 1", "phase 3": "step 6, phase 3"} if compiles else {})
         assert sum(", phase" in where for where in told["at"]) == 10 - len(unhurried)
+
+
+@pytest.mark.parametrize(("batch", "words"), [(16, ""), (64, "an epoch has 2 step(s), too few for phase 3 of")])
+def test_pictures_too_few_for_a_phase_are_said(
+    config: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], batch: int, words: str
+) -> None:
+    """A small folder would train the generator alone, silently."""
+    inpaint.train(config, tmp_path / "run", {"training.global_batch_size": batch, "training.max_steps": 1})
+    said = capfd.readouterr().err
+    assert words in said and ("too few" in said) == bool(words)

@@ -181,6 +181,8 @@ class Generator(
                 return Path(given) / name
             if "/" not in given:
                 raise InpaintError(f"there is no folder {source}, and a Hub id has two parts, such as ORG/NAME")
+            if os.path.isdir(parent := os.path.dirname(given.rstrip("/"))):  # noqa: PTH112, PTH120 - as above
+                raise InpaintError(f"{source} does not exist, though the folder {parent} does; so it is no Hub id")
             try:
                 path = hf_hub_download(
                     given,

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from inpaint.training.run_directory import RunDirectory
     from inpaint.training.runtime import Runtime
     from inpaint.training.signals import StopRequest
+    from inpaint.training.trainer import Trainer
 
 
 @dataclass(frozen=True)
@@ -216,7 +217,7 @@ def _train_until(stop: StopRequest, runtime: Runtime, config: Config, options: O
         watch.wait_for_all()  # one machine may have to decode what another has in its cache
         trainer = Trainer(config, options, runtime, run, stop, watch, pictures)
         if runtime.is_main:
-            _print_start(runtime, config, trainer.num_parameters, run)
+            _print_start(runtime, config, trainer, run)
         outcome = trainer.run()
         watch.busy("leaving")
         publication = trainer.publication
@@ -296,10 +297,18 @@ def _open_stream(config: Config) -> Stream:
     )
 
 
-def _print_start(runtime: Runtime, config: Config, num_parameters: list[int], run: RunDirectory) -> None:
-    for note in start_notes(config.training.num_threads or 1, runtime.world_size):
+def _print_start(runtime: Runtime, config: Config, trainer: Trainer, run: RunDirectory) -> None:
+    training = config.training
+    notes = start_notes(training.num_threads or 1, runtime.world_size)
+    shares = zip((1, 2, 3), training.phases, trainer.phases, strict=True)
+    if idle := [str(phase) for phase, share, num_steps in shares if share and not num_steps]:
+        notes.append(
+            f"an epoch has {sum(trainer.phases)} step(s), too few for phase {' and '.join(idle)} of training.phases, "
+            f"which is left out: use more pictures, or a training.global_batch_size below {training.global_batch_size}"
+        )
+    for note in notes:
         print(note, file=sys.stderr)
-    generator, discriminator = (count / 1e6 for count in num_parameters)
+    generator, discriminator = (count / 1e6 for count in trainer.num_parameters)
     print(
         f"{runtime.describe()}; {generator:.2f} M + {discriminator:.2f} M parameters (generator + discriminator)\n"
         f"run directory: {run.path}",
