@@ -161,7 +161,9 @@ class TransformersDetector:
         disable_progress_bar()
         model, _, revision = people.model.partition("@")
         num_gpus = torch.cuda.device_count()
-        self.device = torch.device("cuda", local_rank() % num_gpus) if num_gpus else torch.device("cpu")
+        self.device = (
+            torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % num_gpus) if num_gpus else torch.device("cpu")
+        )
         self.dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
         place: dict[str, Any] = {"revision": revision or "main", "local_files_only": not _is_on_hub(people.model)}
         try:
@@ -224,19 +226,20 @@ def _is_on_hub(model: str) -> bool:
         InpaintError: neither.
     """
     from huggingface_hub import hf_hub_url, try_to_load_from_cache
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
+
+    from inpaint.hub.errors import HTTP_ERROR
 
     name, _, revision = model.partition("@")
     if Path(name).is_dir():
         return False
-    http_error: type[Exception] = HfHubHTTPError.__bases__[0]  # the HTTP library's own
     try:
         url = hf_hub_url(name, "config.json", revision=revision or None)
         hf_raise_for_status(
             get_session().head(url, headers=build_hf_headers(), timeout=REACH_TIMEOUT_S, follow_redirects=True)
         )
-    except (http_error, OSError, HFValidationError) as error:
+    except (HTTP_ERROR, OSError, HFValidationError) as error:
         is_valid = not isinstance(error, HFValidationError)
         if is_valid and isinstance(try_to_load_from_cache(name, "config.json", revision=revision or None), str):
             return False
@@ -268,11 +271,6 @@ def letterbox(
         picture, (new_width, new_height), interpolation=interpolation
     )
     return canvas, scale, left, top
-
-
-def local_rank() -> int:
-    """Which of this machine's GPUs is ours, as the launcher says."""
-    return int(os.environ.get("LOCAL_RANK", "0"))
 
 
 def _cfg_number(cfg: Path, wanted: str) -> int:

@@ -252,7 +252,8 @@ def _ask_once(trouble: str, repo: str, revision: str | None) -> None:
     from huggingface_hub import HfApi, constants
     from huggingface_hub.errors import HfHubHTTPError
 
-    of_client: type[Exception] = HfHubHTTPError.__bases__[0]  # httpx's or httpx2's, as its version has it
+    from inpaint.hub.errors import HTTP_ERROR
+
     copies = Path(datasets.config.HF_DATASETS_CACHE).glob(f"{repo.partition('/')[0]}___*")
     if constants.HF_HUB_OFFLINE or any(copies):
         return
@@ -263,7 +264,7 @@ def _ask_once(trouble: str, repo: str, revision: str | None) -> None:
             return  # it may yet come back
         why = f"there is none of this name, or your token may not see it ({error.response.status_code})"
         raise InpaintError(f"{trouble}: {why}") from error
-    except (OSError, of_client) as error:
+    except (OSError, HTTP_ERROR) as error:
         raise InpaintError(f"{trouble}: it cannot be reached ({' '.join(str(error).split())[:200]})") from error
 
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +10,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from inpaint.data.sources import HUB_ID
+from inpaint.files import read_json_lines, read_json_object
 
 TEMPLATE, CONFIG = Path(__file__).with_name("model_card.md"), "config.yaml"
 _SYNTHETIC = "synthetic landscapes, drawn by the program itself"
@@ -34,7 +32,7 @@ def write_card(folder: Path, repo_id: str) -> None:
     lines = _metrics(folder)
     _draw_curves(lines, folder / "curves.png")
     settings = _settings(folder)
-    if settings != _parsed(yaml.safe_load, _text(folder / CONFIG)):
+    if settings != _parsed(folder / CONFIG):
         (folder / CONFIG).write_text(_as_yaml(settings), encoding="utf-8")
     pictures = {"samples": _newest_sample(folder), "curves": "curves.png" if (folder / "curves.png").exists() else ""}
     ModelCard(_text_of_card(folder, lines, repo_id, repo_id, pictures)).save(folder / "README.md")
@@ -56,9 +54,7 @@ def write_generator_card(run_dir: Path, folder: Path) -> None:
 
 def _text_of_card(run: Path, lines: list[dict[str, Any]], title: str, source: str, pictures: dict[str, str]) -> str:
     settings = _settings(run)
-    evaluation, environment = (
-        _parsed(json.loads, _text(run / f"{name}.json")) for name in ("evaluation", "environment")
-    )
+    evaluation, environment = (read_json_object(run / f"{name}.json") for name in ("evaluation", "environment"))
     data = settings.get("data", {})
     data_path = data.get("path")
     rows = {
@@ -123,7 +119,7 @@ def _card_data(
 
 def _settings(run: Path) -> dict[str, Any]:
     """A run's settings, of folders of this machine only the last part, for the others tell about somebody's disk."""
-    settings = _parsed(yaml.safe_load, _text(run / CONFIG))
+    settings = _parsed(run / CONFIG)
     data = settings.get("data")
     if isinstance(data, dict):
         for key in ("path", "cache_dir"):
@@ -166,28 +162,18 @@ def _newest_sample(folder: Path) -> str:
     return f"samples/{samples[-1]}" if samples else ""
 
 
-def _text(path: Path) -> str:
-    return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
-
-
-def _parsed(parse: Callable[[str], Any], text: str) -> dict[str, Any]:
-    """The keys of a file; one that a crash or a bad disk has damaged says nothing, and costs its part of the card."""
+def _parsed(path: Path) -> dict[str, Any]:
+    """The keys of a YAML file; one that a crash or a bad disk has damaged costs its part of the card."""
     try:
-        parsed = parse(text)
-    except (ValueError, yaml.YAMLError):
+        parsed = yaml.safe_load(path.read_text(encoding="utf-8", errors="replace"))
+    except (OSError, ValueError, yaml.YAMLError):
         return {}
     return parsed if isinstance(parsed, dict) else {}
 
 
 def _metrics(folder: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl that are whole. A run that was killed may have cut its last line short."""
-    lines = []
-    for text in _text(folder / "metrics.jsonl").splitlines():
-        with suppress(ValueError):
-            line = json.loads(text)
-            if isinstance(line, dict) and "images_seen" in line:
-                lines.append(line)
-    return lines
+    lines, _ = read_json_lines(folder / "metrics.jsonl")
+    return [line for line in lines if "images_seen" in line]
 
 
 def _draw_curves(lines: list[dict[str, Any]], path: Path) -> None:

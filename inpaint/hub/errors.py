@@ -10,9 +10,10 @@ from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
 from inpaint.errors import InpaintError
 
-# Whatever the client raises for what is not a bug. The first base of HfHubHTTPError is the HTTP library's own error,
-# which huggingface_hub takes from httpx or httpx2 according to its version.
-CLIENT_ERRORS: tuple[type[Exception], ...] = (OSError, RuntimeError, ValueError, HfHubHTTPError.__bases__[0])
+# The HTTP library's own error, which huggingface_hub takes from httpx or httpx2 according to its version.
+HTTP_ERROR: type[Exception] = HfHubHTTPError.__bases__[0]
+# Whatever the client raises for what is not a bug.
+CLIENT_ERRORS: tuple[type[Exception], ...] = (OSError, RuntimeError, ValueError, HTTP_ERROR)
 
 _SECRETS = re.compile(
     r"\b(?:hf|api_org|hf_oauth)_[A-Za-z0-9_]{8,}"  # tokens
