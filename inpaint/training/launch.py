@@ -84,13 +84,7 @@ def train(
     resolved = load_config(given, overrides)
     path = default_run_dir(given, resolved.data.path) if run_dir is None else Path(run_dir)
     options = Options(path, resume, overwrite, init_from=init_from, profile=profile)
-    outcome = _train(resolved, options)
-    if outcome.startswith("unsaved"):
-        why = outcome.removeprefix("unsaved")
-        raise InpaintError(
-            f"the last state of {path} could not be saved{why}; the same command goes on from the one before"
-        )
-    return TrainingResult(path, outcome)
+    return TrainingResult(path, _train(resolved, options))
 
 
 def main(argv: list[str]) -> int:
@@ -112,14 +106,7 @@ def main(argv: list[str]) -> int:
         if options.dry_run:
             dry_run(_settled(config, options), world_size)
         else:
-            train(
-                config,
-                options.run_dir,
-                resume=options.resume,
-                overwrite=options.overwrite,
-                init_from=options.init_from,
-                profile=options.profile,
-            )
+            _train(config, options)
     except InpaintError as error:
         code = 2 if isinstance(error, UsageError) else 1
         tell(rank, world_size, str(error), code)
@@ -199,6 +186,11 @@ def _train(config: Config, options: Options) -> str:
         torch.set_num_threads(num_threads)
     if runtime.is_main and outcome == "preempted":
         print("\nasked to stop: the run is saved; the same command resumes it", file=sys.stderr)
+    if outcome.startswith("unsaved"):
+        raise InpaintError(
+            f"the last state of {options.run_dir} could not be saved{outcome.removeprefix('unsaved')}; the same "
+            "command goes on from the one before"
+        )
     return outcome
 
 
