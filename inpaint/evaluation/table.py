@@ -54,17 +54,6 @@ def means(sums: Tensor) -> dict[str, float]:
     return dict(zip(METRICS, (sums[0] / sums[1]).tolist(), strict=True))
 
 
-def evaluate(
-    fill: Fill,
-    images_u8: NDArray[np.uint8],
-    holes: NDArray[np.int32],
-    batch_size: int,
-    device: torch.device | str = "cpu",
-) -> dict[str, float]:
-    """The mean of each of `METRICS` in one process; arguments as `metric_sums`."""
-    return means(metric_sums(fill, images_u8, holes, batch_size, device))
-
-
 def markdown_table(rows: Mapping[str, Mapping[str, float]]) -> str:
     """One row a method, aligned so that it reads as well on a terminal as rendered; a figure nobody had is a dash."""
     cells = [["method", *(_heading(name) for name in METRICS)]]
