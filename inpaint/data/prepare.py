@@ -21,7 +21,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import IO
 
 from tqdm import tqdm
 
@@ -118,7 +117,7 @@ def _run(
     own_splits: frozenset[Split] = frozenset() if options.resplit else survey.own_splits
 
     def chunks() -> Iterator[Chunk]:
-        wanted = (entry for entry in source.entries() if classes.name_of(entry.label) is not None)
+        wanted = (entry for entry in source.entries() if classes.wants(entry.label))
         some = _evenly(wanted, options.limit, _num_wanted(replace(options, limit=None), survey, classes))
         if options.resplit:
             some = (replace(entry, split=None) for entry in some)
@@ -141,7 +140,9 @@ def _run(
     if missing := _wait_for_ranks(files, options):
         print(f"no rank has finished anything for {options.rank_timeout_s:g} s: doing their {len(missing)} chunks here")
         _do_chunks(options, chunks(), lambda _, file: file in missing, None, shown=True)
-    _report_seconds(seconds)
+    if total := sum(seconds.values()):
+        parts = ", ".join(f"{stage} {100 * part / total:.0f}%" for stage, part in seconds.items())
+        print(f"{total:.1f} core seconds: {parts}")
     plan = make_plan(
         files,
         options.people.threshold,
@@ -171,9 +172,8 @@ class Classes:
     names: tuple[str, ...] | None = None
     is_places365: bool = False
 
-    def name_of(self, label: str) -> str | None:
-        """A class of the source under its name, which is never changed: the key has it. None if it is not wanted."""
-        return label if self.names is None or label in self.names else None
+    def wants(self, label: str) -> bool:
+        return self.names is None or label in self.names
 
 
 def _evenly(entries: Iterator[Entry], limit: int | None, total: int | None) -> Iterator[Entry]:
@@ -190,7 +190,7 @@ def _choose_classes(options: Options, survey: Survey) -> Classes:
         return Classes(None, survey.is_places365)
     names = natural_names() if options.classes is None else read_classes(Path(options.classes))
     classes = Classes(tuple(official_class(name) or folder_name(name) for name in names), survey.is_places365)
-    found = {classes.name_of(label) for label in survey.labels} - {None}
+    found = {label for label in survey.labels if classes.wants(label)}
     if survey.labels and not found:
         has = ", ".join(sorted(survey.labels)[:8])
         raise UsageError(
@@ -205,7 +205,7 @@ def _choose_classes(options: Options, survey: Survey) -> Classes:
 def _num_wanted(options: Options, survey: Survey, classes: Classes) -> int | None:
     num = survey.num_pictures
     if survey.labels:
-        num = sum(num for label, num in survey.labels.items() if classes.name_of(label))
+        num = sum(num for label, num in survey.labels.items() if classes.wants(label))
     return num if num is None or options.limit is None else min(num, options.limit)
 
 
@@ -247,7 +247,10 @@ def _work_folder(options: Options, rank: int) -> Iterator[Path]:
     except OSError as error:
         raise InpaintError(f"--out {out} can't be written to: {error.strerror}") from error
     with lock:
-        _lock(lock, options)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InpaintError(f"another inpaint prepare is at work in {out}; wait for it or stop it") from error
         is_local = Path(options.source).exists()
         settings = {
             "source": str(Path(options.source).resolve()) if is_local else options.source,
@@ -276,13 +279,6 @@ def _work_folder(options: Options, rank: int) -> Iterator[Path]:
         if rank == 0:
             write_atomically(file, json.dumps(settings).encode())
         yield work
-
-
-def _lock(file: IO[str], options: Options) -> None:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise InpaintError(f"another inpaint prepare is at work in {options.out}; wait for it or stop it") from error
 
 
 def _do_chunks(
@@ -345,9 +341,3 @@ def _wait_for_ranks(files: list[Path], options: Options) -> set[Path]:
                 bar.update(len(arrived))
                 last_seen = time.monotonic()
     return missing
-
-
-def _report_seconds(seconds: dict[str, float]) -> None:
-    if total := sum(seconds.values()):
-        parts = ", ".join(f"{stage} {100 * part / total:.0f}%" for stage, part in seconds.items())
-        print(f"{total:.1f} core seconds: {parts}")

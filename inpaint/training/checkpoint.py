@@ -79,7 +79,8 @@ class CheckpointStore:
 
     def steps(self) -> list[int]:
         """The steps whose checkpoints are there, oldest first; whether they are sound is only known by reading."""
-        return sorted(_step(path) for path in self.root.glob(f"{_PREFIX}*") if path.name[len(_PREFIX) :].isdigit())
+        numbers = (path.name.removeprefix(_PREFIX) for path in self.root.glob(f"{_PREFIX}*"))
+        return sorted(int(number) for number in numbers if number.isdigit())
 
     def folder(self, step: int) -> Path:
         return self.root / f"{_PREFIX}{step:08d}"
@@ -282,7 +283,3 @@ def _damage_told(folder: Path) -> Iterator[None]:
         raise DamagedCheckpointError(f"its {MANIFEST} is not as it was written ({error})") from error
     except SafetensorError as error:
         raise DamagedCheckpointError(f"not safetensors ({error})") from error
-
-
-def _step(folder: Path) -> int:
-    return int(folder.name[len(_PREFIX) :])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from inpaint.config import Config
 from inpaint.training.build import generator_config
 from inpaint.training.checkpoint import CheckpointStore
 from inpaint.training.networks import Network
-from inpaint.training.run_directory import RunDirectory
+from inpaint.training.run_directory import ENVIRONMENT, RunDirectory
 from inpaint.training.runtime import Runtime
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class Publication:
         weights = generator.weights() if average is None else average.state_dict()
         if self.runtime.is_main:
             facts = {"hardware": self.runtime.hardware(), "training_hours": round(seconds / 3600, 3)}
-            self.run_directory.save_environment(facts)
+            self.run_directory.write(ENVIRONMENT, (json.dumps(facts, indent=1) + "\n").encode())
             self.run_directory.save_generator(weights, generator_config(self.config))
 
     def push(self, label: str) -> None:

@@ -201,14 +201,6 @@ class RunDirectory:
         if evaluation.get("finished") != step:
             self.write(EVALUATION, json.dumps(evaluation | {"finished": step}, indent=1).encode())
 
-    def finished_step(self) -> int | None:
-        """The step at which nothing was left to do; None if that never came."""
-        return finished_step(self.path)
-
-    def save_environment(self, facts: Mapping[str, Any]) -> None:
-        """environment.json: what the model card says of hardware and hours."""
-        self.write(ENVIRONMENT, (json.dumps(facts, indent=1) + "\n").encode())
-
     def close(self, preempted: bool = False) -> None:
         """Leave the folder to the next."""
         with self.forgiving(METRICS):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from dataclasses import asdict
 from typing import Any
@@ -25,7 +24,7 @@ from inpaint.training.judge import Judge
 from inpaint.training.meter import Meter, NonFiniteError, Place
 from inpaint.training.profile import Profiler
 from inpaint.training.publication import Publication
-from inpaint.training.run_directory import RunDirectory
+from inpaint.training.run_directory import RunDirectory, finished_step
 from inpaint.training.runtime import DTYPES, Runtime
 from inpaint.training.saved_generator import init_generator
 from inpaint.training.schedule import LearningRate, phase_at, phase_steps
@@ -33,8 +32,6 @@ from inpaint.training.signals import StopRequest
 from inpaint.training.state import Progress, load_state, save_debug_bundle, save_state
 from inpaint.training.steps import Steps
 from inpaint.training.watch import Watch
-
-log = logging.getLogger(__name__)
 
 
 class Trainer:
@@ -119,7 +116,7 @@ class Trainer:
             self.store.wait()
             if failure := self.runtime.broadcast(str(self.store.take_failure() or "")):
                 raise InpaintError(f"the first checkpoint cannot be written ({failure}); nothing was trained")
-        if self._done() and self.runtime.broadcast(self.run_directory.finished_step()) == self.progress.step:
+        if self._done() and self.runtime.broadcast(finished_step(self.run_directory.path)) == self.progress.step:
             return "finished"
         if self.init_from is not None and self.progress.step:
             self.console.say("--init-from is for a new run and not used; this one goes on from its own checkpoint")
