@@ -204,3 +204,11 @@ def test_pictures_too_few_for_a_phase_are_said(
     inpaint.train(config, tmp_path / "run", {"training.global_batch_size": batch, "training.max_steps": 1})
     said = capfd.readouterr().err
     assert words in said and ("too few" in said) == bool(words)
+
+
+def test_a_generator_to_begin_from_that_is_not_there_is_told_before_anything_is_prepared(
+    config: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(inpaint.InpaintError, match="there is no folder nothing"):
+        inpaint.train(config, tmp_path / "run", init_from="nothing")
+    assert not (tmp_path / "run").exists()

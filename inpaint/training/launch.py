@@ -242,6 +242,13 @@ def _settled(config: Config, options: Options, group: ProcessGroup | None = None
 
 
 def _open_run(run: RunDirectory, config: Config, options: Options) -> None:
+    from inpaint.models.generator import Generator
+    from inpaint.training.build import generator_config
+    from inpaint.training.saved_generator import init_generator
+
+    if options.init_from is not None and not (options.resume and any(run.path.glob("checkpoints/*step_*"))):
+        # A mistake is told now, and not after the data is prepared.
+        init_generator(Generator(generator_config(config)), options.init_from)
     for change in run.open(config, options.resume, options.overwrite):
         print(f"changed since this run was last started: {change}", file=sys.stderr)
 
