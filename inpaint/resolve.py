@@ -6,7 +6,7 @@ Everything is merged first and validated once, so that all faults of one try are
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_origin
 
@@ -73,7 +73,7 @@ def _values(base: str | Config) -> tuple[dict[str, Any], dict[str, str]]:
     else:
         path = PRESETS / f"{_preset(base, f'--config {shorten(base)}')}.yaml"
     values = read_config_file(path)
-    origin = dict.fromkeys(_leaves(values), f"in {path.name}")
+    origin = dict.fromkeys(flat(values), f"in {path.name}")
     if (preset := values.pop(BASE, None)) is None:
         return values, origin
     under, origin_under = _values(_preset(preset, f"{path}: {BASE} = {_short(preset)}"))
@@ -115,12 +115,12 @@ def _set(values: dict[str, Any], dotted: str, value: Any) -> None:
     values[last] = value
 
 
-def _leaves(values: dict[str, Any], prefix: str = "") -> Iterator[str]:
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested values by their dotted names."""
+    found: dict[str, Any] = {}
     for key, value in values.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}"
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found
 
 
 def _describe(fault: Any, origin: Mapping[str, str]) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 from inpaint.config import Config
 from inpaint.data.pictures import Pictures
 from inpaint.errors import UsageError
+from inpaint.resolve import flat
 
 # Data, networks, kinds of losses and holes, seed; `data.path` is judged apart, for the same data may lie elsewhere.
 IDENTITY = (
@@ -28,7 +29,7 @@ def differences(before: Mapping[str, Any], config: Config) -> tuple[list[str], l
     Returns:
         What makes it another run, and what may change.
     """
-    old, new = _flat(before), _flat(config.model_dump(mode="json"))
+    old, new = flat(before), flat(config.model_dump(mode="json"))
     another: list[str] = []
     allowed: list[str] = []
     for key, value in new.items():
@@ -61,10 +62,3 @@ def another_run(run_dir: Path, changes: Sequence[str]) -> UsageError:
         f"(with --init-from {run_dir} it begins from this one's weights), the old values to go on with it, or "
         "--no-resume --overwrite to throw it away"
     )
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
