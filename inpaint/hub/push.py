@@ -149,22 +149,22 @@ def _tag(api: HfApi, queue: PushQueue, snapshot: Snapshot, commit: str) -> list[
     raise OSError(f"the tag {tag} changes while it is being set")
 
 
-def retried(action: Callable[[], _Result], what: str, num_tries: int = 5, first_wait_s: float = 1.0) -> _Result:
+def retried(action: Callable[[], _Result], what: str) -> _Result:
     """The action's result, tried again with back-off: the client itself does not retry a file's content.
 
     Raises:
         InpaintError: it failed for good or too often.
     """
-    for remaining in reversed(range(num_tries)):
+    for wait_s in (1, 2, 4, 8, None):
         try:
             return action()
         except CLIENT_ERRORS as error:
             failure = describe(error, get_token())
             is_missing = isinstance(error, (RepositoryNotFoundError, RevisionNotFoundError, EntryNotFoundError))
-            if failure.is_lasting or is_missing or not remaining:
+            if failure.is_lasting or is_missing or wait_s is None:
                 raise InpaintError(f"{what}: {failure.reason}") from error
-            time.sleep(max(failure.retry_after_s, first_wait_s * 2 ** (num_tries - 1 - remaining)))
-    raise AssertionError("num_tries must be at least 1")
+            time.sleep(max(failure.retry_after_s, wait_s))
+    raise AssertionError("the last try ends it")
 
 
 def fetch_run(repo_id: str, run_dir: Path, revision: str | None = None) -> Path:
@@ -193,16 +193,16 @@ def fetch_run(repo_id: str, run_dir: Path, revision: str | None = None) -> Path:
     return run_dir
 
 
-def limit_waiting(timeout_s: float = REQUEST_TIMEOUT_S) -> None:
-    """Let every request of this process fail after so long without a byte; the client would wait for ever."""
+def limit_waiting() -> None:
+    """Let every request of this process fail after a while without a byte; the client would wait for ever."""
 
     def client():  # type: ignore[no-untyped-def]  # httpx's client, under whichever name this version imports it
         client = default_client_factory()
-        client.timeout = timeout_s
+        client.timeout = REQUEST_TIMEOUT_S
         return client
 
     set_client_factory(client)
-    os.environ.setdefault("HF_XET_CLIENT_READ_TIMEOUT", f"{timeout_s:.0f}s")
+    os.environ.setdefault("HF_XET_CLIENT_READ_TIMEOUT", f"{REQUEST_TIMEOUT_S:.0f}s")
 
 
 def main() -> int:
