@@ -36,8 +36,7 @@ def run(args: argparse.Namespace) -> int:
     elif (folder / PREEMPTED).exists():
         print("stopped when asked to; the same command resumes it")
     else:
-        is_finished = finished_step(folder) is not None and finished_step(folder) == max(store.steps(), default=None)
-        print("finished" if is_finished else "not running; the same command resumes it")
+        print("finished" if finished_step(folder) in store.steps()[-1:] else "not running; the same command resumes it")
     lines, _ = read_json_lines(folder / METRICS)
     if last := next((line for line in reversed(lines) if line.keys() >= KEYS), None):
         total, per_step = last["total_steps"], last["time/total_s"] / max(1, last["step"])

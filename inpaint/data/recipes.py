@@ -99,15 +99,16 @@ class PhotoRecipe:
 
     def tasks(self, most: int) -> Iterator[Task]:
         """All pictures, at most so many at a time."""
+        changed = InpaintError(f"{self.name} was changed while it was being read; run the same command again")
         start = 0
         for entries in _portions(self.source.entries(), most):
             rows = slice(start, start + len(entries))
             start += len(entries)
             if [entry.key_hash for entry in entries] != self.hashes[rows].tolist():
-                raise InpaintError(f"{self.name} was changed while it was being read; run the same command again")
+                raise changed
             yield Task(self.splits[rows], self.places[rows], partial(decode_entries, entries, self.size))
         if start != len(self.hashes):
-            raise InpaintError(f"{self.name} was changed while it was being read; run the same command again")
+            raise changed
 
 
 def _portions(entries: Iterator[Entry], most: int) -> Iterator[list[Entry]]:

@@ -62,7 +62,7 @@ class Network:
         """Clip, update, clear; returns the norm of the gradient before clipping (scalar, on the device)."""
         parameters = [p for p in self.parameters if p.grad is not None]
         gradients = [p.grad for p in parameters if p.grad is not None]
-        self.scaler.unscale_(self.optimizer) if self.scaler.is_enabled() else None
+        self.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.get_total_norm(gradients)
         if self.clip is not None:
             torch.nn.utils.clip_grads_with_norm_(parameters, self.clip, norm)
