@@ -107,19 +107,16 @@ def main(argv: list[str]) -> int:
             dry_run(_settled(config, options), world_size)
         else:
             _train(config, options)
-    except InpaintError as error:
-        code = 2 if isinstance(error, UsageError) else 1
-        tell(rank, world_size, str(error), code)
-        if debug:
-            traceback.print_exc()
     except KeyboardInterrupt:
         code = 130
     except Exception as error:  # noqa: BLE001 - the last resort: one line, and the traceback for --debug
-        code = 1
-        text = f"{type(error).__name__}: {' '.join(str(error).split())[:600]}"
-        if world_size > 1 and _is_connection_lost(error):
-            text = f"the processes lost one another ({text})"
-        tell(rank, world_size, f"{text} (--debug shows where)", code)
+        code, text = 2 if isinstance(error, UsageError) else 1, str(error)
+        if not isinstance(error, InpaintError):
+            text = f"{type(error).__name__}: {' '.join(text.split())[:600]}"
+            if world_size > 1 and _is_connection_lost(error):
+                text = f"the processes lost one another ({text})"
+            text += " (--debug shows where)"
+        tell(rank, world_size, text, code)
         if debug:
             traceback.print_exc()
     if world_size > 1 or code == 130:
