@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Sequence
 from importlib import import_module
 
+from inpaint import __version__
 from inpaint.errors import InpaintError, UsageError, shorten
 from inpaint.processes import wait_passively
 
@@ -26,7 +27,10 @@ EXIT_FAILURE, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `inpaint` with `argv` (by default the process's) and return the exit code."""
-    args = _parser().parse_args(argv)
+    parser = _parser()
+    if (sys.argv[1:] if argv is None else argv)[:1] == ["train"]:
+        parser.error("training is started with `accelerate launch train.py ...`, or from Python with inpaint.train()")
+    args = parser.parse_args(argv)
     wait_passively()
     try:
         return args.run(args)
@@ -53,11 +57,12 @@ def _parser() -> argparse.ArgumentParser:
     common.add_argument("--debug", action="store_true", help="show the traceback of an error")
     parser = argparse.ArgumentParser(
         prog="inpaint",
-        description="Fill holes in landscape photographs, and all that belongs to it. Training is train.py's.",
+        description="Fill holes in landscape photographs, and more. To train: accelerate launch train.py.",
         epilog="example: inpaint fill photo.jpg --mask mask.png -o filled.png --model runs/quickstart/generator\n"
         "each command's own help: inpaint COMMAND --help",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action="version", version=f"inpaint {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name in COMMANDS:
         module = import_module(f"inpaint.commands.{name}")

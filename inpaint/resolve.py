@@ -87,7 +87,7 @@ def _preset(name: Any, where: str) -> str:
     names = preset_names()
     if name not in names:
         nearest = hint(str(name), names) or f"there are {', '.join(names)}"
-        raise UsageError(f"{where}: no such preset; {nearest}; a file must end in .yaml")
+        raise UsageError(f"{where}: no such preset (a file must end in .yaml); {nearest}")
     return name
 
 

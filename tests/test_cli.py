@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import inpaint
 from inpaint.cli import COMMANDS, main
 from inpaint.models.generator import Generator, GeneratorConfig
 from inpaint.pipeline import InpaintingPipeline
@@ -225,7 +226,19 @@ def test_bad_usage_ends_with_2(arguments: list[str]) -> None:
     assert end.value.code == 2
 
 
+def test_who_wants_to_train_is_told_how(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["train", "--config", "quickstart"])
+    assert "training is started with `accelerate launch train.py ...`" in capsys.readouterr().err
+
+
 # --- help
+
+
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["--version"])
+    assert end.value.code == 0 and capsys.readouterr().out == f"inpaint {inpaint.__version__}\n"
 
 
 def test_help_waits_for_no_heavy_library() -> None:

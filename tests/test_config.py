@@ -328,8 +328,11 @@ def test_a_fault_is_told_in_words(argv: list[str], words: str) -> None:
             "batch_size = 5 (in mine.yaml): no such setting; did you mean training.gl",
         ),
         ("training: {phases: [0.5]}", "must be three numbers, separated by spaces (in YAML: [0.2, 0.5, 0.3])"),
-        ("preset: paper/fnial", "preset = 'paper/fnial': no such preset; did you mean paper/final?"),
-        ("preset: [1]", "preset = [1]: no such preset; there are paper/batch-256"),
+        (
+            "preset: paper/fnial",
+            "preset = 'paper/fnial': no such preset (a file must end in .yaml); did you mean paper/final?",
+        ),
+        ("preset: [1]", "preset = [1]: no such preset (a file must end in .yaml); there are paper/batch-256"),
         ("preset: quickstart\ntraining: {epochs: 0}", "training.epochs = 0 (in mine.yaml): must be greater"),
         ("preset: quickstart\ntraining: 3", "training = 3 (in mine.yaml): must be an object"),
         (BOMB, "not valid YAML (more than 1000 values or 20 levels"),

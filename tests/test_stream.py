@@ -216,7 +216,7 @@ def test_all_processes_together_hold_no_more_than_the_window(
 
 
 def test_a_window_too_small_for_the_row_groups_is_refused_with_the_figure(root: Path) -> None:
-    message = r"stream_window is 19, but the row groups of .* hold up to 5 pictures .* must be 20 or more \(0.0 GiB"
+    message = r"stream_window is 19, but the row groups of .* hold up to 5 pictures .* must be 20 or more \([\d.]+ KiB"
     with pytest.raises(InpaintError, match=message):
         stream_of(root, window=19)
     assert stream_of(root, window=20).num_lanes == 1

@@ -36,7 +36,7 @@ from inpaint.data.plan import Plan, make_plan
 from inpaint.data.sources import HUB_ID, Entry, Source, Survey, open_source
 from inpaint.data.workers import default_workers, pool_of
 from inpaint.errors import InpaintError, UsageError
-from inpaint.files import write_atomically
+from inpaint.files import human_size, write_atomically
 from inpaint.processes import rank_and_world_size
 
 WORK_FOLDER = ".prepare"
@@ -227,11 +227,12 @@ def _check_room(options: Options, survey: Survey, classes: Classes) -> None:
     expected = 2 * (_num_wanted(options, survey, classes) or 0) * 3 * options.size**2 * PNG_SHARE
     written = sum(path.stat().st_size for path in options.out.rglob("*") if path.is_file())
     free = shutil.disk_usage(options.out).free
-    print(f"needs about {max(0, expected - written) / 2**30:.1f} GiB in {options.out}, {free / 2**30:.1f} GiB are free")
+    needed = human_size(max(0, expected - written))
+    print(f"needs about {needed} in {options.out}, {human_size(free)} are free")
     if expected - written > free:
         raise InpaintError(
-            f"{options.out} has {free / 2**30:.1f} GiB free and about {(expected - written) / 2**30:.1f} GiB are "
-            "needed; make room or choose another --out"
+            f"{options.out} has {human_size(free)} free and about {needed} are needed; make room or choose another "
+            "--out"
         )
 
 

@@ -31,6 +31,7 @@ from inpaint.data.decode import Decoded, coordinates_at, decode_entries, table_o
 from inpaint.data.holes import SPLITS, HoleSpec
 from inpaint.data.sources import Entry, open_source
 from inpaint.errors import InpaintError
+from inpaint.files import human_size
 from inpaint.processes import num_cores
 
 if TYPE_CHECKING:
@@ -128,10 +129,10 @@ class Stream:
         self._least = least = min(LEAST_BLOCKS * largest_block, len(self))
         if window < least:
             groups = (footer.row_group(group) for footer in self._footers for group in range(footer.num_row_groups))
-            gib = sum(group.total_byte_size for group in groups) / len(self) * least / 2**30
+            size = human_size(sum(group.total_byte_size for group in groups) / len(self) * least)
             raise InpaintError(
                 f"data.stream_window is {window}, but the row groups of {self.name} hold up to {largest_block} "
-                f"pictures and are read whole: it must be {least} or more ({gib:.1f} GiB over all processes)"
+                f"pictures and are read whole: it must be {least} or more ({size} over all processes)"
             )
         num_lanes = math.gcd(self.batch_size, 1 << (window // least).bit_length() - 1)
         return num_lanes, max(largest_block, window // num_lanes - (LEAST_BLOCKS - 1) * largest_block)
