@@ -119,7 +119,7 @@ KILL, STOP, TERM, USR1 = signal.SIGKILL, signal.SIGSTOP, signal.SIGTERM, signal.
 FAULTS = {
     "rank 0 killed": Fault(send(KILL, rank(0)), RANK_0_GONE),
     "rank 1 killed": Fault(send(KILL, rank(1)), RANK_1_GONE),
-    "both ranks killed": Fault(send(KILL, rank(0), rank(1)), "exit code"),
+    "both ranks killed": Fault(send(KILL, rank(0), rank(1)), r"Signal 9 \(SIGKILL\) received by PID (PID0|PID1)"),
     "rank 0 stopped": Fault(send(STOP, rank(0)), RANK_0_GONE),
     "rank 1 stopped": Fault(send(STOP, rank(1)), RANK_1_GONE),
     "rank 0 segfaults": Fault(send(signal.SIGSEGV, rank(0)), RANK_0_GONE),
