@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from inpaint.training import launch
 from tests.running import ROOT
@@ -46,6 +47,7 @@ def test_the_example_computes_the_losses_of_the_trainer_bit_for_bit(tmp_path: Pa
         "training.epochs": 2,
         "training.global_batch_size": BATCH,
         "training.log_every": 1,
+        "training.num_threads": torch.get_num_threads(),  # others would round otherwise
         "evaluation.num_pictures": 8,
         "evaluation.num_samples": 2,
     }
