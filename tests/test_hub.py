@@ -272,6 +272,19 @@ def test_a_full_disk_is_said_and_stops_nothing(hub: LoopbackHub, run_dir: Path) 
     assert "nothing of this run" in publishing.close(10)
 
 
+def test_what_waits_is_not_pushed_beside_what_supersedes_it(hub: LoopbackHub, run_dir: Path) -> None:
+    submit(run_dir, "final", b"of an earlier process")
+    publishing = publisher(run_dir)
+    time.sleep(1.0)  # a publisher that began by itself would be pushing the old one now
+    set_weights(run_dir, b"new")
+    publishing.submit("final")
+    publishing.close(300)
+    assert [line["event"] for line in PushQueue(run_dir).ledger() if line.get("label") == "final"] == [
+        "superseded",
+        "pushed",
+    ]
+
+
 def test_names_that_cannot_be_are_refused_before_training(run_dir: Path) -> None:
     for name in ("landscapes", "alice/landscapes/2", "alice/land scapes"):
         with pytest.raises(UsageError, match=name):

@@ -69,7 +69,11 @@ class HubPublisher:
         self.queue.sweep()
         self._mend()
         self._thread = threading.Thread(target=self._run, name="hub-publisher", daemon=True)
-        self._thread.start()
+
+    def start(self) -> None:
+        """Begin with what earlier processes left; else the first `submit` does, which may supersede some of it."""
+        if self._thread.ident is None:
+            self._thread.start()
 
     def submit(self, label: str, generator: Path | None = None, checkpoint: Path | None = None) -> bool:
         """Queue the run as it is now. Costs the copying of its files, never waits for the network, never raises.
@@ -86,6 +90,7 @@ class HubPublisher:
         with self._guarded(f"{label} could not be queued and will not be pushed"):
             self.queue.add(label, self.repo_id, self.private, generator, checkpoint if self.push_checkpoint else None)
             self._changed.set()
+            self.start()
             return True
         return False
 
@@ -93,6 +98,7 @@ class HubPublisher:
         """Wait until all is pushed, until only the user can help, or for `timeout_s`; then say what is on the Hub."""
         self._closing.set()
         self._changed.set()
+        self.start()
         self._thread.join(min(timeout_s, threading.TIMEOUT_MAX))
         self._stop.set()
         self._thread.join()

@@ -37,6 +37,7 @@ class Publication:
                 hub.push_checkpoint,
                 say=lambda line: tqdm.write(line, file=sys.stderr),
             )
+            self._publisher.start()
 
     def save(self, generator: Network, average: nn.Module | None, seconds: float) -> None:
         """Write `generator/`: the average if there is one, else the weights in training."""
