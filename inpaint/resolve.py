@@ -134,6 +134,9 @@ def _describe(fault: Any, origin: Mapping[str, str]) -> str:
     if key in known and get_origin(known[key].annotation) is tuple and fault["type"] in _SHAPELESS:
         return f"{told}: must be three numbers, separated by spaces (in YAML: [0.2, 0.5, 0.3])"
     message = fault["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+    message = message.replace("a valid boolean", "true or false").replace(
+        "String should have at least 1 character", "must not be empty"
+    )
     if fault["type"] == "value_error" and isinstance(fault["input"], dict):
         return f"{key}: {message}"
     if isinstance(fault["input"], str) and fault["type"] in ("int_type", "float_type", "bool_type"):

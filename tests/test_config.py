@@ -268,7 +268,7 @@ def test_all_faults_of_one_try_are_told_together(file: Any) -> None:
         (["--training.epochs", "1.5"], "must be a valid integer"),
         (["--training.epochs"], "training.epochs = True"),
         (["--training.epochs", "1", "2"], "training.epochs = [1, 2]"),
-        (["--model.mask_channel", "1"], "must be a valid boolean"),
+        (["--model.mask_channel", "1"], "must be true or false"),
         (["--model.norm", "bach"], "must be 'batch', 'group' or 'none'"),
         (["--model.bottleneck", "5"], "must be less than or equal to 4"),
         (["--data.image_size", "66"], "must be a multiple of 4"),
@@ -315,7 +315,7 @@ def test_a_fault_is_told_in_words(argv: list[str], words: str) -> None:
             'training: {epochs: "10"}',
             "epochs = '10' (in mine.yaml): must be a valid integer, and this is text",
         ),
-        ("model: {mask_channel: on}", "model.mask_channel = 'on' (in mine.yaml): must be a valid boolean"),
+        ("model: {mask_channel: on}", "model.mask_channel = 'on' (in mine.yaml): must be true or false"),
         (
             "training.epochs: 5",
             "training.epochs = 5 (in mine.yaml): no such setting; in a file sections are nested: "

@@ -299,8 +299,9 @@ def _print_start(runtime: Runtime, config: Config, trainer: Trainer, run: RunDir
     shares = zip((1, 2, 3), training.phases, trainer.phases, strict=True)
     if idle := [str(phase) for phase, share, num_steps in shares if share and not num_steps]:
         notes.append(
-            f"an epoch has {sum(trainer.phases)} step(s), too few for phase {' and '.join(idle)} of training.phases, "
-            f"which is left out: use more pictures, or a training.global_batch_size below {training.global_batch_size}"
+            f"an epoch has {sum(trainer.phases)} step(s), none of them left for phase {' and '.join(idle)} "
+            "(training.phases): use more pictures, or a training.global_batch_size below "
+            f"{training.global_batch_size}"
         )
     for note in notes:
         print(note, file=sys.stderr)
