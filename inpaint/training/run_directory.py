@@ -90,7 +90,8 @@ class RunDirectory:
                 raise
         except OSError as error:
             raise InpaintError(
-                f"--run-dir {self.path} cannot be written ({error.strerror}: {error.filename}); give another folder"
+                f"--run-dir {self.path} cannot be written ({error.strerror}: {error.filename or self.path}); "
+                "give another folder"
             ) from error
 
     def _begin(self, config: Config, resume: bool) -> list[str]:
