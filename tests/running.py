@@ -214,7 +214,17 @@ def train(*arguments: str | Path, timeout_s: float = 150.0, **how: Any) -> Ended
 
 def environment() -> dict[str, str]:
     """This process's, without what a launcher above it may have set; no GPU, one thread."""
-    foreign = ("OMP_WAIT_POLICY", "ACCELERATE_", "TORCHELASTIC_", "SLURM_", "RANK", "LOCAL_", "WORLD_SIZE", "MASTER_")
+    foreign = (
+        "OMP_WAIT_POLICY",
+        "GOMP_",
+        "ACCELERATE_",
+        "TORCHELASTIC_",
+        "SLURM_",
+        "RANK",
+        "LOCAL_",
+        "WORLD_SIZE",
+        "MASTER_",
+    )
     kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     return {**kept, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
 
