@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from running import TRAIN, differences, environment, finish_writing, metrics, steps, tiny_config, weights
+from stopping import Killed, at_step
 
 from inpaint.files import read_json_lines
 from inpaint.training import run_lock
@@ -37,22 +38,6 @@ def straight(config: Path) -> Path:
     """A run that nothing disturbed."""
     assert main(["--config", str(config), "--run-dir", str(config.parent / "straight")]) == 0
     return config.parent / "straight"
-
-
-class Killed(BaseException):
-    """The process ends here, as far as the run can tell."""
-
-
-def at_step(number: int, act: Callable[[], None], patch: pytest.MonkeyPatch) -> None:
-    """Do something in the middle of the run's step `number`, counted from where this process begins."""
-    original, count = Steps.__call__, iter(range(1, 10_000))
-
-    def step(self: Steps, *arguments: Any) -> Terms:
-        if next(count) == number:
-            act()
-        return original(self, *arguments)
-
-    patch.setattr(Steps, "__call__", step)
 
 
 @pytest.fixture(scope="module")

@@ -6,19 +6,18 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from running import assert_same_end, differences, launch, metrics, start, steps, tiny_config, weights
+from stopping import Killed, at_step
 
 from inpaint.errors import InpaintError
 from inpaint.training import agreement, checkpoint, trainer
 from inpaint.training.launch import main
 from inpaint.training.saved_generator import init_generator
-from inpaint.training.steps import Steps, Terms
 
 LAST = 20
 
@@ -35,22 +34,6 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("straight")
     assert main(["--config", str(tiny_config(folder)), "--run-dir", str(folder / "run")]) == 0
     return folder / "run"
-
-
-def at_step(number: int, act: Callable[[], None], patch: pytest.MonkeyPatch) -> None:
-    """Do something in the middle of the run's step `number`, counted from where this process begins."""
-    original, count = Steps.__call__, iter(range(1, 10_000))
-
-    def step(self: Steps, *arguments: Any) -> Terms:
-        if next(count) == number:
-            act()
-        return original(self, *arguments)
-
-    patch.setattr(Steps, "__call__", step)
-
-
-class Killed(BaseException):
-    """The process ends here, as far as the run can tell."""
 
 
 def test_an_end_at_any_step_is_resumed_to_the_same_bytes(
