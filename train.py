@@ -2,7 +2,7 @@
 
 import sys
 
-from inpaint.training.signals import StopRequest, die_with_launcher
+from inpaint.distributed.signals import StopRequest, die_with_launcher
 
 if __name__ == "__main__":
     die_with_launcher()  # before the imports, which take seconds

@@ -19,14 +19,14 @@ from benchmarks.subject import configured, noise_pictures, reset_threads
 from inpaint.arguments import Options
 from inpaint.config import Config
 from inpaint.data.batches import Batch, crop
+from inpaint.distributed.heartbeat import Watch
+from inpaint.distributed.runtime import Runtime
+from inpaint.distributed.signals import StopRequest
 from inpaint.training.build import build_networks
 from inpaint.training.console import Console
 from inpaint.training.run_directory import RunDirectory
-from inpaint.training.runtime import Runtime
 from inpaint.training.schedule import phase_at
-from inpaint.training.signals import StopRequest
 from inpaint.training.trainer import Trainer
-from inpaint.training.watch import Watch
 
 BATCH, STEPS_PER_PHASE, ROUNDS = 16, 3, 9
 

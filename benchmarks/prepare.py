@@ -18,7 +18,7 @@ import numpy as np
 from benchmarks.measuring import Figure, rate, ratio, take_turns, watched
 from benchmarks.step import picture_files
 from benchmarks.subject import reset_threads
-from inpaint.data.pixels import open_picture, square
+from inpaint.images.pixels import open_picture, square
 
 NUM, ROUNDS = 2000, 3
 GROWING = (1_000, 10_000, 100_000)

@@ -18,7 +18,7 @@ CASES = {64: (4000, (512, 4096)), 256: (2000, (512, 2048))}
 
 
 def run() -> list[Figure]:
-    from inpaint.data.prepare import Options, prepare
+    from inpaint.prepare.run import Options, prepare
 
     reset_threads()
     figures = []
@@ -45,8 +45,8 @@ def measure(folder: str, size: int, window: int) -> float:
     """Pictures a second; 0 with a window of 0, which reads none."""
     from inpaint.config import DataConfig
     from inpaint.data.batches import Feed
-    from inpaint.data.holes import HoleSpec
     from inpaint.data.stream import Stream, find_shards
+    from inpaint.holes.spec import HoleSpec
 
     stream = Stream(find_shards(folder), HoleSpec.scaled(size), BATCH, window or 1 << 20, 0.0)
     batches = Feed(stream, DataConfig(image_size=size, path=folder, streaming=True), 0, BATCH).batches(1, 0)

@@ -9,12 +9,13 @@ import torch
 
 from inpaint.config import Config
 from inpaint.data.batches import Batch, Feed
-from inpaint.data.holes import HoleSpec, stored_holes
+from inpaint.data.draws import stored_holes
 from inpaint.data.pictures import Pictures
+from inpaint.distributed.runtime import Runtime
+from inpaint.holes.spec import HoleSpec
 from inpaint.resolve import load_config
 from inpaint.training.build import build_networks
 from inpaint.training.ema import Ema
-from inpaint.training.runtime import Runtime
 from inpaint.training.steps import Steps
 
 

@@ -17,15 +17,16 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from inpaint.data import holes
+from inpaint.data import draws
 from inpaint.data.batches import crop, hole_masks
-from inpaint.data.holes import HoleSpec
-from inpaint.data.synthetic import render
+from inpaint.data.synthetic.landscapes import render
 from inpaint.evaluation.grid import sample_grid
 from inpaint.evaluation.metrics import composite_u8, to_u8
+from inpaint.holes.spec import HoleSpec
 from inpaint.losses import adversarial_loss, discriminator_losses, reconstruction_loss
 from inpaint.models.discriminator import Discriminator
 from inpaint.models.generator import Generator, GeneratorConfig
+from inpaint.sources.keys import key_hash
 from inpaint.training.schedule import phase_at, phase_steps
 
 LEARNING_RATE, BETAS = 2e-4, (0.5, 0.999)
@@ -38,15 +39,15 @@ class Landscapes:
     def __init__(self, num: int, size: int, seed: int) -> None:
         self.spec, self.seed = HoleSpec.scaled(size), seed
         self.pixels = render(0, np.arange(num), size)
-        keys = np.array([holes.key_hash(str(index)) for index in range(num)], np.uint64)
-        self.holes, self.windows = holes.stored_holes(keys, self.spec)
+        keys = np.array([key_hash(str(index)) for index in range(num)], np.uint64)
+        self.holes, self.windows = draws.stored_holes(keys, self.spec)
 
     def batches(self, epoch: int, size: int) -> Iterator[tuple[Tensor, ...]]:
         """Each picture once, in an order of this epoch's own; an incomplete last batch is dropped."""
         num = len(self.pixels)
-        order = holes.epoch_order(num, self.seed, epoch)
+        order = draws.epoch_order(num, self.seed, epoch)
         # Of a real picture the local discriminator sees "a randomly selected region".
-        real_windows = holes.real_windows(num, self.spec, self.seed, epoch)
+        real_windows = draws.real_windows(num, self.spec, self.seed, epoch)
         for start in range(0, num - size + 1, size):
             chosen = order[start : start + size]
             pixels = torch.from_numpy(self.pixels[chosen])

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from inpaint.data.given import PictureLike, Pixels, read_mask, read_picture
 from inpaint.errors import InpaintError, InpaintWarning, UsageError
 from inpaint.evaluation.metrics import to_u8
 from inpaint.hub.errors import CLIENT_ERRORS, describe
+from inpaint.images.given import PictureLike, Pixels, read_mask, read_picture
 from inpaint.memory import free_bytes
 from inpaint.models.generator import Generator
 

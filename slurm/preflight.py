@@ -27,10 +27,10 @@ from pathlib import Path
 import yaml
 
 from inpaint.arguments import parse_arguments
-from inpaint.data.sources import open_source
+from inpaint.distributed.launcher import divide_batch, env_true, refuse_lost_gpus
 from inpaint.errors import InpaintError, UsageError
 from inpaint.processes import rank_and_world_size
-from inpaint.training.set_up import divide_batch, env_true, refuse_lost_gpus
+from inpaint.sources.opening import open_source
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 CODE = ("train.py", "inpaint/**/*.py", "inpaint/**/*.yaml", "accelerate_configs/*", "slurm/*.py")

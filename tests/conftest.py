@@ -62,7 +62,7 @@ def dataset(places: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `inpaint prepare` makes of it."""
     from preparing import COUNTS, options
 
-    from inpaint.data.prepare import prepare
+    from inpaint.prepare.run import prepare
 
     out = tmp_path_factory.mktemp("dataset") / "out"
     plan = prepare(options(places, out))

@@ -27,15 +27,15 @@ from torch.nn.parallel import DistributedDataParallel
 
 from inpaint.arguments import Options
 from inpaint.data.batches import Batch
+from inpaint.distributed.heartbeat import Watch
+from inpaint.distributed.network import Network
+from inpaint.distributed.runtime import Runtime
+from inpaint.distributed.signals import StopRequest
 from inpaint.resolve import load_config
 from inpaint.training import launch
-from inpaint.training.networks import Network
 from inpaint.training.run_directory import RunDirectory
-from inpaint.training.runtime import Runtime
-from inpaint.training.signals import StopRequest
 from inpaint.training.steps import Steps, Terms
 from inpaint.training.trainer import Trainer
-from inpaint.training.watch import Watch
 
 
 class Recorder:

@@ -15,13 +15,13 @@ import numpy as np
 import torch
 from accelerate.state import AcceleratorState
 
-from inpaint.data import holes
+from inpaint.data import draws
 from inpaint.data.batches import Feed
 from inpaint.data.pictures import Pictures
+from inpaint.distributed.runtime import DTYPES, Runtime
 from inpaint.resolve import load_config
 from inpaint.training.build import build_networks
 from inpaint.training.ema import Ema
-from inpaint.training.runtime import DTYPES, Runtime
 from inpaint.training.steps import Steps
 
 
@@ -40,7 +40,7 @@ def train(folder: Path, scenario: dict[str, Any]) -> None:
 
     keys = np.arange(4 * batch_size, dtype=np.uint64)
     pixels = np.random.default_rng(0).integers(0, 256, (len(keys), spec.image_size, spec.image_size, 3), dtype=np.uint8)
-    pictures = Pictures(pixels, *holes.stored_holes(keys, spec), [""] * len(keys))
+    pictures = Pictures(pixels, *draws.stored_holes(keys, spec), [""] * len(keys))
     feed = Feed(pictures, config.data, 0, batch_size, runtime.rank, runtime.world_size, runtime.device, dtype)
     batches = feed.batches(1, 0)
     for number, phase in enumerate(scenario["phases"], start=1):

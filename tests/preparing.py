@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from inpaint.data.prepare import WORK_FOLDER, Options
+from inpaint.prepare.run import WORK_FOLDER, Options
 
 NUM_GOOD = 42
 

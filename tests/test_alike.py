@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from PIL import Image, ImageEnhance, ImageOps
 from preparing import options
 
-from inpaint.data import alike, dedupe
-from inpaint.data.alike import find_pairs, first_of_group
-from inpaint.data.holes import key_hash, split_of
-from inpaint.data.pixels import open_picture, square
-from inpaint.data.prepare import prepare
-from inpaint.data.synthetic import render
+from inpaint.data.synthetic.landscapes import render
+from inpaint.images.pixels import open_picture, square
+from inpaint.prepare import alike, dedupe
+from inpaint.prepare.alike import find_pairs, first_of_group
+from inpaint.prepare.run import prepare
+from inpaint.sources.keys import key_hash, split_of
 
 NUM_SCENES = 40
 

@@ -18,7 +18,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._python_dispatch import TorchDispatchMode
 from waits import BATCH_NORM_KERNELS, Waits, batch_norm_kernels
 
-from inpaint.training.batch_norm import SyncBatchNorm, synchronise_batch_norm
+from inpaint.distributed.batch_norm import SyncBatchNorm, synchronise_batch_norm
 
 SHAPES = [(6, 4, 8, 8), (12, 17, 5, 3), (6, 3, 1, 1)]
 NUM_PROCESSES = 3

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from inpaint.config import DataConfig
-from inpaint.data import holes
+from inpaint.data import draws
 from inpaint.data.batches import Batch, Feed, composite, crop, make_batch, plan_epoch
-from inpaint.data.holes import HoleSpec
 from inpaint.data.pictures import Pictures
+from inpaint.holes.spec import HoleSpec
 
 SIZE, NUM = 16, 25
 SPEC = HoleSpec.scaled(SIZE)
@@ -23,7 +23,7 @@ SPEC = HoleSpec.scaled(SIZE)
 
 def make_pictures(num: int = NUM) -> Pictures:
     random = np.random.default_rng(0)
-    where, windows = holes.stored_holes(random.integers(0, 2**63, num, dtype=np.uint64), SPEC)
+    where, windows = draws.stored_holes(random.integers(0, 2**63, num, dtype=np.uint64), SPEC)
     pixels = random.integers(0, 256, (num, SIZE, SIZE, 3), dtype=np.uint8)
     return Pictures(pixels, where, windows, [str(index) for index in range(num)])
 
@@ -50,7 +50,7 @@ def coordinates(hole: list[int], window: list[int], real_window: list[int], mirr
 @given(st.integers(0, 1000))
 @settings(max_examples=20, deadline=None)
 def test_the_mask_is_1_in_the_hole_and_nowhere_else(seed: int) -> None:
-    where, windows = holes.resampled_holes(6, SPEC, seed, 1)
+    where, windows = draws.resampled_holes(6, SPEC, seed, 1)
     rows = np.concatenate([where, windows, windows, np.zeros((6, 1), np.int32)], axis=1)
     batch = make_batch(torch.from_numpy(PICTURES.pixels[:6]), torch.from_numpy(rows), torch.float64)
     expected = torch.zeros(6, 1, SIZE, SIZE, dtype=torch.float64)
@@ -140,9 +140,9 @@ def test_stored_holes_stay_and_resampled_ones_change_with_the_epoch() -> None:
     fresh = [plan_epoch(PICTURES, config(holes="resampled"), 0, epoch) for epoch in (1, 2)]
     assert not np.array_equal(fresh[0].holes, fresh[1].holes)
     for epoch, plan in enumerate(fresh, start=1):
-        assert np.array_equal(plan.holes, holes.resampled_holes(NUM, SPEC, 0, epoch)[0])
-        assert np.array_equal(plan.real_windows, holes.real_windows(NUM, SPEC, 0, epoch))
-        assert np.array_equal(plan.order, holes.epoch_order(NUM, 0, epoch))
+        assert np.array_equal(plan.holes, draws.resampled_holes(NUM, SPEC, 0, epoch)[0])
+        assert np.array_equal(plan.real_windows, draws.real_windows(NUM, SPEC, 0, epoch))
+        assert np.array_equal(plan.order, draws.epoch_order(NUM, 0, epoch))
 
 
 def test_options_do_not_shift_one_anothers_numbers() -> None:

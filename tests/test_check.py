@@ -14,9 +14,9 @@ from hub_server import LoopbackHub
 from preparing import COUNTS, options
 
 from inpaint.cli import main
-from inpaint.data.holes import SPLITS
-from inpaint.data.prepare import prepare
 from inpaint.errors import InpaintError
+from inpaint.prepare.run import prepare
+from inpaint.sources.keys import SPLITS
 
 
 def damage_shard(out: Path) -> None:

@@ -14,10 +14,10 @@ from PIL import Image, ImageCms
 
 from inpaint import Generator, InpaintingPipeline
 from inpaint.cli import main
-from inpaint.data import deep
-from inpaint.data.given import _ARRAY_TURNS, read_picture
-from inpaint.data.pixels import TURNS
 from inpaint.errors import InpaintError
+from inpaint.images import deep
+from inpaint.images.given import _ARRAY_TURNS, read_picture
+from inpaint.images.pixels import TURNS
 from inpaint.models.generator import GeneratorConfig
 
 PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()

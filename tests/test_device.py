@@ -22,17 +22,17 @@ from waits import DEVICE, Waits, batch_norm_kernels
 
 from inpaint.arguments import Options
 from inpaint.config import Config
-from inpaint.data.holes import stored_holes
+from inpaint.data.draws import stored_holes
 from inpaint.data.pictures import Pictures
+from inpaint.distributed import runtime as runtimes
+from inpaint.distributed.heartbeat import Watch
+from inpaint.distributed.launcher import refuse_mixes
+from inpaint.distributed.runtime import Runtime
+from inpaint.distributed.signals import StopRequest
 from inpaint.errors import UsageError
-from inpaint.training import runtime as runtimes
-from inpaint.training.judge import Judge
+from inpaint.training.evaluator import Judge
 from inpaint.training.run_directory import RunDirectory
-from inpaint.training.runtime import Runtime
-from inpaint.training.set_up import refuse_mixes
-from inpaint.training.signals import StopRequest
 from inpaint.training.trainer import Trainer
-from inpaint.training.watch import Watch
 
 SIZE, LOG_EVERY = 16, 3
 

@@ -27,7 +27,7 @@ from running import (
 )
 from torch import Tensor
 
-from inpaint.training.networks import Network
+from inpaint.distributed.network import Network
 
 NUM_STEPS = 20
 

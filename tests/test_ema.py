@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from inpaint.config import EmaConfig
+from inpaint.distributed.network import Network
+from inpaint.distributed.runtime import Runtime
 from inpaint.training.ema import Ema
-from inpaint.training.networks import Network
-from inpaint.training.runtime import Runtime
 
 
 @pytest.fixture(autouse=True)

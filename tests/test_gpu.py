@@ -21,7 +21,7 @@ from test_steps import BATCH, Setup
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.cpp_extension import CUDA_HOME
 
-from inpaint.training.batch_norm import synchronise_batch_norm
+from inpaint.distributed.batch_norm import synchronise_batch_norm
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 two_gpus = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from inpaint.data import holes
-from inpaint.data.holes import HoleSpec, key_hash, split_of
+from inpaint.data import draws
+from inpaint.holes.spec import HoleSpec
+from inpaint.sources.keys import SPLITS, key_hash, split_of
 
 PAPER = HoleSpec.scaled(64)
 KEYS = np.array([key_hash(f"lake/{number}.jpg") for number in range(20_000)], dtype=np.uint64)
@@ -33,7 +34,7 @@ def assert_nested(hole: NDArray[np.int32], window: NDArray[np.int32], spec: Hole
 
 
 def both(spec: HoleSpec, seed: int = 0) -> list[tuple[NDArray[np.int32], NDArray[np.int32]]]:
-    return [holes.resampled_holes(2_000, spec, seed, 1), holes.stored_holes(KEYS[:2_000], spec)]
+    return [draws.resampled_holes(2_000, spec, seed, 1), draws.stored_holes(KEYS[:2_000], spec)]
 
 
 # --- geometry
@@ -47,7 +48,7 @@ def test_every_hole_is_in_its_window_in_the_picture(spec: HoleSpec, seed: int) -
         assert_nested(hole, window, spec)
         assert (hole[:, 2:] >= spec.min_px).all()
         assert (hole[:, 2:] <= spec.max_px).all()
-    window = holes.real_windows(2_000, spec, seed, 1)
+    window = draws.real_windows(2_000, spec, seed, 1)
     assert (window >= 0).all()
     assert (window + spec.window_px <= spec.image_size).all()
 
@@ -55,7 +56,7 @@ def test_every_hole_is_in_its_window_in_the_picture(spec: HoleSpec, seed: int) -
 @pytest.mark.parametrize("which", [0, 1])
 def test_every_size_and_place_is_reached_and_sizes_are_even(which: int) -> None:
     """The paper's: sides 20 to 25, both ends included, anywhere in 64 x 64."""
-    hole, window = [holes.resampled_holes(20_000, PAPER, 0, 1), holes.stored_holes(KEYS, PAPER)][which]
+    hole, window = [draws.resampled_holes(20_000, PAPER, 0, 1), draws.stored_holes(KEYS, PAPER)][which]
     for side in (hole[:, 2], hole[:, 3]):
         values, counts = np.unique(side, return_counts=True)
         assert values.tolist() == [20, 21, 22, 23, 24, 25]
@@ -70,7 +71,7 @@ def test_every_size_and_place_is_reached_and_sizes_are_even(which: int) -> None:
 
 
 def test_real_windows_reach_everywhere() -> None:
-    window = holes.real_windows(20_000, PAPER, 0, 1)
+    window = draws.real_windows(20_000, PAPER, 0, 1)
     assert [np.unique(axis).tolist() for axis in window.T] == [list(range(37))] * 2
 
 
@@ -105,10 +106,10 @@ def test_sizes_scale_with_the_picture(size: int, scaled: tuple[int, int, int]) -
 def test_every_stream_depends_on_seed_and_epoch_and_on_nothing_else(seed: int, epoch: int) -> None:
     def drawn(seed: int, epoch: int) -> list[bytes]:
         arrays = [
-            holes.epoch_order(200, seed, epoch),
-            *holes.resampled_holes(200, PAPER, seed, epoch),
-            holes.real_windows(200, PAPER, seed, epoch),
-            holes.flips(200, seed, epoch),
+            draws.epoch_order(200, seed, epoch),
+            *draws.resampled_holes(200, PAPER, seed, epoch),
+            draws.real_windows(200, PAPER, seed, epoch),
+            draws.flips(200, seed, epoch),
         ]
         return [array.tobytes() for array in arrays]
 
@@ -120,37 +121,37 @@ def test_every_stream_depends_on_seed_and_epoch_and_on_nothing_else(seed: int, e
 
 
 def test_streams_are_independent() -> None:
-    numbers = {stream: holes.generator(7, stream, 3).random(4).tobytes() for stream in holes.STREAMS}
-    assert len(set(numbers.values())) == len(holes.STREAMS)
+    numbers = {stream: draws.make_rng(7, stream, 3).random(4).tobytes() for stream in draws.STREAMS}
+    assert len(set(numbers.values())) == len(draws.STREAMS)
 
 
 def test_a_stored_hole_belongs_to_its_key() -> None:
     """Whatever other pictures there are, and in whatever order."""
-    hole, window = holes.stored_holes(KEYS[:100], PAPER)
+    hole, window = draws.stored_holes(KEYS[:100], PAPER)
     chosen = np.random.default_rng(0).permutation(100)[:40]
-    some_hole, some_window = holes.stored_holes(KEYS[chosen], PAPER)
+    some_hole, some_window = draws.stored_holes(KEYS[chosen], PAPER)
     assert np.array_equal(some_hole, hole[chosen])
     assert np.array_equal(some_window, window[chosen])
     assert len(np.unique(np.concatenate([hole, window], axis=1), axis=0)) > 95
 
 
 def test_an_order_is_a_permutation() -> None:
-    assert sorted(holes.epoch_order(1000, 0, 5).tolist()) == list(range(1000))
+    assert sorted(draws.epoch_order(1000, 0, 5).tolist()) == list(range(1000))
 
 
 def test_half_are_mirrored() -> None:
-    assert 0.48 < holes.flips(20_000, 0, 1).mean() < 0.52
+    assert 0.48 < draws.flips(20_000, 0, 1).mean() < 0.52
 
 
 def test_the_numbers_never_change() -> None:
     """One value a stream: runs and datasets of the past depend on them."""
-    assert holes.epoch_order(10, 0, 1).tolist() == [6, 8, 0, 7, 3, 1, 2, 5, 4, 9]
-    hole, window = holes.resampled_holes(2, PAPER, 0, 1)
+    assert draws.epoch_order(10, 0, 1).tolist() == [6, 8, 0, 7, 3, 1, 2, 5, 4, 9]
+    hole, window = draws.resampled_holes(2, PAPER, 0, 1)
     assert (hole.tolist(), window.tolist()) == ([[17, 34, 25, 21], [34, 33, 20, 24]], [[15, 34], [26, 31]])
-    hole, window = holes.stored_holes(KEYS[:2], PAPER)
+    hole, window = draws.stored_holes(KEYS[:2], PAPER)
     assert (hole.tolist(), window.tolist()) == ([[1, 38, 20, 24], [30, 30, 23, 24]], [[1, 35], [29, 28]])
-    assert holes.real_windows(2, PAPER, 0, 1).tolist() == [[5, 29], [10, 36]]
-    assert holes.flips(12, 0, 1).astype(int).tolist() == [0, 1, 1, 0, 1, 0, 1, 0, 0, 0, 0, 1]
+    assert draws.real_windows(2, PAPER, 0, 1).tolist() == [[5, 29], [10, 36]]
+    assert draws.flips(12, 0, 1).astype(int).tolist() == [0, 1, 1, 0, 1, 0, 1, 0, 0, 0, 0, 1]
     assert key_hash("lake/0.jpg") == 8953107015091064821
     assert key_hash("höhle/\udcff.jpg") == 4518160500077538532
 
@@ -160,7 +161,7 @@ def test_the_numbers_never_change() -> None:
 
 def test_85_10_5() -> None:
     splits = [split_of(int(key)) for key in KEYS]
-    assert [round(splits.count(name) / len(splits), 2) for name in holes.SPLITS] == [0.85, 0.10, 0.05]
+    assert [round(splits.count(name) / len(splits), 2) for name in SPLITS] == [0.85, 0.10, 0.05]
 
 
 def test_the_borders_between_the_splits() -> None:
@@ -176,11 +177,11 @@ def test_the_borders_between_the_splits() -> None:
 @settings(max_examples=60, deadline=None)
 def test_scaling_up_and_back_is_exact(spec: HoleSpec, factor: int) -> None:
     large = HoleSpec(spec.image_size * factor, spec.min_px * factor, spec.max_px * factor, spec.window_px * factor)
-    hole, window = holes.resampled_holes(200, spec, 0, 1)
-    up = holes.scale_holes(hole, window, spec.image_size, large)
+    hole, window = draws.resampled_holes(200, spec, 0, 1)
+    up = draws.scale_holes(hole, window, spec.image_size, large)
     assert np.array_equal(up[0], hole * factor)
     assert np.array_equal(up[1], window * factor)
-    back = holes.scale_holes(*up, large.image_size, spec)
+    back = draws.scale_holes(*up, large.image_size, spec)
     assert np.array_equal(back[0], hole)
     assert np.array_equal(back[1], window)
 
@@ -188,13 +189,13 @@ def test_scaling_up_and_back_is_exact(spec: HoleSpec, factor: int) -> None:
 @given(specs(), specs())
 @settings(max_examples=60, deadline=None)
 def test_scaled_coordinates_are_nested_whatever_the_sizes(spec: HoleSpec, other: HoleSpec) -> None:
-    scaled = holes.scale_holes(*holes.resampled_holes(200, spec, 0, 1), spec.image_size, other)
+    scaled = draws.scale_holes(*draws.resampled_holes(200, spec, 0, 1), spec.image_size, other)
     assert_nested(*scaled, other)
 
 
 def test_each_picture_is_scaled_from_its_own_side() -> None:
     hole, window = np.array([[8, 4, 20, 24]] * 2, dtype=np.int32), np.array([[4, 2]] * 2, dtype=np.int32)
-    scaled, windows = holes.scale_holes(hole, window, np.array([64, 128], dtype=np.int32), PAPER)
+    scaled, windows = draws.scale_holes(hole, window, np.array([64, 128], dtype=np.int32), PAPER)
     assert scaled.tolist() == [[8, 4, 20, 24], [4, 2, 10, 12]]
     assert windows.tolist() == [[4, 2], [2, 1]]
 
@@ -202,11 +203,11 @@ def test_each_picture_is_scaled_from_its_own_side() -> None:
 @given(specs())
 @settings(max_examples=40, deadline=None)
 def test_mirroring_twice_is_nothing_and_once_moves_no_row(spec: HoleSpec) -> None:
-    hole, window = holes.resampled_holes(200, spec, 0, 1)
-    mirrored = holes.mirror(hole, window, spec)
+    hole, window = draws.resampled_holes(200, spec, 0, 1)
+    mirrored = draws.mirror(hole, window, spec)
     assert_nested(*mirrored, spec)
     assert np.array_equal(mirrored[0][:, 1:], hole[:, 1:])
     assert np.array_equal(mirrored[0][:, 0], spec.image_size - (hole[:, 0] + hole[:, 2]))
-    again = holes.mirror(*mirrored, spec)
+    again = draws.mirror(*mirrored, spec)
     assert np.array_equal(again[0], hole)
     assert np.array_equal(again[1], window)

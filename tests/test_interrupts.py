@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 from running import start, steps, tiny_config
 
-from inpaint.training.signals import StopRequest
+from inpaint.distributed.signals import StopRequest
 
 # A step that is one long call into a library: Python's own handlers wait until it is over.
 LONG_STEP = """
 import sys
 import torch
 from inpaint.training import launch
-from inpaint.training.signals import StopRequest
+from inpaint.distributed.signals import StopRequest
 from inpaint.training.steps import Steps
 
 def step(*_):

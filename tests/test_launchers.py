@@ -29,8 +29,8 @@ from running import (
     weights,
 )
 
+from inpaint.distributed.launcher import OURS_IN_DEEPSPEED, start_notes
 from inpaint.processes import num_cores
-from inpaint.training.set_up import OURS_IN_DEEPSPEED, start_notes
 
 NUM_STEPS = 20
 

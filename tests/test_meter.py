@@ -7,8 +7,8 @@ from typing import cast
 import pytest
 import torch
 
+from inpaint.distributed.runtime import Runtime
 from inpaint.training.meter import Meter, NonFiniteError, Place
-from inpaint.training.runtime import Runtime
 
 
 class OneProcess:

@@ -15,8 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from inpaint.config import Config, DataConfig
-from inpaint.data.holes import HoleSpec
 from inpaint.errors import InpaintError
+from inpaint.holes.spec import HoleSpec
 from inpaint.models.discriminator import Discriminator
 from inpaint.models.generator import Generator, GeneratorConfig
 from inpaint.models.layers import convolution

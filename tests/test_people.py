@@ -11,9 +11,9 @@ import pytest
 from hub_server import LoopbackHub
 from onnx_files import write_yolox
 
-from inpaint.data.detectors import DarknetDetector, build_detector, check_detector, letterbox
-from inpaint.data.people import LOWEST_SCORE, Box, PeopleFilter
 from inpaint.errors import InpaintError, UsageError
+from inpaint.prepare.detectors import DarknetDetector, build_detector, check_detector, letterbox
+from inpaint.prepare.people import LOWEST_SCORE, Box, PeopleFilter
 
 # Three by three cells of 32 px, each its brightest pixel, and one 1x1 convolution to a box and two classes.
 CFG = """

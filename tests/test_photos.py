@@ -21,12 +21,14 @@ from hub_server import LoopbackHub
 from PIL import Image
 
 from inpaint.data import cache
-from inpaint.data.holes import SPLITS, HoleSpec, Split, key_hash, split_of, stored_holes
-from inpaint.data.keys import split_for
+from inpaint.data.draws import stored_holes
 from inpaint.data.pictures import Pictures, SyntheticSpec, open_pictures
-from inpaint.data.sources import Entry, open_source
 from inpaint.data.stream import find_shards
 from inpaint.errors import InpaintError, UsageError
+from inpaint.holes.spec import HoleSpec
+from inpaint.sources.keys import SPLITS, Split, key_hash, split_for, split_of
+from inpaint.sources.opening import open_source
+from inpaint.sources.source import Entry
 
 SPEC = HoleSpec.scaled(16)
 SYNTHETIC = SyntheticSpec(num_train=40, num_validation=8, num_test=4, seed=1)
@@ -367,8 +369,8 @@ def test_a_damaged_entry_is_named(tmp_path: Path) -> None:
 BUILDER = """
 import sys, time
 from pathlib import Path
-from inpaint.data import synthetic
-from inpaint.data.holes import HoleSpec
+from inpaint.data.synthetic import landscapes as synthetic
+from inpaint.holes.spec import HoleSpec
 from inpaint.data.pictures import SyntheticSpec, open_pictures
 render, delay = synthetic.render, float(sys.argv[2])
 def slow(*arguments):
@@ -412,7 +414,7 @@ def test_what_is_in_the_cache_is_opened_without_pandas(tmp_path: Path) -> None:
     program = f"""\
 import sys
 from pathlib import Path
-from inpaint.data.holes import HoleSpec
+from inpaint.holes.spec import HoleSpec
 from inpaint.data.pictures import SyntheticSpec, open_pictures
 made = SyntheticSpec(num_train=40, num_validation=8, num_test=4, seed=1)
 open_pictures(None, HoleSpec.scaled(16), cache_dir=Path({str(tmp_path)!r}), max_bad_fraction=0, synthetic=made,

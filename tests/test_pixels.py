@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps, features
 
-from inpaint.data.archive import PathSource
-from inpaint.data.pixels import ORIENTATION, BadPicture, decode_square, open_picture, square
+from inpaint.images.pixels import ORIENTATION, BadPicture, decode_square, open_picture, square
+from inpaint.sources.archive import PathSource
 
 
 def encode(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
@@ -125,7 +125,7 @@ def test_a_very_large_picture_warns_nobody(tmp_path: Path) -> None:
     program = """
 import sys
 from pathlib import Path
-from inpaint.data.pixels import BadPicture, open_picture
+from inpaint.images.pixels import BadPicture, open_picture
 try:
     open_picture(Path(sys.argv[1]))
 except BadPicture as fault:

@@ -23,14 +23,16 @@ from preparing import COUNTS, contents, landscape, options
 from test_people import write_darknet
 
 from inpaint.cli import main
-from inpaint.data import chunks, places365
-from inpaint.data.check import faults
-from inpaint.data.holes import SPLITS, HoleSpec, key_hash, split_of, stored_holes
-from inpaint.data.keys import class_of, split_for
-from inpaint.data.people import PeopleFilter
-from inpaint.data.prepare import WORK_FOLDER, prepare
-from inpaint.data.sources import open_source
+from inpaint.data.draws import stored_holes
 from inpaint.errors import InpaintError, UsageError
+from inpaint.holes.spec import HoleSpec
+from inpaint.prepare import chunks
+from inpaint.prepare.check import faults
+from inpaint.prepare.people import PeopleFilter
+from inpaint.prepare.run import WORK_FOLDER, prepare
+from inpaint.sources import places365
+from inpaint.sources.keys import SPLITS, class_of, key_hash, split_for, split_of
+from inpaint.sources.opening import open_source
 
 
 def test_the_fifty_classes_are_official() -> None:

@@ -15,12 +15,13 @@ from running import differences, metrics, steps, tiny_config, train, weights
 
 import inpaint
 from inpaint.config import Config
+from inpaint.distributed import launcher as set_up
+from inpaint.distributed.heartbeat import Watch
+from inpaint.distributed.signals import STOPPING
 from inpaint.errors import UsageError
 from inpaint.resolve import load_config
-from inpaint.training import launch, set_up
-from inpaint.training.signals import STOPPING
+from inpaint.training import launch
 from inpaint.training.trainer import Trainer
-from inpaint.training.watch import Watch
 
 SHORT = {"training.max_steps": 4, "training.phases": [0.5, 0.0, 0.5]}
 
@@ -185,7 +186,7 @@ def test_a_compiler_may_take_longer_than_timeout_s_where_a_part_of_training_runs
     for name in told:
         monkeypatch.setattr(Watch, name, lambda self, where, name=name: told[name].append(where))
     # As where there is no compiler: what is tested is what the watch is told.
-    monkeypatch.setattr("inpaint.training.runtime.why_not_compiled", lambda device: "not here")
+    monkeypatch.setattr("inpaint.distributed.runtime.why_not_compiled", lambda device: "not here")
     for compiles in (False, True):
         told["at"].clear(), told["busy"].clear()
         inpaint.train(

@@ -14,8 +14,9 @@ import torch
 from running import assert_same_end, differences, launch, metrics, start, steps, tiny_config, weights
 from stopping import Killed, at_step
 
+from inpaint.distributed import stop_sync as agreement
 from inpaint.errors import InpaintError
-from inpaint.training import agreement, checkpoint, trainer
+from inpaint.training import checkpoint, trainer
 from inpaint.training.launch import main
 from inpaint.training.saved_generator import init_generator
 
@@ -73,7 +74,7 @@ def test_a_signal_in_any_phase_saves_and_leaves_a_marker(
 def test_a_signal_during_validation_is_heard_there(
     config: Path, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from inpaint.training import judge
+    from inpaint.training import evaluator as judge
 
     original = judge.metric_sums
     with monkeypatch.context() as patch:

@@ -19,11 +19,11 @@ from running import (
 
 from inpaint import processes
 from inpaint.config import Config
+from inpaint.distributed import runtime
+from inpaint.distributed.launcher import OURS_IN_DEEPSPEED, deepspeed_settings, divide_batch, refuse_lost_gpus, settle
+from inpaint.distributed.runtime import Runtime
 from inpaint.errors import UsageError
-from inpaint.training import runtime
 from inpaint.training.launch import main
-from inpaint.training.runtime import Runtime
-from inpaint.training.set_up import OURS_IN_DEEPSPEED, deepspeed_settings, divide_batch, refuse_lost_gpus, settle
 
 
 def test_bad_set_ups_are_told_once_and_end_all_processes(tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_a_containers_quota_counts(quota: str, expected: int, bare: pytest.Monke
 
 @pytest.mark.parametrize("missing", ["deepspeed", "transformers"])
 def test_deepspeed_not_installed(bare: pytest.MonkeyPatch, missing: str) -> None:
-    bare.setattr("inpaint.training.set_up.find_spec", lambda name: None if name == missing else object())
+    bare.setattr("inpaint.distributed.launcher.find_spec", lambda name: None if name == missing else object())
     bare.setenv("ACCELERATE_USE_DEEPSPEED", "true")
     with pytest.raises(UsageError, match=re.escape(f"{missing} is not installed: pip install 'inpaint[deepspeed]'")):
         Runtime("bf16")

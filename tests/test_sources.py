@@ -21,10 +21,11 @@ from test_ways import datasets_hub, opened
 
 import inpaint
 from inpaint.cli import main
-from inpaint.data.holes import SPLITS, key_hash, split_of
-from inpaint.data.prepare import WORK_FOLDER, prepare
-from inpaint.data.sources import MAX_FILE_BYTES, open_source
 from inpaint.errors import InpaintError, UsageError
+from inpaint.prepare.run import WORK_FOLDER, prepare
+from inpaint.sources.keys import SPLITS, key_hash, split_of
+from inpaint.sources.opening import open_source
+from inpaint.sources.source import MAX_FILE_BYTES
 
 __all__ = ["datasets_hub"]
 

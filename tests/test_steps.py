@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from inpaint.config import Config
-from inpaint.data import holes
+from inpaint.data import draws
 from inpaint.data.batches import Batch, Feed, composite, crop
 from inpaint.data.pictures import Pictures
+from inpaint.distributed.network import Network
+from inpaint.distributed.runtime import DTYPES, Runtime
 from inpaint.losses import adversarial_loss, discriminator_losses, reconstruction_loss
 from inpaint.training.build import build_networks
-from inpaint.training.networks import Network
-from inpaint.training.runtime import DTYPES, Runtime
 from inpaint.training.steps import Steps
 
 SIZE, BATCH = 16, 8
@@ -50,7 +50,7 @@ class Setup:
 
     def batch(self, step: int = 0) -> Batch:
         random, spec, size = np.random.default_rng(0), self.config.data.hole_spec, self.config.data.image_size
-        where, windows = holes.stored_holes(random.integers(0, 2**63, 64, dtype=np.uint64), spec)
+        where, windows = draws.stored_holes(random.integers(0, 2**63, 64, dtype=np.uint64), spec)
         pixels = random.integers(0, 256, (64, size, size, 3), dtype=np.uint8)
         pictures = Pictures(pixels, where, windows, [""] * 64)
         feed = Feed(pictures, self.config.data, 0, BATCH, device=self.runtime.device, dtype=self.dtype)

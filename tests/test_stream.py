@@ -22,12 +22,14 @@ from running import differences, tiny_config, train, weights
 from inpaint.config import DataConfig
 from inpaint.data import stream as streams
 from inpaint.data.batches import Batch, Feed
-from inpaint.data.holes import HoleSpec, Split, key_hash, stored_holes
+from inpaint.data.draws import stored_holes
 from inpaint.data.pictures import Pictures, SyntheticSpec, open_pictures
 from inpaint.data.stream import Stream, find_shards
-from inpaint.data.synthetic import render
-from inpaint.data.tables import TableSource
+from inpaint.data.synthetic.landscapes import render
 from inpaint.errors import InpaintError
+from inpaint.holes.spec import HoleSpec
+from inpaint.sources.keys import Split, key_hash
+from inpaint.sources.tables import TableSource
 
 SIZE, ROWS, BATCH = 16, 5, 12
 NUMS: dict[Split, int] = {"train": 103, "validation": 9, "test": 7}

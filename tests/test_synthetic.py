@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from inpaint.data.synthetic import CLASSES, labels, render
+from inpaint.data.synthetic.landscapes import CLASSES, labels, render
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def test_the_same_bytes_alone_in_any_batch_and_in_any_order(pictures: NDArray[np
 
 
 def test_the_same_bytes_in_another_process(pictures: NDArray[np.uint8]) -> None:
-    code = "import hashlib, numpy as np; from inpaint.data.synthetic import render as r;"
+    code = "import hashlib, numpy as np; from inpaint.data.synthetic.landscapes import render as r;"
     code += "print(hashlib.sha256(r(5, np.arange(9), 64).tobytes()).hexdigest())"
     seen = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
     assert seen == hashlib.sha256(pictures[:9].tobytes()).hexdigest()

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 import torch.distributed as dist
 
+from inpaint.distributed import heartbeat as watching
+from inpaint.distributed.failure import tell
+from inpaint.distributed.heartbeat import Meeting, Watch
+from inpaint.distributed.store import connect
 from inpaint.errors import InpaintError
-from inpaint.training import watch as watching
-from inpaint.training.failure import tell
-from inpaint.training.watch import Meeting, Watch
 
 
 @pytest.fixture
@@ -65,7 +66,7 @@ def test_a_main_process_that_went_with_its_store_is_named(monkeypatch: pytest.Mo
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     monkeypatch.setenv("MASTER_PORT", str(store.port))
     beat = json.dumps({"at": "step 8, phase 2", "pid": 4711, "host": "node1", "stuck_s": 0})
-    watching.connect(5.0).set("beat/0", beat)
+    connect(5.0).set("beat/0", beat)
     watch = Watch(1, 2, timeout_s=60)
     time.sleep(1.5 * watching._BEAT_S)
     del store
@@ -79,7 +80,7 @@ def test_who_does_not_come_is_named(
     store: dist.TCPStore, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(watching, "_LATE_S", 0.2)
-    watching.connect(5.0).set("here/1", "node2")
+    connect(5.0).set("here/1", "node2")
     said = ""
     with pytest.raises(InpaintError) as caught, Meeting(0, 4, timeout_s=0.5):
         deadline = time.monotonic() + 20
@@ -95,7 +96,7 @@ def test_who_does_not_come_is_named(
 
 
 def test_all_there_and_not_connected_points_to_the_network(store: dist.TCPStore) -> None:
-    watching.connect(5.0).set("here/1", "node2")
+    connect(5.0).set("here/1", "node2")
     with pytest.raises(InpaintError, match="all have come, but do not reach one another"), Meeting(0, 2, timeout_s=5):
         raise RuntimeError("connect refused")
 

@@ -15,13 +15,14 @@ from datasets import Image as ImageFeature
 from hub_server import LoopbackHub
 from preparing import landscape, options
 
-from inpaint.data.holes import SPLITS, HoleSpec, Split, key_hash, split_of, stored_holes
-from inpaint.data.keys import split_for
+from inpaint.data.draws import stored_holes
 from inpaint.data.pictures import Pictures, SyntheticSpec, open_pictures
-from inpaint.data.places365 import official_names
-from inpaint.data.prepare import prepare
-from inpaint.data.sources import open_source
 from inpaint.data.stream import Stream, find_shards
+from inpaint.holes.spec import HoleSpec
+from inpaint.prepare.run import prepare
+from inpaint.sources.keys import SPLITS, Split, key_hash, split_for, split_of
+from inpaint.sources.opening import open_source
+from inpaint.sources.places365 import official_names
 
 SIZE = 32
 CLASSES = {

@@ -144,7 +144,7 @@ def save(filled: Filled, path: Path) -> None:
     Raises:
         InpaintError: the place or the format does not take it.
     """
-    from inpaint.data import deep
+    from inpaint.images import deep
 
     part = path.with_name(f".{path.name}.part")
     kind = _format_of(path)

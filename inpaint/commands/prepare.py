@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from inpaint.errors import InpaintError, UsageError
 
 if TYPE_CHECKING:
-    from inpaint.data.plan import Plan
+    from inpaint.prepare.plan import Plan
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -87,8 +87,8 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("say --source SRC and --out DIR, or --check DIR_OR_ID")
     if args.push_to is not None and args.push_to.count("/") != 1:
         raise UsageError(f"--push-to is {args.push_to!r}; it must be ORG/NAME")
-    from inpaint.data.people import DEFAULT_MODEL, PeopleFilter
-    from inpaint.data.prepare import Options, prepare
+    from inpaint.prepare.people import DEFAULT_MODEL, PeopleFilter
+    from inpaint.prepare.run import Options, prepare
 
     people = PeopleFilter(
         kind=args.people_filter,
@@ -171,7 +171,7 @@ def _report(plan: Plan, out: Path) -> None:
 
 
 def _check(name: str) -> int:
-    from inpaint.data.check import faults
+    from inpaint.prepare.check import faults
 
     found = faults(name)
     for fault in found:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from inpaint.config import DataConfig
-from inpaint.data import holes
+from inpaint.data import draws
 from inpaint.data.pictures import Pictures
 from inpaint.data.stream import Stream
 from inpaint.errors import UsageError
@@ -70,13 +70,13 @@ def plan_epoch(pictures: Pictures | Stream, config: DataConfig, seed: int, epoch
     if config.holes == "stored":
         where, windows = pictures.holes, pictures.crops
     else:
-        where, windows = holes.resampled_holes(num, spec, seed, epoch)
-    flips = holes.flips(num, seed, epoch) if config.flip else np.zeros(num, dtype=np.bool_)
-    mirrored, mirrored_windows = holes.mirror(where, windows, spec)
+        where, windows = draws.resampled_holes(num, spec, seed, epoch)
+    flips = draws.flips(num, seed, epoch) if config.flip else np.zeros(num, dtype=np.bool_)
+    mirrored, mirrored_windows = draws.mirror(where, windows, spec)
     where = np.where(flips[:, None], mirrored, where)
     windows = np.where(flips[:, None], mirrored_windows, windows)
     random_windows = config.local_real == "random"
-    real_windows = holes.real_windows(num, spec, seed, epoch) if random_windows else windows
+    real_windows = draws.real_windows(num, spec, seed, epoch) if random_windows else windows
     return EpochPlan(pictures.order(seed, epoch), where, windows, real_windows, flips)
 
 
@@ -174,7 +174,7 @@ class Feed:
     def _with_own(
         self, rows: NDArray[np.int32], where: NDArray[np.int32], windows: NDArray[np.int32]
     ) -> NDArray[np.int32]:
-        mirrored = holes.mirror(where, windows, self.config.hole_spec)
+        mirrored = draws.mirror(where, windows, self.config.hole_spec)
         flipped = rows[:, 9:] > 0
         where, windows = np.where(flipped, mirrored[0], where), np.where(flipped, mirrored[1], windows)
         real_windows = rows[:, 7:9] if self.config.local_real == "random" else windows

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from inpaint.data.holes import HoleSpec, scale_holes, stored_holes
-from inpaint.data.pixels import BadPicture, decode_square
-from inpaint.data.sources import Entry
+from inpaint.data.draws import scale_holes, stored_holes
+from inpaint.holes.spec import HoleSpec
+from inpaint.images.pixels import BadPicture, decode_square
+from inpaint.sources.source import Entry
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -16,12 +16,11 @@ from numpy.typing import NDArray
 
 from inpaint.data.cache import check_room
 from inpaint.data.decode import Decoded, table_of
-from inpaint.data.holes import SPLITS, Split
-from inpaint.data.keys import KEY_RULE
 from inpaint.data.recipes import TASK_BYTES, Listing, Recipe, Task
 from inpaint.errors import InpaintError
 from inpaint.files import sync, write_synced
 from inpaint.processes import num_cores
+from inpaint.sources.keys import KEY_RULE, SPLITS, Split
 
 TASK_PICTURES = 64
 NUM_NAMED = 20

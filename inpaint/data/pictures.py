@@ -15,15 +15,15 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from inpaint.data import holes
+from inpaint.data import draws
 from inpaint.data.cache import build_once, cache_folder
 from inpaint.data.decode import coordinates_at
 from inpaint.data.filling import fill, refuse_too_many
-from inpaint.data.holes import SPLITS, HoleSpec, Split
-from inpaint.data.keys import split_for
 from inpaint.data.recipes import PhotoRecipe, Recipe, SyntheticRecipe, SyntheticSpec
-from inpaint.data.sources import open_source
 from inpaint.errors import InpaintError
+from inpaint.holes.spec import HoleSpec
+from inpaint.sources.keys import SPLITS, Split, split_for
+from inpaint.sources.opening import open_source
 
 # Raised when the same source would become another entry: other pixels, keys (`KEY_RULE`) or files.
 VERSION = 3
@@ -58,7 +58,7 @@ class Pictures:
 
     def order(self, seed: int, epoch: int) -> NDArray[np.int64]:
         """The pictures of `epoch` (from 1) in the order in which they are trained on."""
-        return holes.epoch_order(len(self), seed, epoch)
+        return draws.epoch_order(len(self), seed, epoch)
 
     def take(self, chosen: NDArray[np.int64]) -> NDArray[np.uint8]:
         """The pixels [n, S, S, 3] of some of them."""

@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inpaint.data.decode import Decoded, decode_entries
-from inpaint.data.holes import SPLITS, Split, key_hash
-from inpaint.data.keys import split_for
-from inpaint.data.sources import Entry, Source, open_source
 from inpaint.errors import InpaintError
+from inpaint.sources.keys import SPLITS, Split, key_hash, split_for
+from inpaint.sources.opening import open_source
+from inpaint.sources.source import Entry, Source
 
 # Where each split's indices begin among the made-up landscapes: far apart, so that a larger split moves no other.
 SYNTHETIC_START: dict[Split, int] = {"train": 0, "validation": 1 << 40, "test": 2 << 40}
@@ -139,7 +139,7 @@ class SyntheticRecipe:
         }
 
     def fingerprint(self) -> str:
-        from inpaint.data import synthetic
+        from inpaint.data.synthetic import landscapes as synthetic
 
         # Other code may draw other pictures, so the code is part of the name.
         code = hashlib.blake2b(Path(synthetic.__file__).read_bytes(), digest_size=6).hexdigest()
@@ -159,7 +159,7 @@ class SyntheticRecipe:
                 yield Task(splits, places, partial(self._decode, SYNTHETIC_START[split] + places))
 
     def _decode(self, indices: NDArray[np.int64]) -> Decoded:
-        from inpaint.data import synthetic
+        from inpaint.data.synthetic import landscapes as synthetic
 
         return Decoded(synthetic.render(self.spec.seed, indices, self.size), range(len(indices)))
 

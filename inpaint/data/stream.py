@@ -26,18 +26,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from inpaint.data import holes
+from inpaint.data import draws
 from inpaint.data.decode import Decoded, coordinates_at, decode_entries, table_of
-from inpaint.data.holes import SPLITS, HoleSpec
-from inpaint.data.sources import Entry, open_source
 from inpaint.errors import InpaintError
 from inpaint.files import human_size
+from inpaint.holes.spec import HoleSpec
 from inpaint.processes import num_cores
+from inpaint.sources.keys import SPLITS
+from inpaint.sources.opening import open_source
+from inpaint.sources.source import Entry
 
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
-    from inpaint.data.tables import TableSource
+    from inpaint.sources.tables import TableSource
 
 # A lane keeps what it mixes, a block at each end of that, and the next; so a window of a lane's least blocks mixes one.
 LEAST_BLOCKS = 4
@@ -53,7 +55,7 @@ def find_shards(path: str) -> TableSource:
     Raises:
         InpaintError: nothing there, not parquet, or not all three splits.
     """
-    from inpaint.data.tables import TableSource
+    from inpaint.sources.tables import TableSource
 
     source = open_source(path)
     if not isinstance(source, TableSource) or not source.is_parquet:
@@ -164,13 +166,13 @@ class Stream:
 
     def order(self, seed: int, epoch: int) -> NDArray[np.int64]:
         """The pictures of `epoch` (from 1) in the order in which they are trained on; the last few are left out."""
-        blocks = holes.epoch_order(len(self._groups), seed, epoch)
+        blocks = draws.epoch_order(len(self._groups), seed, epoch)
         sizes = np.diff(self._starts)[blocks]
         row = np.repeat(self._starts[blocks] - np.cumsum(sizes) + sizes, sizes) + np.arange(len(self))
         steps, share = len(self) // self.batch_size, self.batch_size // self.num_lanes
         length = len(self) // self.num_lanes
         lanes = row[: self.num_lanes * length].reshape(self.num_lanes, length)
-        moved = np.arange(length) + self.mixed * holes.generator(seed, "window", epoch).random(lanes.shape)
+        moved = np.arange(length) + self.mixed * draws.make_rng(seed, "window", epoch).random(lanes.shape)
         mixed = np.take_along_axis(lanes, np.argsort(moved, axis=1, kind="stable"), axis=1)
         by_step = mixed[:, : steps * share].reshape(self.num_lanes, steps, share).swapaxes(0, 1)
         return np.ascontiguousarray(by_step).reshape(-1)
@@ -265,7 +267,7 @@ class Stream:
         """A block from its shard, not decoded; may be called from several threads."""
         import pyarrow.parquet as pq
 
-        from inpaint.data.rows import entries_of, in_one_line, opened
+        from inpaint.sources.rows import entries_of, in_one_line, opened
 
         number, group = self._groups[block]
         with (
@@ -309,7 +311,7 @@ class Stream:
     def _footer(self, name: str) -> pq.FileMetaData:
         import pyarrow.parquet as pq
 
-        from inpaint.data.rows import in_one_line, opened
+        from inpaint.sources.rows import in_one_line, opened
 
         with in_one_line(f"the parquet shard {name} cannot be read"), opened(name) as file:
             return pq.ParquetFile(file).metadata

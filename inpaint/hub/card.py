@@ -9,8 +9,8 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from inpaint.data.sources import HUB_ID
 from inpaint.files import read_json_lines, read_json_object
+from inpaint.hub.ids import HUB_ID
 
 TEMPLATE, CONFIG = Path(__file__).with_name("model_card.md"), "config.yaml"
 _SYNTHETIC = "synthetic landscapes, drawn by the program itself"

@@ -19,7 +19,6 @@ from pathlib import Path
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-import inpaint
 from inpaint.errors import UsageError
 from inpaint.hub.errors import Failure, describe
 from inpaint.hub.queue import PushQueue, Snapshot
@@ -189,5 +188,5 @@ def _require(repo_id: str) -> None:
 
 def _python_path() -> str:
     """The child finds the very package that this process runs, installed or not."""
-    here = str(Path(inpaint.__file__).resolve().parents[1])
+    here = str(Path(__file__).resolve().parents[2])
     return os.pathsep.join([here, *filter(None, [os.environ.get("PYTHONPATH")])])

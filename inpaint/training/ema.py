@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from inpaint.config import EmaConfig
-from inpaint.training.networks import Network, by_dtype, memory_format
+from inpaint.distributed.network import Network, by_dtype, memory_format
 
 
 class Ema:

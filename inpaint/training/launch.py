@@ -16,23 +16,23 @@ import yaml
 
 from inpaint.arguments import Options, default_run_dir, parse_arguments, usage
 from inpaint.config import Config
-from inpaint.data.holes import SPLITS
+from inpaint.distributed.failure import tell
+from inpaint.distributed.launcher import settle, start_notes
 from inpaint.errors import InpaintError, UsageError
 from inpaint.processes import rank_and_world_size, start_prefix, wait_passively
 from inpaint.resolve import load_config
-from inpaint.training.failure import tell
+from inpaint.sources.keys import SPLITS
 from inpaint.training.schedule import phase_steps
-from inpaint.training.set_up import settle, start_notes
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
-    from inpaint.data.holes import Split
     from inpaint.data.pictures import Pictures
     from inpaint.data.stream import Stream
+    from inpaint.distributed.runtime import Runtime
+    from inpaint.distributed.signals import StopRequest
+    from inpaint.sources.keys import Split
     from inpaint.training.run_directory import RunDirectory
-    from inpaint.training.runtime import Runtime
-    from inpaint.training.signals import StopRequest
     from inpaint.training.trainer import Trainer
 
 
@@ -130,8 +130,8 @@ def main(argv: list[str]) -> int:
 
 def dry_run(config: Config, world_size: int) -> None:
     """Print as YAML what this config amounts to."""
+    from inpaint.distributed.launcher import divide_batch
     from inpaint.training.build import build_networks
-    from inpaint.training.set_up import divide_batch
 
     micro, accumulation = divide_batch(config.training.global_batch_size, config.training.micro_batch_size, world_size)
     generator, discriminator = (sum(p.numel() for p in network.parameters()) for network in build_networks(config))
@@ -161,8 +161,8 @@ def _train(config: Config, options: Options) -> str:
     wait_passively()
     import torch
 
-    from inpaint.training.runtime import Runtime, meet
-    from inpaint.training.signals import StopRequest, die_with_launcher
+    from inpaint.distributed.runtime import Runtime, meet
+    from inpaint.distributed.signals import StopRequest, die_with_launcher
 
     die_with_launcher()
     start_prefix(begin=True)
@@ -192,9 +192,9 @@ def _train(config: Config, options: Options) -> str:
 
 
 def _train_until(stop: StopRequest, runtime: Runtime, config: Config, options: Options) -> str:
+    from inpaint.distributed.heartbeat import Watch
     from inpaint.training.run_directory import RunDirectory
     from inpaint.training.trainer import Trainer
-    from inpaint.training.watch import Watch
 
     run = RunDirectory(options.run_dir)
     _on_main(runtime, lambda: _open_run(run, config, options))
@@ -229,8 +229,8 @@ def _train_until(stop: StopRequest, runtime: Runtime, config: Config, options: O
 
 def _settled(config: Config, options: Options, group: ProcessGroup | None = None) -> Config:
     """With what `auto` and null stand for in this run; the main process, which has the run's folder, decides."""
+    from inpaint.distributed.runtime import broadcast
     from inpaint.training.run_directory import RunDirectory
-    from inpaint.training.runtime import broadcast
 
     is_going_on = options.resume and rank_and_world_size()[0] == 0
     kept = RunDirectory(options.run_dir).saved_config().get("training", {}) if is_going_on else {}
@@ -252,7 +252,7 @@ def _open_run(run: RunDirectory, config: Config, options: Options) -> None:
 
 def _open_pictures(runtime: Runtime, config: Config) -> dict[Split, Pictures | Stream]:
     from inpaint.data.pictures import SyntheticSpec, open_pictures
-    from inpaint.training.sharing import once
+    from inpaint.distributed.sharing import once
 
     data = config.data
     num_here, place = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))

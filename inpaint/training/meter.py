@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from inpaint.training.runtime import Runtime
+from inpaint.distributed.runtime import Runtime
 from inpaint.training.steps import Terms
 
 

@@ -16,7 +16,7 @@ import torch
 from torch.profiler import ProfilerActivity, record_function
 from tqdm import tqdm
 
-from inpaint.training.networks import Network
+from inpaint.distributed.network import Network
 from inpaint.training.schedule import PHASES
 
 # The first steps of a phase allocate memory, choose kernels and compile.

@@ -10,11 +10,11 @@ from torch import nn
 from tqdm import tqdm
 
 from inpaint.config import Config
+from inpaint.distributed.network import Network
+from inpaint.distributed.runtime import Runtime
 from inpaint.training.build import generator_config
 from inpaint.training.checkpoint import CheckpointStore
-from inpaint.training.networks import Network
 from inpaint.training.run_directory import ENVIRONMENT, RunDirectory
-from inpaint.training.runtime import Runtime
 
 if TYPE_CHECKING:
     from inpaint.hub.publisher import HubPublisher

@@ -15,14 +15,14 @@ from torch import Tensor
 
 from inpaint.config import Config
 from inpaint.data.batches import Feed, plan_epoch
-from inpaint.data.keys import KEY_RULE
+from inpaint.distributed.network import Network
+from inpaint.distributed.runtime import Runtime
 from inpaint.errors import InpaintError
+from inpaint.sources.keys import KEY_RULE
 from inpaint.training.checkpoint import CheckpointStore
 from inpaint.training.ema import Ema
 from inpaint.training.identity import another_run, is_same_place
 from inpaint.training.meter import NonFiniteError
-from inpaint.training.networks import Network
-from inpaint.training.runtime import Runtime
 
 log = logging.getLogger(__name__)
 

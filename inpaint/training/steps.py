@@ -20,9 +20,9 @@ from torch import Tensor
 
 from inpaint.config import Config
 from inpaint.data.batches import Batch, composite, crop
+from inpaint.distributed.network import Network
+from inpaint.distributed.runtime import Runtime
 from inpaint.losses import adversarial_loss, discriminator_losses, reconstruction_loss
-from inpaint.training.networks import Network
-from inpaint.training.runtime import Runtime
 
 Terms = dict[str, Tensor]
 

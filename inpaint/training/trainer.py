@@ -12,26 +12,26 @@ from torch import nn
 from inpaint.arguments import Options
 from inpaint.config import Config
 from inpaint.data.batches import Feed
+from inpaint.distributed.heartbeat import Watch
+from inpaint.distributed.runtime import DTYPES, Runtime
+from inpaint.distributed.signals import StopRequest
+from inpaint.distributed.stop_sync import NOTHING, SAVE, STOP, Agreement
 from inpaint.errors import InpaintError
 from inpaint.models.generator import Generator
-from inpaint.training.agreement import NOTHING, SAVE, STOP, Agreement
 from inpaint.training.build import build_networks
 from inpaint.training.checkpoint import BEST, CheckpointStore
 from inpaint.training.console import Console
 from inpaint.training.ema import Ema
+from inpaint.training.evaluator import Judge
 from inpaint.training.identity import digest_of
-from inpaint.training.judge import Judge
 from inpaint.training.meter import Meter, NonFiniteError, Place
 from inpaint.training.profile import Profiler
 from inpaint.training.publication import Publication
 from inpaint.training.run_directory import RunDirectory, finished_step
-from inpaint.training.runtime import DTYPES, Runtime
 from inpaint.training.saved_generator import init_generator
 from inpaint.training.schedule import LearningRate, phase_at, phase_steps
-from inpaint.training.signals import StopRequest
 from inpaint.training.state import Progress, load_state, save_debug_bundle, save_state
 from inpaint.training.steps import Steps
-from inpaint.training.watch import Watch
 
 
 class Trainer:

@@ -1,0 +1,182 @@
+"""Owns the search for pictures that are alike, among millions and without comparing all with all.
+
+Every picture belongs to the list of the pivot, a picture too, that it looks most like. A view is compared with the
+lists of a few pivots only, and the nearest few pictures are then compared pixel by pixel (`inpaint.prepare.dedupe`).
+All arithmetic on looks is of whole numbers that float32 holds exactly, so the result is the same on every machine.
+
+Cost: for N pictures about N^1.5 / 20 products of matrices' rows a view, and 100 bytes a picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from inpaint.prepare.dedupe import IS_ODD, LOOK_LENGTH, Likeness, compare
+
+# Cosine of two looks, times the square of their length, from which they are compared pixel by pixel; and how many of
+# the nearest are.
+NEAR = round(0.94 * LOOK_LENGTH**2)
+NUM_NEAREST = 4
+LIST_PICTURES, NUM_LISTS = 500, 4
+_BLOCK = 4096
+
+Looks = NDArray[np.int8]
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """M pairs to compare: a view of `one` looks like all of `other`, perhaps mirrored. All [M]."""
+
+    one: NDArray[np.int64]
+    other: NDArray[np.int64]
+    view: NDArray[np.int64]
+    is_mirrored: NDArray[np.bool_]
+    nearness: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.one)
+
+    def take(self, chosen: NDArray[np.int64]) -> Pairs:
+        return Pairs(*(values[chosen] for values in vars(self).values()))
+
+    @classmethod
+    def joined(cls, parts: list[Pairs]) -> Pairs:
+        return cls(*(np.concatenate(columns) for columns in zip(*(vars(part).values() for part in parts), strict=True)))
+
+
+class Lists:
+    """The whole looks of N pictures, int8 [N, D], parted into lists. The first pictures are the pivots."""
+
+    def __init__(self, wholes: Looks) -> None:
+        self.wholes = wholes
+        self.pivots = wholes[: max(1, len(wholes) // LIST_PICTURES)]
+        of_picture = self._lists(wholes, 1).ravel()
+        order = np.argsort(of_picture, kind="stable")
+        self.members = np.split(order, np.searchsorted(of_picture[order], np.arange(1, len(self.pivots))))
+
+    def nearest(self, pictures: NDArray[np.int64], looks: Looks) -> Pairs:
+        """For some of the N pictures and their views, int8 [n, V, D]: up to `NUM_NEAREST` others each."""
+        num_views = looks.shape[1]
+        views = looks.reshape(-1, looks.shape[2])
+        seen = np.flatnonzero(views.any(axis=1))
+        lists = self._lists(views[seen], NUM_LISTS)
+        rows = np.broadcast_to(seen[:, None], lists.shape).ravel()
+        order = np.argsort(lists.ravel(), kind="stable")
+        cuts = np.searchsorted(lists.ravel()[order], np.arange(1, len(self.pivots)))
+        parts = [_NOTHING]
+        for number, its in enumerate(np.split(rows[order], cuts)):
+            for start in range(0, len(its), _BLOCK):
+                some = its[start : start + _BLOCK]
+                parts += self._near(pictures[some // num_views], some % num_views, views[some], self.members[number])
+        found = Pairs.joined(parts)
+        found = found.take(np.lexsort((found.view, -found.nearness, found.other, found.one)))
+        found = found.take(_firsts(found.one, found.other))
+        found = found.take(np.lexsort((found.other, -found.nearness, found.one)))
+        rank = np.arange(len(found)) - np.searchsorted(found.one, found.one)
+        return found.take(np.flatnonzero(rank < NUM_NEAREST))
+
+    def _lists(self, looks: Looks, num: int) -> NDArray[np.int64]:
+        """The `num` nearest pivots of each look, or all there are: [n, num]."""
+        num = min(num, len(self.pivots))
+        found = np.empty((len(looks), num), np.int64)
+        for start in range(0, len(looks), _BLOCK):
+            nearness, _ = _nearness(looks[start : start + _BLOCK], self.pivots)
+            found[start : start + _BLOCK] = np.argpartition(-nearness, num - 1, axis=1)[:, :num]
+        return found
+
+    def _near(
+        self, pictures: NDArray[np.int64], views: NDArray[np.int64], looks: Looks, members: NDArray[np.int64]
+    ) -> Iterator[Pairs]:
+        for start in range(0, len(members), _BLOCK):
+            others = members[start : start + _BLOCK]
+            nearness, mirrored = _nearness(looks, self.wholes[others])
+            nearness[pictures[:, None] == others] = 0
+            rows = np.flatnonzero(nearness.max(axis=1) >= NEAR)
+            if len(rows):
+                nearness, mirrored = nearness[rows], mirrored[rows]
+                num = min(NUM_NEAREST, len(others))
+                best = np.argpartition(-nearness, num - 1, axis=1)[:, :num]
+                row, column = np.nonzero(np.take_along_axis(nearness, best, axis=1) >= NEAR)
+                column = best[row, column]
+                at = rows[row]
+                yield Pairs(pictures[at], others[column], views[at], mirrored[row, column], nearness[row, column])
+
+
+def _nearness(looks: Looks, others: Looks) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """The larger dot product of each look with each other one and with that in a mirror, [n, m], and which it is."""
+    one, other = looks.astype(np.float32), others.astype(np.float32)
+    even = one[:, ~IS_ODD] @ other[:, ~IS_ODD].T
+    odd = one[:, IS_ODD] @ other[:, IS_ODD].T
+    return even + np.abs(odd), odd < 0
+
+
+_NOTHING = Pairs(
+    np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, bool), np.empty(0, np.float32)
+)
+
+
+def _firsts(*columns: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where a row of sorted columns differs from the one before."""
+    differs = np.ones(len(columns[0]), bool)
+    differs[1:] = np.any([column[1:] != column[:-1] for column in columns], axis=0)
+    return np.flatnonzero(differs)
+
+
+def find_pairs(wholes: Looks, batches: Iterable[tuple[NDArray[np.int64], Looks]]) -> Pairs:
+    """What is to be compared, each pair once, in the way that looks most alike.
+
+    Args:
+        wholes: how all of each of N pictures looks, [N, D]. Their order is a part of the result.
+        batches: indices of pictures and their looks [n, V, D], in any order and number, together all N.
+    """
+    lists = Lists(wholes)
+    found = Pairs.joined([_NOTHING, *(lists.nearest(pictures, looks) for pictures, looks in batches)])
+    low, high = np.minimum(found.one, found.other), np.maximum(found.one, found.other)
+    order = np.lexsort((found.one, -found.nearness, high, low))
+    return found.take(order[_firsts(low[order], high[order])])
+
+
+def compare_pairs(
+    pairs: Pairs, read: Callable[[NDArray[np.int64]], list[NDArray[np.uint8]]], workers: int, show_progress: bool
+) -> list[Likeness]:
+    """Compares the pixels of each pair; `read` gives the squares of some pictures and is called from threads."""
+
+    def compare_some(start: int) -> list[Likeness]:
+        some = pairs.take(np.arange(start, min(start + 256, len(pairs))))
+        wanted, at = np.unique(np.concatenate([some.one, some.other]), return_inverse=True)
+        squares = read(wanted)
+        ones, others = at[: len(some)], at[len(some) :]
+        told = zip(ones, some.view, others, some.is_mirrored, strict=True)
+        return [compare(squares[one], int(view), squares[other], bool(mirror)) for one, view, other, mirror in told]
+
+    bar = tqdm(desc="comparing", total=len(pairs), unit="pair", disable=not show_progress, leave=False)
+    found: list[Likeness] = []
+    with bar, ThreadPoolExecutor(workers) as pool:
+        for some in pool.map(compare_some, range(0, len(pairs), 256)):
+            found += some
+            bar.update(len(some))
+    return found
+
+
+def first_of_group(num: int, one: NDArray[np.int64], other: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The smallest index of each of `num` things' group, where the pairs (`one`, `other`) belong together: [num]."""
+    first = np.arange(num)
+
+    def find(index: int) -> int:
+        while first[index] != index:
+            first[index] = first[first[index]]
+            index = first[index]
+        return index
+
+    for pair in zip(one.tolist(), other.tolist(), strict=True):
+        low, high = sorted(map(find, pair))
+        first[high] = low
+    while (first != (first := first[first])).any():
+        pass
+    return first

@@ -1,0 +1,138 @@
+"""Owns `inpaint prepare --check`: what would keep a dataset from training, read the way training reads it."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tqdm import tqdm
+
+from inpaint.errors import InpaintError
+from inpaint.holes.spec import HoleSpec
+from inpaint.images.pixels import BadPicture, open_picture
+from inpaint.sources.keys import SPLITS, Split, split_for
+from inpaint.sources.opening import open_source
+from inpaint.sources.source import Entry
+
+SHARD_OF = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.parquet")
+AGAIN = "run the command that made it again"
+
+
+def faults(name: str, show_progress: bool = True) -> list[str]:
+    """What is wrong with a dataset (a folder or a Hub id) and how to mend it, one sentence each; empty if nothing is.
+
+    Every picture is decoded. Copies are told by their bytes.
+    """
+    found = list(_shard_faults(Path(name))) if Path(name).is_dir() else []
+    if found:
+        return found
+    try:
+        source = open_source(name, "--check")
+        survey = source.survey()
+        found += [f"{path} can't be used: {why}; mend or delete it" for path, why in survey.bad]
+        seen = _Seen()
+        for entry in tqdm(source.entries(), "checking", survey.num_pictures, unit="picture", disable=not show_progress):
+            seen.add(split_for(entry.key_hash, entry.split, survey.own_splits), entry)
+    except InpaintError as error:
+        return [*found, str(error)]
+    found += seen.faults()
+    if Path(name, "holes.csv").is_file():
+        found += _table_faults(Path(name, "holes.csv"), seen.rows)
+    return found
+
+
+def _shard_faults(folder: Path) -> Iterator[str]:
+    wanted: dict[tuple[str, str], set[str]] = {}
+    for shard in sorted([*folder.glob("*.parquet"), *folder.glob("data/*.parquet")]):
+        try:
+            pq.ParquetFile(shard)
+        except (pa.ArrowException, OSError):
+            yield f"{shard} is damaged or cut short; delete it and {AGAIN}"
+        if match := SHARD_OF.fullmatch(shard.name):
+            wanted.setdefault((match[1], match[3]), set()).add(match[2])
+    for (split, num), present in wanted.items():
+        if len(present) != int(num):
+            yield f"{split} has {len(present)} of its {int(num)} shards; {AGAIN}, or fetch the missing ones"
+
+
+class _Seen:
+    """What was seen of all pictures."""
+
+    def __init__(self) -> None:
+        self.num: Counter[Split] = Counter()
+        self.sizes: set[tuple[int, int]] = set()
+        self.rows: list[list[str]] = []
+        self._first: dict[bytes, tuple[Split, str]] = {}
+        self._bad: dict[Split, list[str]] = {split: [] for split in SPLITS}
+        self._copies: dict[Split, list[str]] = {split: [] for split in SPLITS}
+        self._holes: dict[Split, list[tuple[str, list[int]]]] = {split: [] for split in SPLITS}
+
+    def add(self, split: Split, entry: Entry) -> None:
+        self.num[split] += 1
+        try:
+            data = entry.read()
+            self.sizes.add(open_picture(data).size)
+            first_split, first = self._first.setdefault(
+                hashlib.blake2b(data, digest_size=16).digest(), (split, entry.source)
+            )
+            if first_split != split:
+                self._copies[split].append(f"{entry.source} (in {first_split} too, as {first})")
+        except BadPicture as error:
+            self._bad[split].append(f"{entry.source} ({error})")
+        if entry.hole is not None and entry.crop is not None:
+            numbers = [*map(int, entry.hole), *map(int, entry.crop)]
+            self._holes[split].append((entry.source, numbers))
+            self.rows.append([entry.source, *map(str, numbers)])
+
+    def faults(self) -> Iterator[str]:
+        for split in SPLITS:
+            bad, copies = self._bad[split], self._copies[split]
+            if not self.num[split]:
+                yield f"there is no picture in {split}; it takes some hundred pictures for each split to get its share"
+            if bad:
+                yield f"{len(bad)} pictures of {split} can't be decoded, such as {bad[0]}; prepare the source again"
+            if copies:
+                yield (
+                    f"{len(copies)} pictures of {split} stand in another split, such as {copies[0]}; prepare drops "
+                    "copies"
+                )
+        if self.rows:
+            yield from self._coordinate_faults()
+
+    def _coordinate_faults(self) -> Iterator[str]:
+        """Holes and windows are in pixels of the stored picture, so all must be squares of one size."""
+        if len(self.sizes) != 1 or any(width != height for width, height in self.sizes):
+            shown = ", ".join(f"{width}x{height}" for width, height in sorted(self.sizes)[:4])
+            yield (
+                f"pictures with stored holes must all be squares of one size; these are {shown}; prepare the source "
+                "again"
+            )
+            return
+        size = next(iter(self.sizes))[0]
+        window = HoleSpec.scaled(size).window_px
+        for split, listed in self._holes.items():
+            wrong = [source for source, numbers in listed if not _is_inside(numbers, window, size)]
+            if wrong:
+                yield (
+                    f"{len(wrong)} holes of {split} do not lie in their {window} px window in the {size} px picture, "
+                    f"such as that of {wrong[0]}; {AGAIN}, or train with --data.holes resampled"
+                )
+
+
+def _is_inside(numbers: list[int], window: int, size: int) -> bool:
+    """Whether the hole is in its window, and the window in the picture."""
+    x, y, width, height, left, top = numbers
+    across = 0 <= left <= x < x + width <= left + window <= size
+    return across and 0 <= top <= y < y + height <= top + window <= size
+
+
+def _table_faults(table: Path, rows: list[list[str]]) -> Iterator[str]:
+    with table.open(encoding="utf-8", newline="") as file:
+        if sorted(list(csv.reader(file))[1:]) != sorted(rows):
+            yield f"{table} does not say the same as the columns `hole` and `crop`; delete it and {AGAIN}"

@@ -1,0 +1,239 @@
+"""Owns the first pass of `inpaint prepare`: some hundred pictures of the source to one finished chunk file.
+
+A chunk is work that is done once: its file is named by a digest of its pictures and of what is done to them, and
+appears whole or not at all. So any process may do any chunk, a restart goes on where it was, and nothing has to be
+kept in step between processes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import socket
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from inpaint.images.pixels import BadPicture, decode_square, open_picture, square
+from inpaint.prepare.dedupe import IS_ODD, VIEWS, fingerprint
+from inpaint.prepare.detectors import build_detector
+from inpaint.prepare.people import BATCH_SIZE, Detector, PeopleFilter
+from inpaint.sources.keys import KEY_RULE, SPLITS, Split, key_hash, printable, split_for
+from inpaint.sources.source import Entry
+
+# Changes whenever chunks made before would not be made the same way now.
+VERSION = 4
+# Why a picture is in the dataset or not; a chunk file holds the index. "person" and "duplicate" are decided later.
+REASONS = ("kept", "person", "corrupt", "too small", "too large", "grey", "duplicate")
+# Detectors see no more than this.
+DETECTION_PX = 640
+# Past this level PNGs get hardly smaller, only slower.
+PNG_LEVEL = 4
+
+SCHEMA = pa.schema(
+    [
+        ("source", pa.string()),
+        ("label", pa.string()),
+        ("key_hash", pa.uint64()),
+        ("source_hash", pa.uint64()),
+        ("split", pa.int8()),
+        ("own_split", pa.bool_()),
+        ("reason", pa.int8()),
+        ("detail", pa.string()),
+        ("pixels", pa.uint64()),
+        ("looks", pa.binary(len(VIEWS) * len(IS_ODD))),
+        ("person_score", pa.float32()),
+        ("png", pa.binary()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Some pictures and what to make of them; small enough to be sent to a worker.
+
+    Args:
+        file: where the finished chunk goes.
+        size: side of the square pictures, in pixels.
+        own_splits: those that the source has itself.
+        grey_steps: mean difference of the largest and smallest channel, in 8-bit steps, below which one is grey.
+    """
+
+    file: Path
+    entries: tuple[Entry, ...]
+    size: int
+    people: PeopleFilter
+    own_splits: frozenset[Split]
+    grey_steps: float
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What became of a chunk's pictures, and the seconds each stage took."""
+
+    counts: Counter[str]
+    seconds: dict[str, float]
+
+
+def chunks_of(
+    entries: Iterable[Entry],
+    num_pictures: int,
+    folder: Path,
+    size: int,
+    people: PeopleFilter,
+    own_splits: frozenset[Split],
+    grey_steps: float,
+) -> Iterator[Chunk]:
+    """Parts the source's pictures, in its order, into chunks of `num_pictures`."""
+    settings = f"{VERSION} {KEY_RULE} {size} {people.identity()} {sorted(own_splits)} {grey_steps}"
+    iterator = iter(entries)
+    while members := tuple(islice(iterator, num_pictures)):
+        digest = hashlib.blake2b(settings.encode(), digest_size=12)
+        for entry in members:
+            digest.update(json.dumps([entry.source, entry.label, entry.split, entry.size]).encode())
+            digest.update(hashlib.blake2b(entry.data or b"").digest())
+        yield Chunk(folder / f"{digest.hexdigest()}.arrow", members, size, people, own_splits, grey_steps)
+
+
+def make_chunk(chunk: Chunk) -> Tally:
+    """Reads, squares, fingerprints and detects, and writes the chunk's file."""
+    detector = None if chunk.people.kind == "none" else _detector(chunk.people)
+    clock = Stopwatch()
+    rows: list[dict[str, Any]] = []
+    for start in range(0, len(chunk.entries), BATCH_SIZE):
+        waiting: list[tuple[dict[str, Any], NDArray[np.uint8]]] = []
+        for entry in chunk.entries[start : start + BATCH_SIZE]:
+            row = _row(entry, chunk.own_splits)
+            rows.append(row)
+            try:
+                waiting.append((row, _prepare(entry, row, chunk, clock)))
+            except BadPicture as bad:
+                reason = "corrupt" if bad.reason in ("unreadable", "truncated") else bad.reason
+                row.update(reason=REASONS.index(reason), detail=printable(bad.detail))
+        found = [(row, picture) for row, picture in waiting if row["reason"] == REASONS.index("kept")]
+        if detector is not None and found:
+            for (row, _), boxes in zip(found, detector.detect([picture for _, picture in found]), strict=True):
+                row["person_score"] = chunk.people.score(boxes)
+            clock.lap("detect")
+    rows.sort(key=lambda row: (row["split"], row["key_hash"], row["source_hash"]))
+    table = pa.Table.from_pylist(rows, schema=SCHEMA)
+    with new_file(chunk.file) as temporary, pa.ipc.new_file(str(temporary), SCHEMA) as writer:
+        writer.write_table(table)
+    clock.lap("write")
+    return Tally(count_reasons(table, chunk.people.threshold), clock.seconds)
+
+
+@contextmanager
+def open_chunk(file: Path) -> Iterator[pa.Table]:
+    """A finished chunk, mapped into memory: only what is used of it is read."""
+    with pa.memory_map(str(file)) as mapped:
+        yield pa.ipc.open_file(mapped).read_all()
+
+
+def is_sound(file: Path) -> bool:
+    """Whether a chunk's file can be read, as far as that shows without decoding its pictures."""
+    try:
+        with open_chunk(file) as table:
+            table.validate(full=True)
+            return table.schema.equals(SCHEMA)
+    except (pa.ArrowException, OSError):
+        return False
+
+
+def reasons(table: pa.Table, threshold: float) -> NDArray[np.int8]:
+    """The index in REASONS for each picture of a chunk, people above `threshold` found out: [N]."""
+    found = table["reason"].to_numpy().copy()
+    # No score is no number, which reaches no threshold.
+    found[(found == REASONS.index("kept")) & (table["person_score"].to_numpy() >= threshold)] = REASONS.index("person")
+    return found
+
+
+def count_reasons(table: pa.Table, threshold: float) -> Counter[str]:
+    """What became of a chunk's pictures, copies not yet found out."""
+    return Counter(REASONS[reason] for reason in reasons(table, threshold))
+
+
+class Stopwatch:
+    """Seconds by stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+        self._since = time.perf_counter()
+
+    def lap(self, stage: str) -> None:
+        """Puts the time since the last lap down to `stage`."""
+        now = time.perf_counter()
+        self.seconds[stage] += now - self._since
+        self._since = now
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path` to write to; at the end the file is on the disk and takes its place."""
+    temporary = path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}.tmp")
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@cache
+def _detector(people: PeopleFilter) -> Detector:
+    return build_detector(people)
+
+
+def _row(entry: Entry, own_splits: frozenset[Split]) -> dict[str, Any]:
+    split = split_for(entry.key_hash, entry.split, own_splits)
+    return {
+        "source": entry.source,
+        "label": entry.label,
+        "key_hash": entry.key_hash,
+        "source_hash": key_hash(entry.source),
+        "split": SPLITS.index(split),
+        "own_split": entry.split == split,
+        "reason": REASONS.index("kept"),
+        "detail": "",
+        "pixels": 0,
+        "looks": bytes(len(VIEWS) * len(IS_ODD)),
+        "person_score": None,
+        "png": b"",
+    }
+
+
+def _prepare(entry: Entry, row: dict[str, Any], chunk: Chunk, clock: Stopwatch) -> NDArray[np.uint8]:
+    """Fills in `row`; returns the square as the detector is to see it."""
+    data = entry.read()
+    clock.lap("read")
+    small, _ = decode_square(data, chunk.size, min_side=chunk.size)
+    clock.lap("decode")
+    red, green, blue = cv2.split(small)
+    if (cv2.max(cv2.max(red, green), blue) - cv2.min(cv2.min(red, green), blue)).mean() < chunk.grey_steps:
+        row["reason"] = REASONS.index("grey")
+        return small
+    row["pixels"], looks = fingerprint(small)
+    row["looks"] = looks.tobytes()
+    clock.lap("hash")
+    encoded = cv2.imencode(".png", cv2.cvtColor(small, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_COMPRESSION, PNG_LEVEL])[1]
+    row["png"] = encoded.tobytes()
+    clock.lap("encode")
+    if chunk.people.kind == "none":
+        return small
+    image = open_picture(data, at_least=DETECTION_PX)
+    large = square(image, min(*image.size, DETECTION_PX))
+    clock.lap("decode for detection")
+    return large

@@ -1,0 +1,258 @@
+"""Owns the second pass of `inpaint prepare`: from all finished chunks, which pictures are kept and where each goes.
+
+The plan depends on what the pictures are called and look like, not on the order in which the source gave them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from PIL import Image
+from tqdm import tqdm
+
+from inpaint.errors import InpaintError
+from inpaint.prepare.alike import Looks, compare_pairs, find_pairs, first_of_group
+from inpaint.prepare.chunks import REASONS, SCHEMA, open_chunk, reasons
+from inpaint.prepare.dedupe import IS_ODD, VIEWS
+from inpaint.sources.keys import SPLITS, Split
+
+# Of copies in several splits of the source's own the one that is tested on stays.
+COPIES_STAY_IN: tuple[Split, ...] = ("test", "validation", "train")
+KEPT, DUPLICATE = REASONS.index("kept"), REASONS.index("duplicate")
+# So many pictures' looks are in memory at a time.
+LOOKED_FOR_AT_ONCE = 20_000
+
+
+@dataclass(frozen=True)
+class ChunkFiles:
+    """All finished chunks as one long table of N pictures.
+
+    Args:
+        files: of the chunks.
+        starts: the first picture of each, and N.
+    """
+
+    files: tuple[Path, ...]
+    starts: NDArray[np.int64]
+
+    def take(self, pictures: NDArray[np.int64], columns: Sequence[str]) -> pa.Table:
+        """Columns of some pictures, in their order; of each chunk only the rows that are wanted are read."""
+        if not len(pictures):
+            return SCHEMA.empty_table().select(columns)
+        chunks = np.searchsorted(self.starts, pictures, side="right") - 1
+        by_chunk = np.argsort(chunks, kind="stable")
+        parts = []
+        for group in np.split(by_chunk, np.flatnonzero(np.diff(chunks[by_chunk])) + 1):
+            chunk = chunks[group[0]]
+            with open_chunk(self.files[chunk]) as table:
+                parts.append(table.select(columns).take(pictures[group] - self.starts[chunk]))
+        return pa.concat_tables(parts).combine_chunks().take(np.argsort(by_chunk))
+
+    def squares(self, pictures: NDArray[np.int64]) -> list[NDArray[np.uint8]]:
+        """The pixels of some pictures, RGB [S, S, 3] each."""
+        rows = self.take(pictures, ["source", "png"]).to_pylist()
+        try:
+            return [np.asarray(Image.open(io.BytesIO(row["png"]))) for row in rows]
+        except (OSError, SyntaxError) as error:  # Pillow's for what is no PNG
+            folder = self.files[0].parent
+            raise InpaintError(f"pictures in {folder} are damaged ({error}); delete it and run this again") from error
+
+    def looks(self, is_wanted: NDArray[np.bool_]) -> Iterator[tuple[NDArray[np.int64], Looks]]:
+        """Some thousand of the wanted pictures at a time, and how they look: [n, V, D]."""
+        waiting: list[tuple[NDArray[np.int64], Looks]] = []
+        for file, start, stop in zip(self.files, self.starts, self.starts[1:], strict=False):
+            rows = np.flatnonzero(is_wanted[start:stop])
+            with open_chunk(file) as table:
+                waiting.append((start + rows, _looks(table)[rows]))
+            if sum(len(rows) for rows, _ in waiting) >= LOOKED_FOR_AT_ONCE or stop == self.starts[-1]:
+                pictures, looks = zip(*waiting, strict=True)
+                yield np.concatenate(pictures), np.concatenate(looks)
+                waiting = []
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be written, of N pictures in all; about 60 bytes each.
+
+    Args:
+        chunks: where the pictures are.
+        reason: [N], index in REASONS.
+        split: [N], index in SPLITS.
+        first: [N], of a duplicate the picture that is kept for it; of another the first of those that are alike, often
+            itself; -1 where neither was looked for.
+        label: [N], index in `labels`, of which the first `num_labels` have a picture left.
+        key_hash, source_hash: [N]; splits and holes come from the first, the second tells equal ones apart.
+        num_bytes: [N], of the stored picture.
+        order: the kept pictures of each split in their order, which is that of their keys' hashes: well mixed.
+        fingerprint: two plans with the same one lead to the same dataset.
+    """
+
+    chunks: ChunkFiles
+    reason: NDArray[np.int8]
+    split: NDArray[np.int8]
+    first: NDArray[np.int64]
+    label: NDArray[np.int32]
+    labels: tuple[str, ...]
+    num_labels: int
+    key_hash: NDArray[np.uint64]
+    source_hash: NDArray[np.uint64]
+    num_bytes: NDArray[np.int64]
+    order: dict[Split, NDArray[np.int64]]
+    fingerprint: str
+
+    @property
+    def kept_labels(self) -> tuple[str, ...]:
+        """The classes of the dataset, in the order of their numbers."""
+        return self.labels[: self.num_labels]
+
+    def counts(self) -> Counter[str]:
+        """Pictures by reason."""
+        return Counter({name: int((self.reason == index).sum()) for index, name in enumerate(REASONS)})
+
+    def alike(self) -> NDArray[np.int64]:
+        """The kept pictures that are like another kept one, group by group, the first of each group at its head."""
+        kept = np.flatnonzero(self.reason == KEPT)
+        _, group, size = np.unique(self.first[kept], return_inverse=True, return_counts=True)
+        some = kept[size[group] > 1]
+        first = self.first[some]
+        keys = (
+            self.source_hash[some],
+            self.key_hash[some],
+            some != first,
+            self.source_hash[first],
+            self.key_hash[first],
+        )
+        return some[np.lexsort(keys)]
+
+    def num_straddling(self) -> int:
+        """How many kept pictures are in another split than what they are like: where the source's own are kept."""
+        kept = np.flatnonzero(self.reason == KEPT)
+        return int((self.split[kept] != self.split[self.first[kept]]).sum())
+
+
+def make_plan(
+    files: Sequence[Path], threshold: float, labels: Sequence[str] | None, workers: int, show_progress: bool
+) -> Plan:
+    """Decides on every picture.
+
+    Args:
+        threshold: of the person filter.
+        labels: the classes by name, in the order of their numbers; by default those found, sorted.
+        workers: threads that compare pictures.
+
+    Raises:
+        InpaintError: nothing would be kept.
+    """
+    columns: dict[str, list[NDArray[np.generic]]] = {}
+    found_labels: list[str] = []
+    for file in tqdm(files, desc="reading chunks", unit="chunk", disable=not show_progress, leave=False):
+        with open_chunk(file) as table:
+            for name, values in _columns(table, threshold, found_labels).items():
+                columns.setdefault(name, []).append(values)
+    whole = {name: np.concatenate(parts) for name, parts in columns.items()}
+    sizes = [len(part) for part in columns["reason"]]
+    reason = whole["reason"].astype(np.int8)
+    chunks = ChunkFiles(tuple(files), np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64))
+    first = _group(whole, reason, chunks, workers, show_progress)
+    kept = np.flatnonzero(reason == KEPT)
+    if not len(kept):
+        counts = Counter(REASONS[index] for index in reason)
+        raise InpaintError(f"no picture is left of {len(reason)}: {', '.join(f'{n} {r}' for r, n in counts.items())}")
+    numbers = whole["label"].astype(np.int64)
+    has_pictures = {found_labels[number] for number in np.unique(numbers[kept])}
+    known = sorted(found_labels) if labels is None else [name for name in labels if name in found_labels]
+    names = tuple(sorted(known, key=lambda name: name not in has_pictures))
+    whole["label"] = np.array([names.index(name) for name in found_labels], np.int32)[numbers]
+    order: dict[Split, NDArray[np.int64]] = {}
+    digest = hashlib.blake2b(repr((threshold, names)).encode(), digest_size=16)
+    for index, split in enumerate(SPLITS):
+        pictures = kept[whole["split"][kept] == index]
+        order[split] = pictures[np.lexsort((whole["source_hash"][pictures], whole["key_hash"][pictures]))]
+        for name in ("key_hash", "source_hash", "label", "pixels", "person_score"):
+            digest.update(whole[name][order[split]].tobytes())
+    return Plan(
+        chunks=chunks,
+        reason=reason,
+        split=whole["split"].astype(np.int8),
+        first=first,
+        label=whole["label"].astype(np.int32),
+        labels=names,
+        num_labels=len(has_pictures),
+        key_hash=whole["key_hash"].astype(np.uint64),
+        source_hash=whole["source_hash"].astype(np.uint64),
+        num_bytes=whole["num_bytes"].astype(np.int64),
+        order=order,
+        fingerprint=digest.hexdigest(),
+    )
+
+
+def _columns(table: pa.Table, threshold: float, found_labels: list[str]) -> dict[str, NDArray[np.generic]]:
+    import pyarrow.compute as pc
+
+    names = ("key_hash", "source_hash", "split", "pixels", "person_score")
+    values = {name: table[name].to_numpy().copy() for name in names}
+    labels = table["label"].to_pylist()
+    found_labels.extend(sorted(set(labels) - set(found_labels)))
+    number = {name: index for index, name in enumerate(found_labels)}
+    return values | {
+        "reason": reasons(table, threshold),
+        "label": np.array([number[name] for name in labels], np.int32),
+        "own_split": np.array(table["own_split"].to_pylist(), bool),
+        "whole": _looks(table)[:, 0],
+        "num_bytes": pc.binary_length(table["png"]).to_numpy().astype(np.int64),
+    }
+
+
+def _looks(table: pa.Table) -> Looks:
+    """[rows, V, D] of a chunk."""
+    looks = np.frombuffer(b"".join(table["looks"].to_pylist()), np.int8)
+    return looks.reshape(len(table), len(VIEWS), len(IS_ODD))
+
+
+def _group(
+    columns: dict[str, NDArray[np.generic]],
+    reason: NDArray[np.int8],
+    chunks: ChunkFiles,
+    workers: int,
+    show_progress: bool,
+) -> NDArray[np.int64]:
+    """Marks copies in `reason`, and puts those that are alike in one split, that of the first. Returns `Plan.first`.
+
+    Splits of the source's own stay as they are.
+    """
+    kept = np.flatnonzero(reason == KEPT)
+    is_own = columns["own_split"][kept].astype(bool)
+    rank = np.array([COPIES_STAY_IN.index(split) for split in SPLITS])[columns["split"][kept].astype(np.int64)] * is_own
+    ordered = kept[np.lexsort((columns["source_hash"][kept], columns["key_hash"][kept], rank))]
+    _, at, again = np.unique(columns["pixels"][ordered], return_index=True, return_inverse=True)
+    distinct = np.sort(at)  # places in `ordered`
+    place = np.full(len(reason), -1)
+    place[ordered[distinct]] = np.arange(len(distinct))
+    pairs = find_pairs(
+        columns["whole"][ordered[distinct]],
+        ((place[pictures], looks) for pictures, looks in chunks.looks(place >= 0)),
+    )
+    told = compare_pairs(pairs, lambda places: chunks.squares(ordered[distinct[places]]), workers, show_progress)
+    of_distinct = np.searchsorted(distinct, at[again])
+    group, copy = (
+        ordered[distinct[first_of_group(len(distinct), pairs.one[chosen], pairs.other[chosen])[of_distinct]]]
+        for chosen in (
+            np.array([pair.is_alike for pair in told], bool),
+            np.array([pair.is_copy for pair in told], bool),
+        )
+    )
+    is_free = ~columns["own_split"][ordered].astype(bool)
+    columns["split"][ordered[is_free]] = columns["split"][group[is_free]]
+    is_copy = copy != ordered
+    reason[ordered[is_copy]] = DUPLICATE
+    first = np.full(len(reason), -1)
+    first[ordered] = np.where(is_copy, copy, group)
+    return first

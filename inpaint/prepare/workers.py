@@ -1,0 +1,67 @@
+"""Owns the processes of `inpaint prepare` that make chunks."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing.connection import wait as wait_for
+
+import cv2
+
+from inpaint.errors import InpaintError
+from inpaint.prepare.chunks import Chunk, Tally, make_chunk
+from inpaint.prepare.people import PeopleFilter
+from inpaint.processes import num_cores
+
+
+@contextmanager
+def pool_of(workers: int) -> Iterator[Callable[[Chunk], Future[Tally]]]:
+    """Something to hand chunks to; one worker is this process."""
+    if workers == 1:
+        yield _do_here
+        return
+    # Spawned, not forked: OpenCV, torch and CUDA do not survive a fork.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as pool:
+        try:
+            yield lambda chunk: pool.submit(make_chunk, chunk)
+        except BrokenProcessPool as error:
+            raise InpaintError(
+                "a worker died, perhaps for lack of memory; run the same command again, with fewer --workers"
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _do_here(chunk: Chunk) -> Future[Tally]:
+    cv2.setNumThreads(1)
+    future: Future[Tally] = Future()
+    future.set_result(make_chunk(chunk))
+    return future
+
+
+def _start_worker() -> None:
+    """One thread, Ctrl-C left to the parent, and no life after it: a killed parent does not tell its workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    cv2.setNumThreads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def leave_with(sentinel: int) -> None:
+        wait_for([sentinel])
+        os._exit(1)
+
+    threading.Thread(target=leave_with, args=(parent.sentinel,), daemon=True).start()
+
+
+def default_workers(people: PeopleFilter) -> int:
+    here = max(1, num_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    # Each has the detector on the GPU for itself; a few are enough to keep it busy.
+    return min(here, 4) if people.kind == "transformers" else here

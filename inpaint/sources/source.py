@@ -1,0 +1,145 @@
+"""Owns what a source of pictures is, for `prepare` and for training alike: a stream of entries, each with its key.
+
+Whatever the source, its entries come in an order that only its contents decide, and are never all in memory. The same
+pictures have the same keys, splits and holes in every kind of source.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from inpaint.images.pixels import BadPicture
+from inpaint.sources.keys import NO_CLASS, Split, key_hash, key_of
+
+# What is passed over and no picture, or one that is read under another name.
+HARMLESS = frozenset(
+    ("hidden", "not a picture by its name", "link to a folder already read", "link to a folder of the same tree")
+)
+# No picture is larger; what is may be a device, or a file that is mostly holes.
+MAX_FILE_BYTES = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One picture of a source: what it is called, and where its bytes are.
+
+    Args:
+        source: its path in the original, with "/", as text; its content's hash where there is none.
+        label: its class, or `NO_CLASS`.
+        split: the source's own split that it is in, or None.
+        size: of the file in bytes.
+        file, offset: the file that holds the bytes; None and no `data`: there are none.
+        is_deflated: whether they must be inflated.
+        data: the bytes themselves, where the source can only be read from front to back.
+        hole, crop: [x, y, width, height] and [x, y] in pixels of the stored picture, where the source has them.
+    """
+
+    source: str
+    label: str = NO_CLASS
+    split: Split | None = None
+    size: int = 0
+    file: Path | None = None
+    offset: int = 0
+    is_deflated: bool = False
+    data: bytes | None = None
+    hole: Sequence[int] | None = None
+    crop: Sequence[int] | None = None
+
+    @property
+    def key(self) -> str:
+        """What decides its split, if it has none of its own, and its hole."""
+        return key_of(self.label, self.source)
+
+    @property
+    def key_hash(self) -> int:
+        """64 bits of it."""
+        return key_hash(self.key)
+
+    def read(self) -> bytes:
+        """The picture file's bytes.
+
+        Raises:
+            BadPicture: there are none, or the file can't be read.
+        """
+        if self.data is not None:
+            return self.data
+        if self.file is None:
+            raise BadPicture("unreadable", "the row holds no picture")
+        try:
+            if fault := unusable(self.file.stat(), self.size):
+                raise BadPicture("unreadable", fault)
+            with self.file.open("rb") as file:
+                file.seek(self.offset)
+                data = file.read(self.size)
+            return zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, MAX_FILE_BYTES) if self.is_deflated else data
+        except (FileNotFoundError, PermissionError, zlib.error) as error:
+            raise BadPicture("unreadable", getattr(error, "strerror", None) or str(error)) from error
+
+
+def unusable(status: os.stat_result, size: int | None = None) -> str:
+    """Why a file is not to be read as a picture; empty if it may be."""
+    if not stat.S_ISREG(status.st_mode):
+        return "not a regular file"
+    return "larger than 1 GiB" if (status.st_size if size is None else size) > MAX_FILE_BYTES else ""
+
+
+@dataclass
+class Survey:
+    """What a first pass, over the names alone, found.
+
+    Args:
+        labels: pictures by class; empty where only reading the pictures tells.
+        num_pictures: how many there are, if known.
+        own_splits: those that the source has itself; empty: pictures are parted by their keys.
+        passed_over: what is not used, by kind; `examples` has the first name of each.
+        bad: the pictures among that: (name, why).
+        others: suffixes of files that are no pictures.
+        is_places365: the classes are those of Places365, and its terms hold.
+        remark: what was taken for what, if that is not plain.
+    """
+
+    labels: Counter[str] = field(default_factory=Counter)
+    num_pictures: int | None = None
+    own_splits: frozenset[Split] = frozenset()
+    passed_over: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, str] = field(default_factory=dict)
+    bad: list[tuple[str, str]] = field(default_factory=list)
+    others: Counter[str] = field(default_factory=Counter)
+    is_places365: bool = False
+    remark: str = ""
+
+    def pass_over(self, kind: str, name: str, num: int = 1, is_picture: bool = False) -> None:
+        self.passed_over[kind] += num
+        self.examples.setdefault(kind, name)
+        if is_picture:
+            self.bad.append((name, kind))
+
+    def lost(self) -> list[str]:
+        """What may be pictures and is not used, other than bad ones, one line each."""
+        kinds = self.passed_over.keys() - HARMLESS - {kind for _, kind in self.bad}
+        return [
+            f"passed over: {self.passed_over[kind]} {kind}, such as {self.examples[kind]!r}" for kind in sorted(kinds)
+        ]
+
+
+class Source(Protocol):
+    """A place that pictures come from."""
+
+    def survey(self) -> Survey:
+        """See what is there, once."""
+        ...
+
+    def fingerprint(self) -> str:
+        """Changes with the pictures, not with where they lie or when they were copied."""
+        ...
+
+    def entries(self, with_data: bool = True) -> Iterator[Entry]:
+        """Every picture, in the same order each time; for their names alone without what is costly to read."""
+        ...

@@ -1,0 +1,302 @@
+"""Owns the sources whose pictures are rows of tables: parquet shards, here or on the Hub, and its other datasets.
+
+Shards are read row group by row group wherever they lie, and nothing of them is written down.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import cached_property, partial
+from itertools import chain, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from inpaint.errors import InpaintError
+from inpaint.sources.keys import SPLIT_NAMES, SPLITS, Split
+from inpaint.sources.places365 import official_class, official_names
+from inpaint.sources.rows import Columns, entries_of, in_one_line, opened
+from inpaint.sources.source import Entry, Survey
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from datasets import Dataset
+
+SHARD_NAME = re.compile(rf"({'|'.join(sorted(SPLIT_NAMES, key=len, reverse=True))})(?:-|\.|_?\d)")
+SHARD_TAIL_BYTES = 1 << 20
+ROWS_AT_ONCE = 256
+# So many rows are looked at to see whether paths tell pictures apart: in some tables all are called `image.jpg`.
+NUM_PROBED = 1000
+
+
+class TableSource:
+    """A dataset's rows.
+
+    Args:
+        name: for messages.
+        parts: parquet shards (paths, or `hf://` addresses of one commit) or loaded datasets, by split; None: no split.
+        fingerprint: see `Source`.
+        features: of the columns, as `datasets` has them; by default what the first shard says.
+        unknown_splits: names of splits that are left out.
+        readme: where its card lies, here or on the Hub.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        parts: Mapping[Split | None, Sequence[str | Dataset]],
+        fingerprint: str,
+        features: Mapping[str, Any] | None = None,
+        unknown_splits: Sequence[str] = (),
+        readme: str | None = None,
+    ) -> None:
+        self.name, self.parts, self._fingerprint = name, parts, fingerprint
+        self._features, self._unknown_splits, self._readme = features, unknown_splits, readme
+
+    @property
+    def is_parquet(self) -> bool:
+        """Whether it consists of shards, which can be read in parts."""
+        return all(isinstance(part, str) for part in chain.from_iterable(self.parts.values()))
+
+    def shards(self, split: Split) -> list[str]:
+        """The shards of one of its splits."""
+        return [part for part in self.parts[split] if isinstance(part, str)]
+
+    def fingerprint(self) -> str:
+        return self._fingerprint
+
+    def only(self, splits: Sequence[Split]) -> TableSource:
+        """The source of some of its splits."""
+        parts: dict[Split | None, Sequence[str | Dataset]] = {split: self.parts[split] for split in splits}
+        return TableSource(self.name, parts, f"{self._fingerprint}-{'-'.join(splits)}", self._features)
+
+    def survey(self) -> Survey:
+        found = Survey(num_pictures=self._num_rows(), own_splits=frozenset(split for split in self.parts if split))
+        for split in self._unknown_splits:
+            found.pass_over("split that is none of train, validation and test", split)
+        official = {official_class(label) for label in self.columns.classes or ()} - {None}
+        found.is_places365 = len(official) == len(official_names()) or _has_places365_terms(self._readme)
+        return found
+
+    def entries(self, with_data: bool = True) -> Iterator[Entry]:
+        for split, schema, read in self._groups():
+            tables = read(self.columns.wanted(schema, with_data))
+            if not with_data:
+                listed = [entry for table in tables for entry in entries_of(self.name, table, self.columns, split)]
+                if not any(entry.source.endswith("/") or not entry.source for entry in listed):
+                    yield from listed
+                    continue
+                tables = read(self.columns.wanted(schema))  # some have no name but their content
+            for table in tables:
+                yield from entries_of(self.name, table, self.columns, split)
+
+    @cached_property
+    def columns(self) -> Columns:
+        """See `Columns`; the first rows decide whether paths tell pictures apart.
+
+        Raises:
+            InpaintError: there is no column of pictures.
+        """
+        from datasets import Features
+
+        _, schema, _ = next(self._groups(), (None, None, None))
+        if schema is None:
+            raise InpaintError(f"{self.name} has no rows")
+        columns = Columns.of(self.name, self._features or Features.from_arrow_schema(schema))
+        listed = (
+            entry.key
+            for split, schema, read in self._groups()
+            for table in read(columns.wanted(schema, with_data=False))
+            for entry in entries_of(self.name, table, columns, split)
+        )
+        named = [key for key in islice(listed, NUM_PROBED) if not key.endswith("/") and key]
+        return replace(columns, are_named=len(set(named)) == len(named) > 0)
+
+    def _groups(self) -> Iterator[tuple[Split | None, pa.Schema, Callable[[list[str]], Iterator[pa.Table]]]]:
+        """Of each row group its split, its columns, and what reads some of these, `ROWS_AT_ONCE` rows at a time."""
+        import pyarrow.parquet as pq
+
+        for split, part in ((split, part) for split, parts in self.parts.items() for part in parts):
+            if not isinstance(part, str):
+                yield split, part.data.schema, partial(_read_dataset, part)
+                continue
+            with in_one_line(f"{part} cannot be read"), opened(part) as file:
+                shard = pq.ParquetFile(file, pre_buffer=True)
+                for group in range(shard.num_row_groups):
+                    yield split, shard.schema_arrow, partial(_read_group, part, shard, group)
+
+    def _num_rows(self) -> int:
+        import pyarrow.parquet as pq
+
+        def num_rows(part: str | Dataset) -> int:
+            if not isinstance(part, str):
+                return len(part)
+            with in_one_line(f"{part} cannot be read"), opened(part) as file:
+                return pq.ParquetFile(file).metadata.num_rows
+
+        with ThreadPoolExecutor(16) as pool:
+            return sum(pool.map(num_rows, chain.from_iterable(self.parts.values())))
+
+
+def open_shards(root: Path, shards: Sequence[str]) -> TableSource:
+    """The shards in a folder; their names or folders tell the split (`train-00000-of-00008.parquet`).
+
+    Raises:
+        InpaintError: some shards name a split and others do not.
+    """
+    splits: dict[Split, list[str]] = {}
+    unnamed: list[str] = []
+    digest = hashlib.blake2b(digest_size=12)
+    for shard in sorted(shards):
+        *above, name = shard.split("/")
+        match = SHARD_NAME.match(name)
+        word = match[1] if match else above[-1].lower() if above else ""
+        (splits.setdefault(SPLIT_NAMES[word], []) if word in SPLIT_NAMES else unnamed).append(str(root / shard))
+        with in_one_line(f"{root / shard} cannot be read"), (root / shard).open("rb") as file:
+            # A shard ends in its footer, with each column's sizes and statistics, after the last rows.
+            size = file.seek(0, 2)
+            file.seek(max(0, size - SHARD_TAIL_BYTES))
+            digest.update(f"{shard}\0{size}\0".encode() + hashlib.blake2b(file.read()).digest())
+    if splits and unnamed:
+        raise InpaintError(f"{unnamed[0]} belongs to no split: name it like train-00000-of-00001.parquet")
+    parts = _parts(str(root), splits or {"train": unnamed})
+    return TableSource(str(root), parts, f"parquet-{digest.hexdigest()}", readme=str(root / "README.md"))
+
+
+def open_hub(name: str, repo: str, config: str | None, revision: str | None) -> TableSource:
+    """A dataset of the Hub: its shards, read where they are, or if it has none, what `datasets` makes of it here.
+
+    Raises:
+        InpaintError: there is none, or it has several configurations.
+    """
+    import datasets
+
+    trouble = f"{name} is no file or folder here, and the Hub does not give it"
+    _ask_once(trouble, repo, revision)
+    with in_one_line(trouble):
+        try:
+            builder = datasets.load_dataset_builder(repo, config, revision=revision)
+        except ValueError as error:
+            known = datasets.get_dataset_config_names(repo, revision=revision)
+            if len(known) < 2 or config in known:
+                raise
+            raise InpaintError(
+                f"{name}: {repo} has the configurations {', '.join(known)}; say which, as {repo}:{known[0]}"
+            ) from error
+        found: Mapping[Any, Any] = builder.config.data_files or {}
+        if builder.name == "parquet":
+            found = {split: [*map(str, its)] for split, its in found.items()}
+        else:
+            found = {split: [its] for split, its in datasets.load_dataset(repo, config, revision=revision).items()}
+    readme = f"hf://datasets/{repo}@{revision or 'main'}/README.md"
+    return _of_splits(name, found, "hub", [repo, str(config)], builder.info.features, readme)
+
+
+def is_saved(root: Path) -> bool:
+    """Whether `datasets` wrote this folder with `save_to_disk`."""
+    is_one_split = (root / "state.json").is_file() and (root / "dataset_info.json").is_file()
+    return is_one_split or (root / "dataset_dict.json").is_file()
+
+
+def open_saved(root: Path) -> TableSource:
+    """What `datasets` wrote with `save_to_disk`, one split or several.
+
+    Raises:
+        InpaintError: it cannot be read.
+    """
+    import datasets
+
+    with in_one_line(f"{root} was written by save_to_disk and cannot be read"):
+        saved = datasets.load_from_disk(str(root))
+        found = {split: [its] for split, its in saved.items()} if isinstance(saved, dict) else {"train": [saved]}
+        features = next(iter(found.values()))[0].features
+    return _of_splits(str(root), found, "saved", [], features)
+
+
+def _of_splits(
+    name: str,
+    found: Mapping[Any, Sequence[Any]],
+    kind: str,
+    identity: Sequence[str],
+    features: Mapping[str, Any],
+    readme: str | None = None,
+) -> TableSource:
+    """A dataset's shards or loaded tables by its own names of splits; with its parts `identity` is its fingerprint."""
+    known_names = {split: SPLIT_NAMES.get(str(split).lower()) for split in found}
+    if len(found) == 1:
+        known_names = dict.fromkeys(found, "train")  # all of it, whatever it is called
+    splits: dict[Split, list[Any]] = {}
+    for split, its in found.items():
+        if own := known_names[split]:
+            splits.setdefault(own, []).extend(its)
+    lines = [getattr(part, "_fingerprint", part) for its in splits.values() for part in its]
+    digest = hashlib.blake2b("\n".join([*identity, *lines]).encode(), digest_size=12).hexdigest()
+    unknown = [str(split) for split, own in known_names.items() if own is None]
+    return TableSource(name, _parts(name, splits), f"{kind}-{digest}", features, unknown, readme)
+
+
+def _ask_once(trouble: str, repo: str, revision: str | None) -> None:
+    """Tell at once of a dataset that is nowhere: `datasets` tries six times, for half a minute and a screenful.
+
+    Raises:
+        InpaintError: the Hub has no such dataset or cannot be reached, and there is no copy of it here either.
+    """
+    import datasets
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.errors import HfHubHTTPError
+
+    from inpaint.hub.errors import HTTP_ERROR
+
+    copies = Path(datasets.config.HF_DATASETS_CACHE).glob(f"{repo.partition('/')[0]}___*")
+    if constants.HF_HUB_OFFLINE or any(copies):
+        return
+    try:
+        HfApi().dataset_info(repo, revision=revision, timeout=20)
+    except HfHubHTTPError as error:
+        if error.response.status_code >= 500:
+            return  # it may yet come back
+        why = f"there is none of this name, or your token may not see it ({error.response.status_code})"
+        raise InpaintError(f"{trouble}: {why}") from error
+    except (OSError, HTTP_ERROR) as error:
+        raise InpaintError(f"{trouble}: it cannot be reached ({' '.join(str(error).split())[:200]})") from error
+
+
+def _parts(name: str, splits: Mapping[Any, Sequence[Any]]) -> dict[Split | None, Sequence[Any]]:
+    """By split; a single one is all of the dataset."""
+    if len(splits) == 1:
+        return {None: next(iter(splits.values()))}
+    if "train" not in splits:
+        raise InpaintError(f"{name} has no split `train`, only {', '.join(splits) or 'others with names of their own'}")
+    return {split: splits[split] for split in SPLITS if split in splits}
+
+
+def _read_group(name: str, shard: pq.ParquetFile, group: int, columns: list[str]) -> Iterator[pa.Table]:
+    import pyarrow as pa
+
+    with in_one_line(f"{name}, row group {group}, cannot be read"):
+        for batch in shard.iter_batches(ROWS_AT_ONCE, [group], columns):
+            yield pa.Table.from_batches([batch])
+
+
+def _read_dataset(dataset: Dataset, columns: list[str]) -> Iterator[pa.Table]:
+    names = [column.partition(".")[0] for column in columns]
+    yield from dataset.select_columns(names).with_format("arrow").iter(ROWS_AT_ONCE)
+
+
+def _has_places365_terms(readme: str | None) -> bool:
+    """Whether a dataset's card says that the terms of Places365 hold, as those that `prepare` wrote do."""
+    from huggingface_hub import DatasetCard
+
+    if readme is None:
+        return False
+    try:
+        with opened(readme) as file:
+            return DatasetCard(file.read().decode()).data.get("license_name") == "places365"
+    except (OSError, ValueError, yaml.YAMLError):  # no card, or none that says anything
+        return False

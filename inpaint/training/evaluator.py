@@ -1,0 +1,155 @@
+"""Owns how a run is judged while it trains and at its end: held-out figures, the sample grid, the final report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from inpaint.config import Config
+from inpaint.data.batches import hole_masks
+from inpaint.data.pictures import Pictures
+from inpaint.distributed.runtime import DTYPES, Runtime
+from inpaint.evaluation.baselines import BASELINES, Fill
+from inpaint.evaluation.grid import sample_grid
+from inpaint.evaluation.metrics import METRICS, composite_u8, to_u8
+from inpaint.evaluation.table import behind, markdown_table, means, metric_sums
+from inpaint.sources.keys import Split
+from inpaint.training.run_directory import EVALUATION, REPORT, RunDirectory
+
+# Pixels filled and measured at once: what the paper's networks keep of so many takes about 0.7 GiB.
+_PIXELS_AT_ONCE = 2**20
+
+
+class Judge:
+    """Judges a generator on pictures it was not trained on; always the same ones, with the same holes.
+
+    Every process calls each method alike and measures its share.
+    """
+
+    def __init__(self, runtime: Runtime, pictures: dict[Split, Pictures], config: Config) -> None:
+        self.runtime, self.pictures, self.config = runtime, pictures, config
+        by_area = _PIXELS_AT_ONCE // config.data.image_size**2
+        self.at_once = max(1, min(by_area, runtime.micro_batch_size))
+
+    def validate(self, generator: nn.Module, stopped: Callable[[], bool]) -> dict[str, float] | None:
+        """The mean figures on `evaluation.num_pictures` of the validation split; None if `stopped` said so."""
+        split = self.pictures["validation"]
+        num = min(self.config.evaluation.num_pictures, len(split.pixels))
+        return self._measure(
+            self._fill(generator), split, _spread(len(split.pixels), num), stopped, self.runtime.device
+        )
+
+    def save_samples(self, generator: nn.Module, run: RunDirectory, epoch: int) -> None:
+        """samples/epoch_NNNN.png: the same validation pictures after each epoch."""
+        split = self.pictures["validation"]
+        chosen = _spread(len(split.pixels), min(self.config.evaluation.num_samples, len(split.pixels)))
+        image = torch.from_numpy(split.pixels[chosen]).permute(0, 3, 1, 2)
+        mask = hole_masks(torch.from_numpy(split.holes[chosen]), image.shape[-1])
+        masked = image * (mask < 0.5)
+        fill, device = self._fill(generator), self.runtime.device
+        parts = zip(masked.split(self.at_once), mask.split(self.at_once), strict=True)
+        output = torch.cat([fill(part.float().div(255).to(device), its.to(device)).cpu() for part, its in parts])
+        if self.runtime.is_main:
+            shown = [image, masked, to_u8(output), composite_u8(output, image, mask)]
+            columns = [tensor.byte().permute(0, 2, 3, 1).numpy() for tensor in shown]
+            png = BytesIO()
+            sample_grid(*columns).save(png, "PNG")
+            run.write(f"samples/epoch_{epoch:04d}.png", png.getvalue(), "the sample grid")
+
+    def finish(
+        self, generator: nn.Module, run: RunDirectory, facts: dict[str, Any], stopped: Callable[[], bool]
+    ) -> str | None:
+        """Measure on the whole test split beside the classical baselines; write and return the report.
+
+        Returns:
+            The report on the main process, "" on the others; None if `stopped` said so.
+        """
+        split = self.pictures["test"]
+        everything = np.arange(len(split.pixels))
+        rows = {}
+        # The baselines too are shared out: on one process a large split would keep the others waiting past their limit.
+        for method, fill in {**BASELINES, "generator": self._fill(generator)}.items():
+            device = self.runtime.device if method == "generator" else torch.device("cpu")
+            figures = self._measure(fill, split, everything, stopped, device)
+            if figures is None:
+                return None
+            rows[method] = figures
+        if not self.runtime.is_main:
+            return ""
+        training = self.config.training
+        advice = (
+            f"Raise training.epochs (now {training.epochs}): the same command with more goes on from here; or lower "
+            f"training.global_batch_size (now {training.global_batch_size}), which makes more steps of an epoch."
+        )
+        lag = behind(rows, "generator")
+        report = (
+            f"# {run.path.name}\n\nOn {len(split.pixels)} held-out pictures of {self.config.data.image_size} px, one "
+            f"hole each, figures of the 8-bit composite:\n\n{markdown_table(rows)}\n\n"
+            + (f"{lag} after {facts['steps']} steps. {advice}\n\n" if lag else "")
+            + "".join(f"- {name}: {value}\n" for name, value in facts.items())
+            + _pictures(run.path)
+        )
+        evaluation = {"split": "test", "num_pictures": len(split.pixels), "rows": rows, **facts}
+        run.write(EVALUATION, (json.dumps(evaluation, indent=1) + "\n").encode())
+        run.write(REPORT, report.encode())
+        return report
+
+    def _measure(
+        self,
+        fill: Fill,
+        split: Pictures,
+        chosen: NDArray[np.int64],
+        stopped: Callable[[], bool],
+        device: torch.device,
+    ) -> dict[str, float] | None:
+        sums = torch.zeros(2, len(METRICS), dtype=torch.float64)
+        world = self.runtime.world_size
+        for start in range(0, len(chosen), self.at_once * world):
+            if stopped():
+                return None
+            chunk = chosen[start : start + self.at_once * world]
+            mine = chunk[self.runtime.rank :: world]
+            # ZeRO-3 gathers the weights in each call, so all processes call equally often; some for a picture too many.
+            seen = mine if len(mine) else chunk[:1]
+            figures = metric_sums(fill, split.pixels[seen], split.holes[seen], self.at_once, device)
+            sums += figures if len(mine) else 0
+        return means(self.runtime.reduce_sum(sums))
+
+    def _fill(self, generator: nn.Module) -> Fill:
+        dtype = DTYPES["float64"] if self.config.training.precision == "float64" else torch.float32
+
+        @torch.no_grad()
+        def fill(masked_image: Tensor, mask: Tensor) -> Tensor:
+            was_training = generator.training
+            generator.eval()
+            try:
+                return generator(masked_image.to(dtype), mask.to(dtype)).float()
+            finally:
+                generator.train(was_training)
+
+        return fill
+
+
+def _pictures(run_dir: Path) -> str:
+    """Markdown that shows the newest sample grid and names the first, to see what was learnt between them."""
+    grids = sorted(path.name for path in (run_dir / "samples").glob("epoch_*.png"))
+    if not grids:
+        return ""
+    first = f" ([after the first judged epoch](samples/{grids[0]}))" if len(grids) > 1 else ""
+    return (
+        "\nHeld-out pictures; of each, from left to right: original, with a hole, the output, the output set into the "
+        f"hole{first}:\n\n![{grids[-1]}](samples/{grids[-1]})\n"
+    )
+
+
+def _spread(num: int, count: int) -> NDArray[np.int64]:
+    """`count` indices spread evenly over `num`, so that all classes of a sorted split are seen."""
+    return np.linspace(0, num - 1, count).round().astype(np.int64)
