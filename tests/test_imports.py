@@ -16,7 +16,19 @@ FILES = sorted([*(ROOT / "inpaint").rglob("*.py"), ROOT / "train.py"])
 
 # From the bottom up; a module may import from its own part and from those above it in this list, and from no other.
 ORDER = [
-    *("errors", "files", "memory", "processes", "hints", "holes", "config", "config_file", "resolve", "arguments"),
+    *(
+        "errors",
+        "tables",
+        "files",
+        "memory",
+        "processes",
+        "hints",
+        "holes",
+        "config",
+        "config_file",
+        "resolve",
+        "arguments",
+    ),
     *("hub", "images", "sources", "models", "losses", "data", "evaluation", "prepare", "distributed", "training"),
     *("pipeline", "", "commands", "cli", "__main__"),
 ]
