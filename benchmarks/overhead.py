@@ -19,7 +19,7 @@ from benchmarks.subject import configured, noise_pictures, reset_threads
 from inpaint.arguments import Options
 from inpaint.config import Config
 from inpaint.data.batches import Batch, crop
-from inpaint.distributed.heartbeat import Watch
+from inpaint.distributed.heartbeat import Heartbeat
 from inpaint.distributed.runtime import Runtime
 from inpaint.distributed.signals import StopRequest
 from inpaint.training.build import build_networks
@@ -59,9 +59,9 @@ def compare(config: Config, folder: Path, rounds: int) -> list[Figure]:
     runtime = Runtime(config.training.precision, batch_size)
     directory = RunDirectory(folder / "run")
     directory.open(config, resume=False, overwrite=False)
-    watch = Watch(0, 1, 600.0)
+    heartbeat = Heartbeat(0, 1, 600.0)
     splits = dict.fromkeys(("train", "validation", "test"), pictures)
-    trainer = Trainer(config, Options(folder / "run"), runtime, directory, StopRequest(), watch, splits)
+    trainer = Trainer(config, Options(folder / "run"), runtime, directory, StopRequest(), heartbeat, splits)
     waiting = Waiting(trainer.feed.batches(1, 0))
     bare = BareLoop(config, runtime.device)
     num_steps = 3 * STEPS_PER_PHASE
@@ -87,7 +87,7 @@ def compare(config: Config, folder: Path, rounds: int) -> list[Figure]:
         waits.append(waiting.seconds)
 
     seconds = take_turns({"trainer": train_and_watch, "bare": train_bare}, rounds)
-    watch.close(in_order=True)
+    heartbeat.close(in_order=True)
     waiting.close()
     directory.close(preempted=False)
     costs = [ours / theirs - 1 for ours, theirs in zip(seconds["trainer"], seconds["bare"], strict=True)]

@@ -27,7 +27,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from inpaint.arguments import Options
 from inpaint.data.batches import Batch
-from inpaint.distributed.heartbeat import Watch
+from inpaint.distributed.heartbeat import Heartbeat
 from inpaint.distributed.network import Network
 from inpaint.distributed.runtime import Runtime
 from inpaint.distributed.signals import StopRequest
@@ -52,7 +52,7 @@ class Recorder:
             self._count_reductions(name, network)
             self._watch_backward(name, network)
 
-    def __call__(self, phase: int, batches: list[Batch], rate_factor: float) -> Terms:
+    def __call__(self, phase: int, batches: list[Batch], lr_scale: float) -> Terms:
         before = {name: _state(network) for name, network in self.networks.items()}
         self.now = {
             "phase": phase,
@@ -62,7 +62,7 @@ class Recorder:
             "bytes": {"generator": [], "discriminator": []},
             "other_gradient_moved": 0.0,
         }
-        terms = self.inner(phase, batches, rate_factor)
+        terms = self.inner(phase, batches, lr_scale)
         self.now["terms"] = {name: float(value) for name, value in terms.items()}
         self.now["moved"] = [name for name, network in self.networks.items() if _state(network) != before[name]]
         self.steps.append(self.now)
@@ -108,8 +108,8 @@ def record(folder: Path, base: str, scenarios: list[dict[str, Any]]) -> None:
         options = Options(folder / scenario["name"])
         run = RunDirectory(options.run_dir)
         launch._on_main(runtime, lambda run=run, config=config, options=options: launch._open_run(run, config, options))
-        stop, watch = StopRequest(), Watch(runtime.rank, runtime.world_size, training.timeout_s)
-        trainer = Trainer(config, options, runtime, run, stop, watch, launch._open_pictures(runtime, config))
+        stop, heartbeat = StopRequest(), Heartbeat(runtime.rank, runtime.world_size, training.timeout_s)
+        trainer = Trainer(config, options, runtime, run, stop, heartbeat, launch._open_pictures(runtime, config))
         trainer.steps = recorder = Recorder(trainer)  # type: ignore[assignment]
         outcome = trainer.run()
         seen = {
@@ -124,7 +124,7 @@ def record(folder: Path, base: str, scenarios: list[dict[str, Any]]) -> None:
             "steps": recorder.steps,
         }
         (folder / f"{scenario['name']}.rank{runtime.rank}.json").write_text(json.dumps(seen))
-        watch.close(in_order=True)
+        heartbeat.close(in_order=True)
         stop.restore()
         if runtime.is_main:
             run.close()
@@ -148,7 +148,7 @@ def fault(kind: str, rank: int, step: int, arguments: list[str]) -> int:
             launch._open_pictures = lambda *args: (open_pictures(*args), time.sleep(step))[0]
         return launch.main(arguments)
 
-    def faulty(self: Steps, phase: int, batches: list[Batch], rate_factor: float) -> Terms:
+    def faulty(self: Steps, phase: int, batches: list[Batch], lr_scale: float) -> Terms:
         nonlocal count
         count += 1
         if (
@@ -159,7 +159,7 @@ def fault(kind: str, rank: int, step: int, arguments: list[str]) -> int:
             if kind == "raise":
                 raise ValueError("the dog ate\nthe batch")
             os._exit(7)
-        return inner(self, phase, batches, rate_factor)
+        return inner(self, phase, batches, lr_scale)
 
     Steps.__call__ = faulty  # type: ignore[method-assign]
     return launch.main(arguments)

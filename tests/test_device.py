@@ -25,8 +25,8 @@ from inpaint.config import Config
 from inpaint.data.draws import stored_holes
 from inpaint.data.pictures import Pictures
 from inpaint.distributed import runtime as runtimes
-from inpaint.distributed.heartbeat import Watch
-from inpaint.distributed.launcher import refuse_mixes
+from inpaint.distributed.heartbeat import Heartbeat
+from inpaint.distributed.launcher import validate_launcher
 from inpaint.distributed.runtime import Runtime
 from inpaint.distributed.signals import StopRequest
 from inpaint.errors import UsageError
@@ -87,14 +87,14 @@ def config_of(norm: str, processes: int) -> Config:
 
 def train_watched(config: Config, folder: Path) -> tuple[Waits, dict[int, tuple[int, list[str]]]]:
     """A whole run on `meta`; by step its phase, and what waited in it."""
-    run, stop, watch = RunDirectory(folder / "run"), StopRequest(), Watch(0, 1, 60.0)
+    run, stop, heartbeat = RunDirectory(folder / "run"), StopRequest(), Heartbeat(0, 1, 60.0)
     steps: dict[int, tuple[int, list[str]]] = {}
     with Waits() as seen:
         runtime = Runtime.of(config)
         assert runtime.device == DEVICE
         run.open(config, True, False)
         pictures = {split: pictures_of(config, num) for split, num in (("train", 50), ("validation", 7), ("test", 9))}
-        trainer = Trainer(config, Options(run.path), runtime, run, stop, watch, pictures)
+        trainer = Trainer(config, Options(run.path), runtime, run, stop, heartbeat, pictures)
         if runtime.world_size > 1:
             for network in (trainer.generator, trainer.discriminator):
                 network.engine.register_comm_hook(None, already_reduced)  # type: ignore[operator]
@@ -113,7 +113,7 @@ def train_watched(config: Config, folder: Path) -> tuple[Waits, dict[int, tuple[
         trainer._step, trainer.steps = step, phase_of  # type: ignore[method-assign, assignment]
         assert trainer.run() == "finished"
         trainer.store.wait()
-    watch.close(in_order=True)
+    heartbeat.close(in_order=True)
     stop.restore()
     run.close(preempted=False)
     return seen, steps
@@ -261,9 +261,9 @@ def test_several_processes_share_no_apple_gpu(processes: int, expected: str, mon
 
 
 def test_what_apple_gpus_lack_is_refused() -> None:
-    refuse_mixes("float32", False, "mps")
-    refuse_mixes("bf16", False, "mps")
+    validate_launcher("float32", False, "mps")
+    validate_launcher("bf16", False, "mps")
     with pytest.raises(UsageError, match=r"float64: Apple's GPUs have none; use float32 or bf16, or train on the CPU"):
-        refuse_mixes("float64", False, "mps")
+        validate_launcher("float64", False, "mps")
     with pytest.raises(UsageError, match="DeepSpeed does not run on Apple's GPUs"):
-        refuse_mixes("float32", True, "mps")
+        validate_launcher("float32", True, "mps")

@@ -16,7 +16,7 @@ from running import differences, metrics, steps, tiny_config, train, weights
 import inpaint
 from inpaint.config import Config
 from inpaint.distributed import launcher as set_up
-from inpaint.distributed.heartbeat import Watch
+from inpaint.distributed.heartbeat import Heartbeat
 from inpaint.distributed.signals import STOPPING
 from inpaint.errors import UsageError
 from inpaint.resolve import load_config
@@ -184,8 +184,8 @@ def test_a_compiler_may_take_longer_than_timeout_s_where_a_part_of_training_runs
 ) -> None:
     told: dict[str, list[str]] = {"at": [], "busy": []}
     for name in told:
-        monkeypatch.setattr(Watch, name, lambda self, where, name=name: told[name].append(where))
-    # As where there is no compiler: what is tested is what the watch is told.
+        monkeypatch.setattr(Heartbeat, name, lambda self, where, name=name: told[name].append(where))
+    # As where there is no compiler: what is tested is what the heartbeat is told.
     monkeypatch.setattr("inpaint.distributed.runtime.why_not_compiled", lambda device: "not here")
     for compiles in (False, True):
         told["at"].clear(), told["busy"].clear()

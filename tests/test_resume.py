@@ -14,7 +14,7 @@ import torch
 from running import assert_same_end, differences, launch, metrics, start, steps, tiny_config, weights
 from stopping import Killed, at_step
 
-from inpaint.distributed import stop_sync as agreement
+from inpaint.distributed import stop_sync
 from inpaint.errors import InpaintError
 from inpaint.training import checkpoint, trainer
 from inpaint.training.launch import main
@@ -65,7 +65,7 @@ def test_a_signal_in_any_phase_saves_and_leaves_a_marker(
             at_step(number, lambda: os.kill(os.getpid(), getattr(signal, name)), patch)
             assert main(["--config", str(config), "--run-dir", str(run)]) == 0
         assert (run / "PREEMPTED").exists() and not (run / "run.lock").exists()
-        assert number <= steps(run)[-1] <= number + agreement.LAG
+        assert number <= steps(run)[-1] <= number + stop_sync.LAG
         assert main(["--config", str(config), "--run-dir", str(run)]) == 0
         assert not (run / "PREEMPTED").exists()
         assert_same_end(run, straight, LAST)

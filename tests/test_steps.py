@@ -60,8 +60,8 @@ class Setup:
         finally:
             batches.close()
 
-    def __call__(self, phase: int, step: int = 0, rate_factor: float = 1.0) -> dict[str, Tensor]:
-        return self.steps(phase, self.batch(step).split(self.runtime.micro_batch_size), rate_factor)
+    def __call__(self, phase: int, step: int = 0, lr_scale: float = 1.0) -> dict[str, Tensor]:
+        return self.steps(phase, self.batch(step).split(self.runtime.micro_batch_size), lr_scale)
 
 
 @pytest.fixture(autouse=True)
@@ -290,7 +290,7 @@ def test_the_schedule_scales_each_networks_own_rate(phase: int) -> None:
     trained = {1: [(setup.generator, 4e-3)], 2: [(setup.discriminator, 1e-3)]}
     trained[3] = trained[1] + trained[2]
     before = {network: state(network.module, False) for network, _ in trained[phase]}
-    setup(phase, rate_factor=0.25)
+    setup(phase, lr_scale=0.25)
     for network, rate in trained[phase]:
         after = state(network.module, False)
         largest = max((after[name] - old).abs().max().item() for name, old in before[network].items())

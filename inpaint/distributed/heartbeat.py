@@ -25,8 +25,8 @@ from inpaint.errors import InpaintError
 _BEAT_S, _SILENCE_S, _LATE_S = 1.0, 20.0, 20.0
 
 
-class Watch:
-    """This process's watch over the others.
+class Heartbeat:
+    """This process's sign of life, and its eye on those of the others.
 
     Args:
         rank, world_size: of this process.
@@ -41,7 +41,7 @@ class Watch:
         self._there: set[int] = set()
         self._store = connect(timeout_s=30.0) if world_size > 1 else None
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
         self._thread.start()
 
     def at(self, where: str) -> None:

@@ -103,7 +103,7 @@ def settle(config: Config, kept: Mapping[str, Any]) -> Config:
     return config.model_copy(update={"training": settled})
 
 
-def refuse_mixes(precision: str, use_deepspeed: bool, device_type: str) -> None:
+def validate_launcher(precision: str, use_deepspeed: bool, device_type: str) -> None:
     """Unsupported combinations end here, before anything is begun; `device_type` as `torch.device` names it.
 
     Raises:

@@ -76,7 +76,7 @@ class Network:
         return max((int(state["step"]) for state in self.optimizer.state.values()), default=0)
 
     @contextmanager
-    def inert(self) -> Iterator[None]:
+    def frozen(self) -> Iterator[None]:
         """Around a forward pass of `module` that passes gradients through, but gathers none and moves no statistics."""
         try:
             self._set_live(False)

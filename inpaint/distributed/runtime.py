@@ -10,7 +10,7 @@ import gc
 import logging
 import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from datetime import timedelta
@@ -33,7 +33,7 @@ from inpaint.distributed.launcher import (
     launcher_precision,
     refuse_contradictions,
     refuse_lost_gpus,
-    refuse_mixes,
+    validate_launcher,
 )
 from inpaint.distributed.network import Network, ZeroNetwork, memory_format
 from inpaint.errors import UsageError
@@ -75,7 +75,7 @@ class Runtime:
         use_deepspeed = env_true("ACCELERATE_USE_DEEPSPEED")
         kind = _device_type(self.world_size)
         use_cpu = kind == "cpu"
-        refuse_mixes(self.precision, use_deepspeed, kind)
+        validate_launcher(self.precision, use_deepspeed, kind)
         refuse_contradictions(self.accumulation, gradient_clip)
         # Told once and for all above; Accelerate would let the first overrule what it is given, and refuse the second.
         for name in ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "ACCELERATE_CONFIG_DS_FIELDS"):
@@ -216,22 +216,20 @@ class Runtime:
             dist.all_reduce(value, group=self.control_group if value.device.type == "cpu" else None)
         return value
 
-    def start_max(self, flag: int) -> tuple[Tensor, Any]:
-        """Begin the maximum over all processes of a small number; `finish` tells it some steps later."""
-        value = torch.tensor(flag)
-        work = None
-        if self.world_size > 1:
-            work = dist.all_reduce(value, dist.ReduceOp.MAX, group=self.control_group, async_op=True)
-        return value, work
+    def all_reduce_max_async(self, value: int) -> Callable[[], int]:
+        """Begin the maximum over all processes of a small number; what is returned waits for it and tells it."""
+        result = torch.tensor(value)
+        if self.world_size == 1:
+            return lambda: value
+        work = dist.all_reduce(result, dist.ReduceOp.MAX, group=self.control_group, async_op=True)
 
-    @staticmethod
-    def finish(pending: tuple[Tensor, Any]) -> int:
-        value, work = pending
-        if work is not None:
+        def wait() -> int:
             work.wait()
-        return int(value)
+            return int(result)
 
-    def same_everywhere(self, text: str) -> list[str]:
+        return wait
+
+    def all_gather(self, text: str) -> list[str]:
         """What every process has for `text`, by rank."""
         if self.world_size == 1:
             return [text]

@@ -17,7 +17,7 @@ _number = count()
 def once(group: str, num_processes: int, is_first: bool, act: Callable[[], str]) -> str:
     """What `act` gives in the first process of `group`; all must call it, and where it fails, fail alike.
 
-    Should the first process die, the watch ends the others.
+    Should the first process die, its silence ends the others.
     """
     from inpaint.distributed.store import connect
 

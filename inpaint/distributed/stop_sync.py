@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any
 
 from inpaint.distributed.runtime import Runtime
 from inpaint.distributed.signals import StopRequest
@@ -15,7 +14,7 @@ LAG = 2
 NOTHING, SAVE, STOP = 0, 1, 2
 
 
-class Agreement:
+class StopSync:
     """Each process raises a flag a step; all act on the largest.
 
     Args:
@@ -32,7 +31,7 @@ class Agreement:
         wants_save: Callable[[], bool] = lambda: False,
     ) -> None:
         self.runtime, self.stop, self.every_minutes, self.wants_save = runtime, stop, every_minutes, wants_save
-        self._flags: deque[Any] = deque()
+        self._flags: deque[Callable[[], int]] = deque()
         self._last_save = time.monotonic()
 
     def decide(self) -> int:
@@ -43,12 +42,12 @@ class Agreement:
             flag = SAVE if is_due or self.wants_save() else NOTHING
         if flag == SAVE:
             self.saved()
-        self._flags.append(self.runtime.start_max(flag))
-        return self.runtime.finish(self._flags.popleft()) if len(self._flags) > LAG else NOTHING
+        self._flags.append(self.runtime.all_reduce_max_async(flag))
+        return self._flags.popleft()() if len(self._flags) > LAG else NOTHING
 
     def stop_now(self) -> bool:
         """Whether any process was asked to stop; waits for all to answer."""
-        return self.runtime.finish(self.runtime.start_max(STOP if self.stop.asked else NOTHING)) == STOP
+        return self.runtime.all_reduce_max_async(STOP if self.stop.asked else NOTHING)() == STOP
 
     def saved(self) -> None:
         """The minutes until the next save begin now."""

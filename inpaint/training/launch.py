@@ -192,23 +192,23 @@ def _train(config: Config, options: Options) -> str:
 
 
 def _train_until(stop: StopRequest, runtime: Runtime, config: Config, options: Options) -> str:
-    from inpaint.distributed.heartbeat import Watch
+    from inpaint.distributed.heartbeat import Heartbeat
     from inpaint.training.run_directory import RunDirectory
     from inpaint.training.trainer import Trainer
 
     run = RunDirectory(options.run_dir)
     _on_main(runtime, lambda: _open_run(run, config, options))
-    watch = Watch(runtime.rank, runtime.world_size, config.training.timeout_s)
+    heartbeat = Heartbeat(runtime.rank, runtime.world_size, config.training.timeout_s)
     outcome: str | None = None
     try:
-        watch.busy("preparing the data")
+        heartbeat.busy("preparing the data")
         pictures = _open_pictures(runtime, config)
-        watch.wait_for_all()  # one machine may have to decode what another has in its cache
-        trainer = Trainer(config, options, runtime, run, stop, watch, pictures)
+        heartbeat.wait_for_all()  # one machine may have to decode what another has in its cache
+        trainer = Trainer(config, options, runtime, run, stop, heartbeat, pictures)
         if runtime.is_main:
             _print_start(runtime, config, trainer, run)
         outcome = trainer.run()
-        watch.busy("leaving")
+        heartbeat.busy("leaving")
         publication = trainer.publication
         del trainer
         runtime.close()
@@ -219,10 +219,10 @@ def _train_until(stop: StopRequest, runtime: Runtime, config: Config, options: O
     except RuntimeError as error:
         if runtime.world_size == 1 or not _is_connection_lost(error):
             raise
-        lost = watch.missing() or f"all others still answer ({_first_line(error)})"
+        lost = heartbeat.missing() or f"all others still answer ({_first_line(error)})"
         raise InpaintError(f"the processes lost one another: {lost}") from error
     finally:
-        watch.close(in_order=outcome is not None)
+        heartbeat.close(in_order=outcome is not None)
         if runtime.is_main:
             run.close(preempted=outcome == "preempted")
 
@@ -315,7 +315,7 @@ def _print_start(runtime: Runtime, config: Config, trainer: Trainer, run: RunDir
 
 def _compare_configs(runtime: Runtime, config: Config) -> None:
     """Processes that were started with different settings would train different things; refuse."""
-    hashes = runtime.same_everywhere(config.fingerprint())
+    hashes = runtime.all_gather(config.fingerprint())
     if len(set(hashes)) > 1:
         different = [rank for rank, value in enumerate(hashes) if value != hashes[0]]
         raise UsageError(

@@ -127,14 +127,14 @@ class RunDirectory:
 
     def log(self, line: Mapping[str, Any]) -> None:
         """Append to metrics.jsonl."""
-        with self.forgiving(METRICS):
+        with self.tolerate_io_errors(METRICS):
             self._metrics.append(line)
-        with self.forgiving("tensorboard"):
+        with self.tolerate_io_errors("tensorboard"):
             if self._tracker is not None:
                 self._tracker.log(line)
 
     @contextmanager
-    def forgiving(self, what: str) -> Iterator[None]:
+    def tolerate_io_errors(self, what: str) -> Iterator[None]:
         """Within, a full disk or a vanished folder costs no more than `what`; said once each time it begins."""
         try:
             yield
@@ -149,7 +149,7 @@ class RunDirectory:
 
     def write(self, name: str, data: bytes, what: str | None = None) -> None:
         """Replace the file `name` in one step; `what` it is called where that cannot be done."""
-        with self.forgiving(what or name):
+        with self.tolerate_io_errors(what or name):
             write_atomically(self.path / name, data)
 
     @property
@@ -159,14 +159,14 @@ class RunDirectory:
 
     def track(self, kind: str, step: int) -> None:
         """Send what is logged from `step` on to a tracker too."""
-        with self.forgiving("tensorboard"):
+        with self.tolerate_io_errors("tensorboard"):
             if self._tracker is not None:
                 self._tracker.close()
             self._tracker = Tracker(kind, self.path / "tensorboard", step)
 
     def forget_after(self, step: int, evaluated_epoch: int) -> None:
         """Drop the lines of metrics.jsonl that the run, resumed at `step`, will write again."""
-        with self.forgiving(METRICS):
+        with self.tolerate_io_errors(METRICS):
             if num := self._metrics.forget_after(step, evaluated_epoch):
                 tqdm.write(f"{num} line(s) of {METRICS} could not be read and are now in {DAMAGED}", file=sys.stderr)
 
@@ -178,7 +178,7 @@ class RunDirectory:
         cast = {name: tensor.detach().to("cpu", expected[name].dtype) for name, tensor in weights.items()}
         generator.load_state_dict(cast, assign=True)
         temporary, final = self.path / ".generator.tmp", self.path / "generator"
-        with self.forgiving("generator/"):
+        with self.tolerate_io_errors("generator/"):
             try:
                 if temporary.exists():
                     shutil.rmtree(temporary)
@@ -204,14 +204,14 @@ class RunDirectory:
 
     def close(self, preempted: bool = False) -> None:
         """Leave the folder to the next."""
-        with self.forgiving(METRICS):
+        with self.tolerate_io_errors(METRICS):
             self._metrics.flush()
-        with self.forgiving("tensorboard"):
+        with self.tolerate_io_errors("tensorboard"):
             if self._tracker is not None:
                 self._tracker.close()
         if preempted:
             self.write(PREEMPTED, b"The run was asked to stop and can be resumed.\n")
-        with self.forgiving(LOCK):
+        with self.tolerate_io_errors(LOCK):
             (self.path / PID).unlink(missing_ok=True)
             self._lock.release()
 

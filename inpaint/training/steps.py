@@ -34,13 +34,13 @@ class Steps:
         self.runtime, self.generator, self.discriminator = runtime, generator, discriminator
         self.config, self.window_px = config, config.data.hole_spec.window_px
 
-    def __call__(self, phase: int, batches: list[Batch], rate_factor: float) -> Terms:
+    def __call__(self, phase: int, batches: list[Batch], lr_scale: float) -> Terms:
         """Train on one global batch.
 
         Args:
             phase: 1, 2 or 3.
             batches: this process's micro batches of the global batch.
-            rate_factor: what the schedule leaves of the full learning rates.
+            lr_scale: what the schedule leaves of the full learning rates.
 
         Returns:
             Scalars on the device, means over this process's pictures, and the gradients' norms; nothing waits for them.
@@ -59,11 +59,11 @@ class Steps:
             terms = {name: torch.stack([part[name] for part in collected]).mean() for name in terms}
         rates = self.config.optimizer
         if phase != 2:
-            rate = rates.generator_learning_rate * rate_factor
+            rate = rates.generator_learning_rate * lr_scale
             with self.generator.span("optimizer"):
                 terms["gradient_norm/generator"] = self.generator.step(rate)
         if phase != 1:
-            rate = rates.discriminator_learning_rate * rate_factor
+            rate = rates.discriminator_learning_rate * lr_scale
             with self.discriminator.span("optimizer"):
                 terms["gradient_norm/discriminator"] = self.discriminator.step(rate)
         return terms
@@ -71,7 +71,7 @@ class Steps:
     def _generate(self, phase: int, batch: Batch, terms: Terms, last: bool) -> Tensor:
         """The output for a micro batch, without its graph, after the generator's turn where the phase has one."""
         if phase == 2:
-            with torch.no_grad(), self.generator.inert(), self.runtime.autocast():
+            with torch.no_grad(), self.generator.frozen(), self.runtime.autocast():
                 output = self.generator.module(batch.masked_image, batch.mask)
         else:
             with self.generator.micro_step(last):
@@ -91,7 +91,7 @@ class Steps:
         total = weights.reconstruction_weight * reconstruction
         if adversarial:
             seen = self._seen(output, batch)
-            with self.discriminator.inert(), self.runtime.autocast():
+            with self.discriminator.frozen(), self.runtime.autocast():
                 logits = self.discriminator.module(seen, crop(seen, batch.windows, self.window_px))
             fooled = adversarial_loss(logits)
             terms["loss/generator/adversarial"] = fooled.detach()

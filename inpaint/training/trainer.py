@@ -12,10 +12,10 @@ from torch import nn
 from inpaint.arguments import Options
 from inpaint.config import Config
 from inpaint.data.batches import Feed
-from inpaint.distributed.heartbeat import Watch
+from inpaint.distributed.heartbeat import Heartbeat
 from inpaint.distributed.runtime import DTYPES, Runtime
 from inpaint.distributed.signals import StopRequest
-from inpaint.distributed.stop_sync import NOTHING, SAVE, STOP, Agreement
+from inpaint.distributed.stop_sync import NOTHING, SAVE, STOP, StopSync
 from inpaint.errors import InpaintError
 from inpaint.models.generator import Generator
 from inpaint.training.build import build_networks
@@ -43,7 +43,7 @@ class Trainer:
         runtime: the processes; closed by the caller.
         run: the run's folder, open on the main process.
         stop: asked between steps.
-        watch: told where the loop is.
+        heartbeat: told how far the loop is.
         pictures: the splits.
     """
 
@@ -54,10 +54,10 @@ class Trainer:
         runtime: Runtime,
         run: RunDirectory,
         stop: StopRequest,
-        watch: Watch,
+        heartbeat: Heartbeat,
         pictures: dict[Any, Any],
     ) -> None:
-        self.config, self.runtime, self.run_directory, self.watch = config, runtime, run, watch
+        self.config, self.runtime, self.run_directory, self.heartbeat = config, runtime, run, heartbeat
         training, rates = config.training, config.optimizer
         generator, discriminator = build_networks(config)
         self.init_from = options.init_from
@@ -95,7 +95,7 @@ class Trainer:
         self._stand(Progress())
         self.publication = Publication(runtime, run, self.store, config)
         self.console = Console(runtime.is_main)
-        self.agreement = Agreement(runtime, stop, config.checkpointing.every_minutes, self.store.wants_retry)
+        self.stop_sync = StopSync(runtime, stop, config.checkpointing.every_minutes, self.store.wants_retry)
         self.data_digest = digest_of(pictures["validation"])
         self.published_step = -1
         self._compiled: set[str] = set()
@@ -109,7 +109,7 @@ class Trainer:
         Raises:
             InpaintError: the run cannot go on.
         """
-        self.watch.busy("reading the last checkpoint")
+        self.heartbeat.busy("reading the last checkpoint")
         self._restore()
         if self.progress.step == 0:
             self._save()
@@ -155,7 +155,7 @@ class Trainer:
     def _step(self, batches: Any) -> int:
         """One step of training and all that is due after it; returns what the processes decided."""
         progress, training = self.progress, self.config.training
-        self.watch.at(f"step {progress.step + 1}, waiting for data")
+        self.heartbeat.at(f"step {progress.step + 1}, waiting for data")
         phase = phase_at(progress.position, self.phases)
         self.profiler.at(phase)
         with self.profiler.span("data wait"):
@@ -173,7 +173,7 @@ class Trainer:
         if progress.step % training.log_every == 0 or self._done():
             self._log(place)
         stopped = progress.position == self.feed.steps_per_epoch and self._end_epoch()
-        decision = self.agreement.decide()
+        decision = self.stop_sync.decide()
         if stopped or decision == STOP:
             self._log(place)
             return STOP
@@ -184,13 +184,13 @@ class Trainer:
 
     def _stop_now(self) -> bool:
         self._at(f"step {self.progress.step}, held-out pictures", "held-out pictures")
-        return self.agreement.stop_now()
+        return self.stop_sync.stop_now()
 
     def _at(self, where: str, part: str) -> None:
-        """Tell the watch; a compiler, at work where a `part` of training runs first, may take as long as it needs."""
+        """Tell the heartbeat; a compiler, at work where a `part` of training runs first, takes as long as it needs."""
         compiles = self.config.training.compile and part not in self._compiled
         self._compiled.add(part)
-        (self.watch.busy if compiles else self.watch.at)(where)
+        (self.heartbeat.busy if compiles else self.heartbeat.at)(where)
 
     def _log(self, place: Place) -> None:
         means = self.meter.read()
@@ -232,7 +232,7 @@ class Trainer:
             self.progress.best_hole_psnr, self.progress.best_step = figures["hole_psnr"], self.progress.step
             self._save()
             if self.runtime.is_main:
-                with self.run_directory.forgiving(BEST):
+                with self.run_directory.tolerate_io_errors(BEST):
                     self.store.set_best(self.progress.step, figures)
         push_every = self.config.hub.push_every
         if push_every == "epoch" or (push_every == "best" and is_best):
@@ -250,11 +250,11 @@ class Trainer:
 
     def _save(self) -> None:
         """Begin a checkpoint, unless the steps since the last look were not all finite."""
-        self.watch.busy(f"step {self.progress.step}, saving a checkpoint")
+        self.heartbeat.busy(f"step {self.progress.step}, saving a checkpoint")
         self.meter.check()
         networks = (self.generator, self.discriminator, self.ema)
         save_state(self.store, self.runtime, *networks, self.progress, self.config, self.data_digest)
-        self.agreement.saved()
+        self.stop_sync.saved()
 
     def _restore(self) -> None:
         networks = (self.generator, self.discriminator, self.ema)
@@ -265,7 +265,7 @@ class Trainer:
             self.run_directory.forget_after(self.progress.step, self.progress.evaluated_epoch)
             self.run_directory.track(self.config.training.tracker, self.progress.step)
             if self.progress.best_step and (self.store.best() or {}).get("step") != self.progress.best_step:
-                with self.run_directory.forgiving(BEST):  # damaged, or of a checkpoint that is
+                with self.run_directory.tolerate_io_errors(BEST):  # damaged, or of a checkpoint that is
                     self.store.set_best(self.progress.best_step, {"hole_psnr": self.progress.best_hole_psnr})
             if self.progress.step:
                 at = f"at step {self.progress.step} of {self.total_steps}"
@@ -279,7 +279,7 @@ class Trainer:
         skipped = [*self.progress.skipped, [error.place.epoch, error.place.position]]
         bundle = self.run_directory.path / "debug" / f"step_{error.place.step:08d}"
         if self.runtime.is_main:
-            with self.run_directory.forgiving(str(bundle)):
+            with self.run_directory.tolerate_io_errors(str(bundle)):
                 save_debug_bundle(bundle, error, self.feed, self.config)
         if rollbacks > self.config.training.max_rollbacks:
             raise InpaintError(
@@ -328,7 +328,7 @@ class Trainer:
         if self.progress.position == self.feed.steps_per_epoch and self._end_epoch():
             return self._leave("preempted")
         outcome = self._leave("finished")
-        self.watch.busy("judging the finished generator")
+        self.heartbeat.busy("judging the finished generator")
         facts = {
             "steps": self.progress.step,
             "epochs": self.progress.epoch,

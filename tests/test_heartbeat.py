@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch.distributed as dist
 
-from inpaint.distributed import heartbeat as watching
+from inpaint.distributed import heartbeat as heartbeats
 from inpaint.distributed.failure import tell
-from inpaint.distributed.heartbeat import Meeting, Watch
+from inpaint.distributed.heartbeat import Heartbeat, Meeting
 from inpaint.distributed.store import connect
 from inpaint.errors import InpaintError
 
@@ -25,53 +25,53 @@ def store(monkeypatch: pytest.MonkeyPatch) -> dist.TCPStore:
     return store
 
 
-def orphaned(monkeypatch: pytest.MonkeyPatch) -> tuple[Watch, list[int]]:
-    """A watch whose store has just gone, and the codes with which it would have ended the process."""
+def orphaned(monkeypatch: pytest.MonkeyPatch) -> tuple[Heartbeat, list[int]]:
+    """A heartbeat whose store has just gone, and the codes with which it would have ended the process."""
     codes: list[int] = []
-    monkeypatch.setattr(watching.os, "_exit", codes.append)
+    monkeypatch.setattr(heartbeats.os, "_exit", codes.append)
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     monkeypatch.setenv("MASTER_PORT", str(store.port))
-    watch = Watch(0, 2, timeout_s=60)
-    watch.at("step 1")
+    heartbeat = Heartbeat(0, 2, timeout_s=60)
+    heartbeat.at("step 1")
     time.sleep(0.2)
     del store
-    return watch, codes
+    return heartbeat, codes
 
 
 def test_without_the_store_there_is_time_to_save_and_leave_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     """The launcher's death comes with a SIGTERM for its workers; saving may take longer than a beat."""
-    watch, codes = orphaned(monkeypatch)
-    time.sleep(3 * watching._BEAT_S)
-    assert watch._thread.is_alive() and not codes
-    watch.close(in_order=True)
+    heartbeat, codes = orphaned(monkeypatch)
+    time.sleep(3 * heartbeats._BEAT_S)
+    assert heartbeat._thread.is_alive() and not codes
+    heartbeat.close(in_order=True)
     assert not codes
 
 
 def test_but_not_for_ever(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(watching, "_SILENCE_S", 1.0)
-    watch, codes = orphaned(monkeypatch)
+    monkeypatch.setattr(heartbeats, "_SILENCE_S", 1.0)
+    heartbeat, codes = orphaned(monkeypatch)
     deadline = time.monotonic() + 30
     while not codes and time.monotonic() < deadline:
         time.sleep(0.1)
     assert codes and set(codes) == {1}
     assert "the store that the processes share is gone" in capfd.readouterr().err
-    watch.close(in_order=False)
+    heartbeat.close(in_order=False)
 
 
 def test_a_main_process_that_went_with_its_store_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """A reduction breaks at the same moment; torch's own word for it is "Broken pipe"."""
-    monkeypatch.setattr(watching.os, "_exit", lambda code: None)
+    monkeypatch.setattr(heartbeats.os, "_exit", lambda code: None)
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     monkeypatch.setenv("MASTER_PORT", str(store.port))
     beat = json.dumps({"at": "step 8, phase 2", "pid": 4711, "host": "node1", "stuck_s": 0})
     connect(5.0).set("beat/0", beat)
-    watch = Watch(1, 2, timeout_s=60)
-    time.sleep(1.5 * watching._BEAT_S)
+    heartbeat = Heartbeat(1, 2, timeout_s=60)
+    time.sleep(1.5 * heartbeats._BEAT_S)
     del store
-    lost = watch.missing()
-    watch.close(in_order=False)
+    lost = heartbeat.missing()
+    heartbeat.close(in_order=False)
     last = "does not answer any more, last seen at 'step 8, phase 2', nor does its launcher"
     assert lost == f"rank 0 (process 4711 on node1) {last}"
 
@@ -79,7 +79,7 @@ def test_a_main_process_that_went_with_its_store_is_named(monkeypatch: pytest.Mo
 def test_who_does_not_come_is_named(
     store: dist.TCPStore, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(watching, "_LATE_S", 0.2)
+    monkeypatch.setattr(heartbeats, "_LATE_S", 0.2)
     connect(5.0).set("here/1", "node2")
     said = ""
     with pytest.raises(InpaintError) as caught, Meeting(0, 4, timeout_s=0.5):
