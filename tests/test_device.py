@@ -30,7 +30,7 @@ from inpaint.distributed.launcher import validate_launcher
 from inpaint.distributed.runtime import Runtime
 from inpaint.distributed.signals import StopRequest
 from inpaint.errors import UsageError
-from inpaint.training.evaluator import Judge
+from inpaint.training.evaluator import Evaluator
 from inpaint.training.run_directory import RunDirectory
 from inpaint.training.trainer import Trainer
 
@@ -201,11 +201,11 @@ def test_held_out_pictures_are_filled_by_area_and_never_more_than_a_micro_batch(
     runtime = SimpleNamespace(
         micro_batch_size=micro, world_size=1, rank=0, is_main=False, device=torch.device("cpu"), reduce_sum=lambda x: x
     )
-    judge = Judge(runtime, {"validation": pictures_of(config, num)}, config)  # type: ignore[arg-type, dict-item]
-    judge._fill = lambda _: generator  # type: ignore[method-assign]
-    assert judge.at_once == at_once
-    judge.validate(torch.nn.Identity(), lambda: False)
-    judge.save_samples(torch.nn.Identity(), RunDirectory(tmp_path), 1)
+    evaluator = Evaluator(runtime, {"validation": pictures_of(config, num)}, config)  # type: ignore[arg-type, dict-item]
+    evaluator._fill = lambda _: generator  # type: ignore[method-assign]
+    assert evaluator.at_once == at_once
+    evaluator.validate(torch.nn.Identity(), lambda: False)
+    evaluator.save_samples(torch.nn.Identity(), RunDirectory(tmp_path), 1)
     assert sum(filled) == 2 * num and max(filled) == min(num, at_once)
 
 

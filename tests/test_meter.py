@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from inpaint.distributed.runtime import Runtime
-from inpaint.training.meter import Meter, NonFiniteError, Place
+from inpaint.training.meter import Meter, NonFiniteError, StepInfo
 
 
 class OneProcess:
@@ -25,15 +25,15 @@ def meter() -> Meter:
 
 
 def add(meter: Meter, step: int, **terms: float) -> None:
-    meter.add(Place(step, 1, step - 1, 1), {name: torch.tensor(value) for name, value in terms.items()})
+    meter.add(StepInfo(step, 1, step - 1, 1), {name: torch.tensor(value) for name, value in terms.items()})
 
 
 def test_each_term_is_the_mean_of_the_steps_that_have_it_whatever_its_name(meter: Meter) -> None:
     add(meter, 1, reconstruction=1.0, spread=0.5)
     add(meter, 2, perceptual=4.0, spread=1.5)
     add(meter, 3, reconstruction=2.0, perceptual=8.0, spread=2.5)
-    assert meter.read() == {"reconstruction": 1.5, "spread": 1.5, "perceptual": 6.0}
-    assert meter.read() == {}
+    assert meter.compute() == {"reconstruction": 1.5, "spread": 1.5, "perceptual": 6.0}
+    assert meter.compute() == {}
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
@@ -41,9 +41,9 @@ def test_a_term_of_any_name_that_is_not_finite_is_found_at_its_step(meter: Meter
     add(meter, 1, reconstruction=1.0, perceptual=1.0)
     add(meter, 2, reconstruction=1.0, perceptual=value)
     add(meter, 3, reconstruction=value)
-    for look in (meter.check, meter.read):
+    for look in (meter.check, meter.compute):
         with pytest.raises(NonFiniteError, match=r"^perceptual not finite at step 2$") as caught:
             look()
-        assert caught.value.place.step == 2
-    meter.forget()
-    assert meter.read() == {}
+        assert caught.value.info.step == 2
+    meter.reset()
+    assert meter.compute() == {}

@@ -74,12 +74,14 @@ def test_a_signal_in_any_phase_saves_and_leaves_a_marker(
 def test_a_signal_during_validation_is_heard_there(
     config: Path, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from inpaint.training import evaluator as judge
+    from inpaint.training import evaluator
 
-    original = judge.metric_sums
+    original = evaluator.metric_sums
     with monkeypatch.context() as patch:
-        patch.setattr(judge, "metric_sums", lambda *args: (os.kill(os.getpid(), signal.SIGTERM), original(*args))[1])
-        patch.setattr(judge, "_PIXELS_AT_ONCE", 8 * 32**2)
+        patch.setattr(
+            evaluator, "metric_sums", lambda *args: (os.kill(os.getpid(), signal.SIGTERM), original(*args))[1]
+        )
+        patch.setattr(evaluator, "_PIXELS_AT_ONCE", 8 * 32**2)
         assert main(["--config", str(config), "--run-dir", str(tmp_path / "run")]) == 0
     assert (tmp_path / "run" / "PREEMPTED").exists() and steps(tmp_path / "run")[-1] == LAST // 2
     assert main(["--config", str(config), "--run-dir", str(tmp_path / "run")]) == 0
@@ -275,7 +277,7 @@ def test_a_tracker_hides_what_a_lost_life_of_the_run_had_logged(
         main(arguments)
     assert main(arguments) == 0
     shown = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
-    assert [event.step for event in shown.Scalars("output/spread")] == list(range(1, LAST + 1))
+    assert [event.step for event in shown.Scalars("output/batch_std")] == list(range(1, LAST + 1))
     assert [event.step for event in shown.Scalars("evaluation/hole_psnr")] == [LAST // 2, LAST]
 
 

@@ -24,9 +24,9 @@ from inpaint.training.steps import Steps
 SIZE, BATCH = 16, 8
 RATES = {"generator_learning_rate": 1e-3, "discriminator_learning_rate": 1e-3}
 TERMS = {
-    1: {"loss/generator/reconstruction", "output/spread", "gradient_norm/generator"},
+    1: {"loss/generator/reconstruction", "output/batch_std", "gradient_norm/generator"},
     2: {
-        "loss/discriminator/real", "loss/discriminator/fake", "score/real", "score/fake", "output/spread",
+        "loss/discriminator/real", "loss/discriminator/fake", "score/real", "score/fake", "output/batch_std",
         "gradient_norm/discriminator",
     },
 }  # fmt: skip
@@ -277,7 +277,7 @@ def test_accumulated_micro_batches_are_the_whole_batch(region: str) -> None:
     )
     for step, phase in enumerate((1, 2, 3, 3)):
         logged, cut_logged = whole(phase, step), cut(phase, step)
-        for name in logged.keys() - {"output/spread"}:
+        for name in logged.keys() - {"output/batch_std"}:
             torch.testing.assert_close(cut_logged[name], logged[name], rtol=1e-6, atol=1e-9)
     for one, other in ((whole.generator, cut.generator), (whole.discriminator, cut.discriminator)):
         torch.testing.assert_close(other.module.state_dict(), one.module.state_dict(), rtol=0, atol=1e-9)

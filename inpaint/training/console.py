@@ -76,7 +76,7 @@ class Console:
         self._bar.set_postfix(shown, refresh=False)
         if means.get("score/real", 0) > 0.99 and means.get("score/fake", 1) < 0.01:
             self.say(f"step {step}: the discriminator is saturated (real > 0.99, fake < 0.01)")
-        if means.get("output/spread", 1.0) < 1e-4:
+        if means.get("output/batch_std", 1.0) < 1e-4:
             self.say(f"step {step}: the generator paints the same picture for every input")
 
     def end(self) -> None:

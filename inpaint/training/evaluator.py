@@ -28,8 +28,8 @@ from inpaint.training.run_directory import EVALUATION, REPORT, RunDirectory
 _PIXELS_AT_ONCE = 2**20
 
 
-class Judge:
-    """Judges a generator on pictures it was not trained on; always the same ones, with the same holes.
+class Evaluator:
+    """Evaluates a generator on pictures it was not trained on; always the same ones, with the same holes.
 
     Every process calls each method alike and measures its share.
     """

@@ -13,7 +13,7 @@ from inpaint.training.steps import Terms
 
 
 @dataclass(frozen=True)
-class Place:
+class StepInfo:
     """One step of the run: its number (from 1), epoch (from 1), position in the epoch (from 0) and phase."""
 
     step: int
@@ -23,11 +23,11 @@ class Place:
 
 
 class NonFiniteError(Exception):
-    """A loss or gradient was not finite, first at `place`."""
+    """A loss or gradient was not finite, first at `info`."""
 
-    def __init__(self, place: Place, keys: list[str]) -> None:
-        super().__init__(f"{', '.join(keys)} not finite at step {place.step}")
-        self.place, self.keys = place, keys
+    def __init__(self, info: StepInfo, keys: list[str]) -> None:
+        super().__init__(f"{', '.join(keys)} not finite at step {info.step}")
+        self.info, self.keys = info, keys
 
 
 class Meter:
@@ -35,16 +35,16 @@ class Meter:
 
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
-        self._rows: list[tuple[Place, Terms]] = []
+        self._rows: list[tuple[StepInfo, Terms]] = []
 
-    def add(self, place: Place, terms: Terms) -> None:
+    def add(self, info: StepInfo, terms: Terms) -> None:
         """Remember a step's terms; nothing waits for the device."""
-        self._rows.append((place, terms))
+        self._rows.append((info, terms))
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         self._rows.clear()
 
-    def read(self) -> dict[str, float]:
+    def compute(self) -> dict[str, float]:
         """The mean of each term over the steps that had it and over all processes, and forget the steps.
 
         Raises:
@@ -55,20 +55,20 @@ class Meter:
         return {key: sum(column) / len(column) for key, column in columns.items()}
 
     def check(self) -> None:
-        """Raise what `read` would, and forget nothing."""
+        """Raise what `compute` would, and forget nothing."""
         self._columns(self._rows)
 
-    def _columns(self, rows: list[tuple[Place, Terms]]) -> dict[str, list[float]]:
+    def _columns(self, rows: list[tuple[StepInfo, Terms]]) -> dict[str, list[float]]:
         if not rows:
             return {}
         # Every process steps alike, so it has the same terms in the same order.
         values: Tensor = torch.stack([value.float() for _, terms in rows for value in terms.values()])
         means = iter((self.runtime.reduce_sum(values) / self.runtime.world_size).tolist())
         columns: dict[str, list[float]] = {}
-        for place, terms in rows:
+        for info, terms in rows:
             present = {key: next(means) for key in terms}
             if wrong := [key for key, value in present.items() if not math.isfinite(value)]:
-                raise NonFiniteError(place, wrong)
+                raise NonFiniteError(info, wrong)
             for key, value in present.items():
                 columns.setdefault(key, []).append(value)
         return columns

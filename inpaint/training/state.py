@@ -164,15 +164,15 @@ def load_state(
 def save_debug_bundle(folder: Path, error: NonFiniteError, feed: Feed, config: Config) -> None:
     """What is needed to look at a batch that broke the run: its pictures, where they are from, and the settings."""
     folder.mkdir(parents=True, exist_ok=True)
-    plan = plan_epoch(feed.pictures, config.data, config.training.seed, error.place.epoch)
-    start = error.place.position * feed.batch_size
+    plan = plan_epoch(feed.pictures, config.data, config.training.seed, error.info.epoch)
+    start = error.info.position * feed.batch_size
     chosen = plan.order[start : start + feed.batch_size]
     save_file(
         {"pixels": np.ascontiguousarray(feed.pictures.take(chosen)), "holes": plan.holes[chosen]},
         folder / "batch.safetensors",
     )
     facts = {
-        "place": asdict(error.place),
+        "place": asdict(error.info),
         "not_finite": error.keys,
         "sources": [feed.pictures.place(int(index)) for index in chosen],
         "config": config.model_dump(mode="json"),

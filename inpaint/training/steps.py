@@ -80,7 +80,7 @@ class Steps:
         output = output.detach()
         if len(output) > 1:
             # How much the outputs differ from one another; near 0 the generator paints one picture for all.
-            terms["output/spread"] = (output.float() - output.float().mean(dim=0)).square().mean(dim=0).sqrt().mean()
+            terms["output/batch_std"] = (output.float() - output.float().mean(dim=0)).square().mean(dim=0).sqrt().mean()
         return output
 
     def _train_generator(self, output: Tensor, batch: Batch, adversarial: bool) -> Terms:

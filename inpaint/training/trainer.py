@@ -22,9 +22,9 @@ from inpaint.training.build import build_networks
 from inpaint.training.checkpoint import BEST, CheckpointStore
 from inpaint.training.console import Console
 from inpaint.training.ema import Ema
-from inpaint.training.evaluator import Judge
+from inpaint.training.evaluator import Evaluator
 from inpaint.training.identity import digest_of
-from inpaint.training.meter import Meter, NonFiniteError, Place
+from inpaint.training.meter import Meter, NonFiniteError, StepInfo
 from inpaint.training.profile import Profiler
 from inpaint.training.publication import Publication
 from inpaint.training.run_directory import RunDirectory, finished_step
@@ -80,7 +80,7 @@ class Trainer:
         num_profiled = options.profile if runtime.is_main else 0
         self.profiler = Profiler(num_profiled, run.path / "profile", self.generator, self.discriminator)
         self.meter = Meter(runtime)
-        self.judge = Judge(runtime, pictures, config)
+        self.evaluator = Evaluator(runtime, pictures, config)
         self.feed = Feed(
             pictures["train"],
             config.data,
@@ -160,22 +160,22 @@ class Trainer:
         self.profiler.at(phase)
         with self.profiler.span("data wait"):
             batch = next(batches)
-        place = Place(progress.step + 1, progress.epoch, progress.position, phase)
-        self._at(f"step {place.step}, phase {phase}", f"phase {phase}")
-        if [place.epoch, place.position] not in progress.skipped:
+        info = StepInfo(progress.step + 1, progress.epoch, progress.position, phase)
+        self._at(f"step {info.step}, phase {phase}", f"phase {phase}")
+        if [info.epoch, info.position] not in progress.skipped:
             images_seen = progress.images_seen + training.global_batch_size
             factor = self.learning_rate.of_step(images_seen, training.global_batch_size)
-            self.meter.add(place, self.steps(phase, batch.split(self.runtime.micro_batch_size), factor))
+            self.meter.add(info, self.steps(phase, batch.split(self.runtime.micro_batch_size), factor))
             if self.ema is not None and phase != 2:
                 self.ema.update(self.generator, images_seen, training.global_batch_size)
         progress.advance(training.global_batch_size)
-        self.console.advance(training.global_batch_size, f"epoch {place.epoch}/{training.epochs} phase {phase}")
+        self.console.advance(training.global_batch_size, f"epoch {info.epoch}/{training.epochs} phase {phase}")
         if progress.step % training.log_every == 0 or self._done():
-            self._log(place)
+            self._log(info)
         stopped = progress.position == self.feed.steps_per_epoch and self._end_epoch()
         decision = self.stop_sync.decide()
         if stopped or decision == STOP:
-            self._log(place)
+            self._log(info)
             return STOP
         every = self.config.checkpointing.every_steps
         if decision == SAVE or (every is not None and progress.step % every == 0):
@@ -192,19 +192,19 @@ class Trainer:
         self._compiled.add(part)
         (self.heartbeat.busy if compiles else self.heartbeat.at)(where)
 
-    def _log(self, place: Place) -> None:
-        means = self.meter.read()
+    def _log(self, info: StepInfo) -> None:
+        means = self.meter.compute()
         if failure := self.store.take_failure():
             self._shout(failure)
         if not self.runtime.is_main or not means:
             return
-        line = {**asdict(place), "images_seen": self.progress.images_seen, **means}
+        line = {**asdict(info), "images_seen": self.progress.images_seen, **means}
         batch_size = self.config.training.global_batch_size
         line |= {"learning_rate_factor": self.learning_rate.of_step(self.progress.images_seen, batch_size)}
         self.run_directory.log(
             line | {"time/total_s": round(self.progress.seconds, 3), "total_steps": self.total_steps}
         )
-        self.console.show(place.step, means)
+        self.console.show(info.step, means)
 
     def _end_epoch(self) -> bool:
         """Judge the epoch that has just ended; returns whether a stop was asked for meanwhile."""
@@ -212,10 +212,10 @@ class Trainer:
         self._save_generator()
         if self.progress.evaluated_epoch >= epoch or epoch % self.config.evaluation.every_epochs:
             return False
-        figures = self.judge.validate(self._judged(), self._stop_now)
+        figures = self.evaluator.validate(self._judged(), self._stop_now)
         if figures is None:
             return True
-        self.judge.save_samples(self._judged(), self.run_directory, epoch)
+        self.evaluator.save_samples(self._judged(), self.run_directory, epoch)
         self.progress.evaluated_epoch = epoch
         if self.runtime.is_main:
             last_phase = phase_at(self.feed.steps_per_epoch - 1, self.phases)
@@ -260,7 +260,7 @@ class Trainer:
         networks = (self.generator, self.discriminator, self.ema)
         progress = load_state(self.store, self.runtime, *networks, self.config, self.data_digest)
         self._stand(progress or Progress())
-        self.meter.forget()
+        self.meter.reset()
         if self.runtime.is_main:
             self.run_directory.forget_after(self.progress.step, self.progress.evaluated_epoch)
             self.run_directory.track(self.config.training.tracker, self.progress.step)
@@ -276,8 +276,8 @@ class Trainer:
     def _roll_back(self, error: NonFiniteError) -> None:
         """Go back to the last checkpoint and leave the batch out that broke the run, or give up."""
         rollbacks = self.progress.rollbacks + 1
-        skipped = [*self.progress.skipped, [error.place.epoch, error.place.position]]
-        bundle = self.run_directory.path / "debug" / f"step_{error.place.step:08d}"
+        skipped = [*self.progress.skipped, [error.info.epoch, error.info.position]]
+        bundle = self.run_directory.path / "debug" / f"step_{error.info.step:08d}"
         if self.runtime.is_main:
             with self.run_directory.tolerate_io_errors(str(bundle)):
                 save_debug_bundle(bundle, error, self.feed, self.config)
@@ -335,7 +335,7 @@ class Trainer:
             "images_seen": self.progress.images_seen,
             "training_seconds": round(self.progress.seconds, 1),
         }
-        report = self.judge.finish(self._judged(), self.run_directory, facts, self._stop_now)
+        report = self.evaluator.finish(self._judged(), self.run_directory, facts, self._stop_now)
         if report is None:
             return "preempted" if outcome == "finished" else outcome
         self.published_step = -1  # with the figures in its card now, and again if there was no room for it
