@@ -69,6 +69,11 @@ def num_threads_here() -> int:
     asked = os.environ.get("OMP_NUM_THREADS", "")
     if asked.isascii() and asked.isdecimal() and int(asked) > (1 if LAUNCHER_MARKS & os.environ.keys() else 0):
         return int(asked)
+    return num_cores_each()
+
+
+def num_cores_each() -> int:
+    """This process's share of the cores, beside the launcher's others on this machine."""
     return max(1, num_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("WORLD_SIZE", "1"))))
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -61,14 +60,6 @@ def test_check_names_what_is_wrong(
     DAMAGES[fault](out)
     assert main(["prepare", "--check", str(out)]) == 1
     assert fault in capsys.readouterr().out
-
-
-@pytest.fixture
-def datasets_hub(hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LoopbackHub:
-    """The loopback Hub, for `datasets` too, which has its own copy of the settings."""
-    monkeypatch.setattr(datasets.config, "HF_ENDPOINT", hub.endpoint)
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    return hub
 
 
 def test_pushed_it_loads_by_its_id_and_can_be_a_source(

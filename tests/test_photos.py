@@ -20,7 +20,7 @@ from datasets import Image as ImageFeature
 from hub_server import LoopbackHub
 from PIL import Image
 
-from inpaint.data import cache
+from inpaint.data import cache, recipes
 from inpaint.data.draws import stored_holes
 from inpaint.data.pictures import Pictures, SyntheticSpec, open_pictures
 from inpaint.data.stream import find_shards
@@ -355,6 +355,18 @@ def test_synthetic_splits_share_no_picture(tmp_path: Path) -> None:
     assert [len(pictures[split].pixels) for split in SPLITS] == [40, 8, 4]
     rows = np.concatenate([pictures[split].pixels for split in SPLITS]).reshape(52, -1)
     assert len(np.unique(rows, axis=0)) == 52 == len(names_in(pictures))
+
+
+def test_any_change_of_the_code_that_draws_landscapes_is_another_entry(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recipes, "CODE", Path(shutil.copytree(recipes.CODE, tmp_path / "synthetic")))
+    recipe = recipes.SyntheticRecipe(SYNTHETIC, 16)
+    names = [recipe.fingerprint()]
+    for path in sorted(recipes.CODE.glob("*.py")):
+        path.write_bytes(path.read_bytes() + b"\n")
+        names.append(recipe.fingerprint())
+    assert len(names) > 6 and len(set(names)) == len(names)
 
 
 def test_a_damaged_entry_is_named(tmp_path: Path) -> None:

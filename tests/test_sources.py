@@ -17,7 +17,7 @@ from hub_server import LoopbackHub
 from PIL import Image
 from preparing import landscape, options
 from running import tiny_config
-from test_ways import datasets_hub, opened
+from test_ways import opened
 
 import inpaint
 from inpaint.cli import main
@@ -26,8 +26,6 @@ from inpaint.prepare.run import WORK_FOLDER, prepare
 from inpaint.sources.keys import SPLITS, key_hash, split_of
 from inpaint.sources.opening import open_source
 from inpaint.sources.source import MAX_FILE_BYTES
-
-__all__ = ["datasets_hub"]
 
 
 def paint(root: Path, names: list[str]) -> Path:

@@ -197,16 +197,6 @@ def assert_streamed(path: str, expected: dict[Split, Pictures]) -> None:
     np.testing.assert_array_equal(crops, expected["train"].crops)
 
 
-@pytest.fixture
-def datasets_hub(hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LoopbackHub:
-    """The loopback Hub, for `datasets` too, which has its own copy of the settings."""
-    import datasets
-
-    monkeypatch.setattr(datasets.config, "HF_ENDPOINT", hub.endpoint)
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "arrow"))
-    return hub
-
-
 def test_on_the_hub_they_are_the_same(
     datasets_hub: LoopbackHub, originals: dict[str, Path], expected: dict[Split, Pictures], tmp_path: Path
 ) -> None:

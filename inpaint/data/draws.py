@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from inpaint.data.synthetic.noise import GOLDEN, mix64
 from inpaint.holes.spec import HoleSpec
 
 # One random stream for each thing drawn: adding a stream never shifts the numbers of another.
@@ -37,10 +38,8 @@ def stored_holes(hashed_keys: NDArray[np.uint64], spec: HoleSpec) -> tuple[NDArr
 
     Used where a dataset brings no coordinates of its own, and by `inpaint prepare` to write them down.
     """
-    counters = hashed_keys.astype(np.uint64)[None] + np.arange(1, 7, dtype=np.uint64)[:, None] * np.uint64(
-        0x9E3779B97F4A7C15
-    )
-    return _place((_splitmix64(counters) >> np.uint64(11)).astype(np.float64) * 2.0**-53, spec)
+    counters = hashed_keys.astype(np.uint64)[None] + np.arange(1, 7, dtype=np.uint64)[:, None] * GOLDEN
+    return _place((mix64(counters) >> np.uint64(11)).astype(np.float64) * 2.0**-53, spec)
 
 
 def real_windows(num: int, spec: HoleSpec, seed: int, epoch: int) -> NDArray[np.int32]:
@@ -93,11 +92,3 @@ def _window_range(
     """Smallest and largest corner of a window that contains the hole and lies in the picture."""
     low = np.maximum(0, corner + size - spec.window_px)
     return low, np.minimum(corner, spec.image_size - spec.window_px)
-
-
-def _splitmix64(counter: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """A well-mixed 64-bit number for each counter (Steele, Lea, Flood 2014, "Fast splittable generators")."""
-    with np.errstate(over="ignore"):
-        mixed = (counter ^ (counter >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return mixed ^ (mixed >> np.uint64(31))

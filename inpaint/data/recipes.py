@@ -21,6 +21,8 @@ from inpaint.sources.source import Entry, Source
 
 # Where each split's indices begin among the made-up landscapes: far apart, so that a larger split moves no other.
 SYNTHETIC_START: dict[Split, int] = {"train": 0, "validation": 1 << 40, "test": 2 << 40}
+# What draws them.
+CODE = Path(__file__).parent / "synthetic"
 # Of pictures in memory for one task.
 TASK_BYTES = 4 << 20
 
@@ -139,11 +141,10 @@ class SyntheticRecipe:
         }
 
     def fingerprint(self) -> str:
-        from inpaint.data.synthetic import landscapes as synthetic
-
-        # Other code may draw other pictures, so the code is part of the name.
-        code = hashlib.blake2b(Path(synthetic.__file__).read_bytes(), digest_size=6).hexdigest()
-        return f"synthetic-{self.spec.seed}-{'-'.join(map(str, self.nums.values()))}-{code}"
+        # Other code may draw other landscapes, so all of it is part of the name.
+        code = b"".join(path.read_bytes() for path in sorted(CODE.glob("*.py")))
+        digest = hashlib.blake2b(code, digest_size=6).hexdigest()
+        return f"synthetic-{self.spec.seed}-{'-'.join(map(str, self.nums.values()))}-{digest}"
 
     def listings(self) -> tuple[dict[Split, Listing], list[str]]:
         names = {

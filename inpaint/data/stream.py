@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 from collections import Counter, deque
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -31,7 +30,7 @@ from inpaint.data.decode import Decoded, coordinates_at, decode_entries, table_o
 from inpaint.errors import InpaintError
 from inpaint.files import human_size
 from inpaint.holes.spec import HoleSpec
-from inpaint.processes import num_cores
+from inpaint.processes import num_cores_each
 from inpaint.sources.keys import SPLITS
 from inpaint.sources.opening import open_source
 from inpaint.sources.source import Entry
@@ -326,4 +325,4 @@ class Stream:
 
 def _num_threads() -> int:
     """Processors that this process may count on, of a machine's processes."""
-    return max(1, min(16, num_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+    return min(16, num_cores_each())

@@ -17,7 +17,7 @@ import cv2
 from inpaint.errors import InpaintError
 from inpaint.prepare.chunks import Chunk, Tally, make_chunk
 from inpaint.prepare.people import PeopleFilter
-from inpaint.processes import num_cores
+from inpaint.processes import num_cores_each
 
 
 @contextmanager
@@ -62,6 +62,6 @@ def _start_worker() -> None:
 
 
 def default_workers(people: PeopleFilter) -> int:
-    here = max(1, num_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    here = num_cores_each()
     # Each has the detector on the GPU for itself; a few are enough to keep it busy.
     return min(here, 4) if people.kind == "transformers" else here

@@ -31,8 +31,15 @@ class Taps:
 
 def picture_keys(seed: int, indices: NDArray[np.integer]) -> Keys:
     """64 bits for each picture: [N]."""
-    start = _mix64(np.array([seed % 2**64], np.uint64) + GOLDEN)
-    return _mix64(start + (np.asarray(indices).astype(np.uint64) + np.uint64(1)) * GOLDEN)
+    start = mix64(np.array([seed % 2**64], np.uint64) + GOLDEN)
+    return mix64(start + (np.asarray(indices).astype(np.uint64) + np.uint64(1)) * GOLDEN)
+
+
+def mix64(value: Keys) -> Keys:
+    """64 well-mixed bits for each: splitmix64 (Steele, Lea, Flood 2014, "Fast splittable generators")."""
+    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return value ^ (value >> np.uint64(31))
 
 
 def uniform(keys: Keys, stream: int, num: int) -> Array:
@@ -101,10 +108,3 @@ def mix(colour: Array, other: Array, amount: Array | np.float32) -> Array:
 
 def rgb(*colour: float) -> Array:
     return np.array(colour, F)[:, None]
-
-
-def _mix64(value: Keys) -> Keys:
-    """The finaliser of splitmix64 (Steele, Lea, Flood 2014, "Fast splittable generators")."""
-    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return value ^ (value >> np.uint64(31))
