@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any
 
-from inpaint.config import Config, settings
+from inpaint.config import Config, choices_of, settings
 from inpaint.errors import MOST_FAULTS, UsageError, first_few, shorten
 from inpaint.hints import hint
-from inpaint.resolve import DEFAULT_PRESET, load_config, preset_names
+from inpaint.resolve import DEFAULT_PRESET, load_config, preset_descriptions
 
 
 @dataclass(frozen=True)
 class Options:
-    """What a start of training is told besides the config."""
+    """The command line's options besides the config."""
 
     run_dir: Path
     resume: bool = True
@@ -27,35 +27,51 @@ class Options:
 
 
 SWITCHES = {
-    "no-resume": "refuse to touch a run that exists",
-    "overwrite": "with --no-resume: throw the run that exists away",
-    "dry-run": "print the resolved config and what it amounts to, and exit",
+    "no-resume": "refuse to touch an existing run",
+    "overwrite": "with --no-resume: delete the existing run",
+    "dry-run": "print the resolved config, parameter counts and number of steps, and exit",
     "debug": "show tracebacks",
+    "print-defaults": "print a config file of all settings, explained: the defaults, or what --config sets; and exit",
+    "list-presets": "print the presets with their descriptions, and exit",
     "help": "show this and exit",
 }
 VALUES = {
-    "config": f"a preset, or a .yaml file, on a preset if it says `preset: NAME` (default: {DEFAULT_PRESET})",
-    "run-dir": "where the run is kept (default: runs/<preset>, with a data.path runs/<preset>-<its last part>)",
+    "config": f"a preset, or a .yaml file, which may build on one with `preset: NAME` (default: {DEFAULT_PRESET})",
+    "run-dir": "the run's folder (default: runs/<preset>, or runs/<preset>-<last part of data.path>)",
     "init-from": "start a new run from a generator's weights: a folder or a Hub id",
-    "profile": "trace so many steps of each phase into <run-dir>/profile, to be opened in ui.perfetto.dev",
+    "profile": "trace this many steps of each phase into <run-dir>/profile; open the files in ui.perfetto.dev",
 }
 
 
-def parse_arguments(argv: list[str]) -> tuple[Config, Options]:
-    """The config and options of a command line, all faults of the settings told at once.
+def information(argv: list[str]) -> str | None:
+    """The answer to --help, --list-presets or --print-defaults; None where none of them is asked for.
 
     Raises:
-        UsageError: with what is wrong, the nearest valid name where there is one.
+        UsageError: --print-defaults of settings that are wrong.
+    """
+    given = _read(argv)[0]
+    if "--help" in argv or "-h" in argv:
+        return usage()
+    if given.get("list-presets"):
+        return "\n".join(f"{name:<29} {description}" for name, description in preset_descriptions().items())
+    return parse_arguments(argv)[0].explained() if given.get("print-defaults") else None
+
+
+def parse_arguments(argv: list[str]) -> tuple[Config, Options]:
+    """The config and options of a command line, with all faults reported together.
+
+    Raises:
+        UsageError: with what is wrong, and the nearest valid name where there is one.
     """
     given, flags, faults = _read(argv)
     name = given.get("config")
     faults = first_few(faults)
     try:
-        config = load_config(name, flags)
+        config = load_config(Config() if name is None and given.get("print-defaults") else name, flags)
     except UsageError as error:
         faults.append(str(error))
     if given.get("overwrite") and not given.get("no-resume"):
-        faults.append("--overwrite goes with --no-resume: the same command without both resumes the run")
+        faults.append("--overwrite needs --no-resume; the same command without either resumes the run")
     profile = given.get("profile", "0")
     if not profile.isdecimal():
         faults.append(f"--profile is a number of steps, 1 or more; got {profile!r}")
@@ -73,7 +89,7 @@ def parse_arguments(argv: list[str]) -> tuple[Config, Options]:
 
 
 def default_run_dir(config: str | Config | None, data_path: str | None) -> Path:
-    """Where a run is kept if nobody says: runs/<preset or name of the file>, with data runs/<...>-<their last part>."""
+    """The default run directory: runs/<preset or file name>, followed by -<last part of data.path> if there is one."""
     name = Path(config if isinstance(config, str) else DEFAULT_PRESET)
     run_dir = Path("runs") / (name.stem if name.suffix in (".yaml", ".yml") else name)
     # Resolved, since `.` and `..` have no name of their own.
@@ -87,28 +103,21 @@ def usage() -> str:
         "usage: accelerate launch [--config_file accelerate_configs/X.yaml] train.py [--config NAME|FILE.yaml]",
         "                         [--run-dir DIR] [--section.field VALUE ...]",
         "",
-        "Train an inpainting GAN. Without arguments: made-up landscapes, about two minutes on two CPU cores. The same",
-        "command again resumes. Example: accelerate launch train.py --data.path photos/ --training.epochs 20",
+        "Train an inpainting GAN. Without arguments: on synthetic landscapes, about two minutes on two CPU cores. The",
+        "same command again resumes. Example: accelerate launch train.py --data.path photos/ --training.epochs 20",
         "",
     ]
-    lines += [f"  --{name:<12} {text}" for name, text in {**VALUES, **SWITCHES}.items()]
-    lines += ["", f"presets: {', '.join(preset_names())}", "", "settings, with the defaults under every preset:"]
+    lines += [f"  --{name:<14} {text}" for name, text in {**VALUES, **SWITCHES}.items()]
+    lines += ["", f"presets: {', '.join(preset_descriptions())}", "", "settings, with the defaults under every preset:"]
     for name, setting in settings():
         default = setting.default if isinstance(setting.default, str) else json.dumps(setting.default)
-        choices = f" {'|'.join(_choices(setting.annotation))}" if _choices(setting.annotation) else ""
-        lines.append(f"  --{name} ({default.strip('[]')}){choices}  {setting.description or ''}".rstrip())
+        choices = f" {allowed}" if (allowed := "|".join(choices_of(setting))) else ""
+        lines.append(f"  --{name} ({default.strip('[]')}){choices}  {setting.description}")
     return "\n".join(lines)
 
 
-def _choices(annotation: Any) -> list[str]:
-    """What a setting may be, where it is one of a few."""
-    if annotation is bool:
-        return ["true", "false"]
-    return [*get_args(annotation)] if get_origin(annotation) is Literal else []
-
-
 def _read(argv: list[str]) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
-    """What is given besides the config, the settings' flags, and what is wrong with the rest."""
+    """Options, the flags that are settings, and what is wrong with the rest."""
     known = [*SWITCHES, *VALUES, *(name for name, _ in settings())]
     given: dict[str, Any] = {}
     flags: dict[str, Any] = {}

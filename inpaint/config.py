@@ -1,4 +1,4 @@
-"""Owns what can be set: every setting with its type, its range and its default, which is the paper's base network."""
+"""Owns the settings: each with its type, range, default (the paper's base network) and a line of explanation."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from functools import cache
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -23,42 +23,42 @@ Text = Annotated[str, Field(min_length=1)]
 
 
 class Section(BaseModel):
-    """A group of settings: immutable, strict about types, and without room for a key it does not know."""
+    """A group of settings: immutable, strict about types, closed to unknown keys. Every setting needs a docstring."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
 
 
 class DataConfig(Section):
     path: Text | None = None
-    """A folder, tar or zip of pictures, a folder of parquet shards or a Hub dataset; null: landscapes made up."""
+    """A folder, tar or zip of images, a folder of parquet shards or a Hub dataset; null: synthetic landscapes."""
     image_size: Annotated[int, Field(ge=16, le=1024, multiple_of=4)] = 64
-    """Side in pixels to which pictures are cropped and area-downsampled."""
+    """Side in pixels; images are cropped square and area-downsampled to it."""
     holes: Literal["stored", "resampled"] = "stored"
-    """`stored`: each picture keeps the hole written down for it; `resampled`: a new one each epoch."""
+    """`stored`: each image keeps one fixed hole; `resampled`: a new hole every epoch."""
     local_real: Literal["random", "hole"] = "random"
-    """Which window of a real picture the local discriminator sees: a random one (paper) or the hole's."""
+    """The window of a real image that the local discriminator sees: a random one (paper) or the one around the hole."""
     hole_min_px: Count | None = None
-    """Smallest side of a hole; null: 20 at 64, scaled with image_size."""
+    """Smallest side of a hole in pixels; null: 20 at an image_size of 64, and in proportion."""
     hole_max_px: Count | None = None
-    """Largest side of a hole; null: 25 at 64, scaled."""
+    """Largest side of a hole in pixels; null: 25 at an image_size of 64, and in proportion."""
     window_px: Count | None = None
-    """Side of the local window around the hole; null: 28 at 64, scaled."""
+    """Side in pixels of the local discriminator's window; null: 28 at an image_size of 64, and in proportion."""
     flip: bool = False
-    """Mirror half of the training pictures left to right, anew each epoch."""
+    """Mirror a random half of the training images left to right, a new half every epoch."""
     max_bad_fraction: Fraction = 0.05
-    """Stop if more than this share of the pictures cannot be read."""
+    """Stop if more than this share of the images cannot be read."""
     cache_dir: Text | None = None
-    """Where decoded pictures are kept; null: $INPAINT_CACHE, else $XDG_CACHE_HOME/inpaint, else ~/.cache/inpaint."""
+    """Where decoded images are kept; null: $INPAINT_CACHE, else $XDG_CACHE_HOME/inpaint, else ~/.cache/inpaint."""
     device_cache: Literal["auto", "on", "off"] = "auto"
-    """Keep the whole training split in the GPU's memory; `auto`: if it takes no more than a quarter of what is free."""
+    """Keep the whole training split in GPU memory; `auto`: if it needs at most a quarter of what is free."""
     streaming: bool = False
     """Read parquet shards while training instead of decoding them into the cache first: for data beyond the disk."""
     stream_window: Count = 8192
-    """With `streaming`: how many pictures all processes together hold in memory, as files; most of them are mixed."""
+    """With `streaming`: size of the shuffle buffer, in images, over all processes; they are held undecoded."""
     synthetic_train: Count = 16384
-    """How many pictures are made up for training where there is no path."""
+    """Number of synthetic training images, used without `path`."""
     synthetic_held_out: Count = 1024
-    """How many are made up for validation, and for the test, each."""
+    """Number of synthetic images in the validation split, and again in the test split."""
 
     @property
     def hole_spec(self) -> HoleSpec:
@@ -68,9 +68,9 @@ class DataConfig(Section):
     @model_validator(mode="after")
     def _streaming_fits(self) -> DataConfig:
         if self.streaming and self.path is None:
-            raise ValueError("data.streaming needs data.path: made-up landscapes are not streamed")
+            raise ValueError("data.streaming needs data.path: synthetic landscapes are not streamed")
         if self.streaming and self.device_cache == "on":
-            raise ValueError("data.streaming and data.device_cache = on exclude one another; use auto")
+            raise ValueError("data.streaming and data.device_cache = on exclude each other; use device_cache = auto")
         return self
 
     @model_validator(mode="after")
@@ -82,66 +82,72 @@ class DataConfig(Section):
 
 class ModelConfig(Section):
     width: Annotated[int, Field(ge=2, le=512, multiple_of=2)] = 64
-    """Channels of both networks' first layers; the others are multiples of it."""
+    """Channels of the first layer of each network; those of the other layers are multiples of it."""
     bottleneck: Annotated[int, Field(ge=1, le=4)] = 4
-    """Dilated convolutions in the middle of the generator."""
+    """Number of dilated convolutions in the middle of the generator."""
     global_average_pooling: bool = False
-    """Discriminator heads of global average pooling and one layer instead of flattening and one layer."""
+    """End each discriminator in global average pooling and a linear layer, instead of flattening and a linear layer."""
     mask_channel: bool = False
-    """Give the generator the mask as a fourth input."""
+    """Give the generator the mask as a fourth input channel."""
     norm: Literal["batch", "group", "none"] = "batch"
-    """Normalisation after each convolution; `group` does not look across pictures."""
+    """Normalisation after each convolution; `group` treats each image separately."""
     discriminator_input: Literal["output", "composite"] = "output"
-    """What the discriminators see of a generated picture: all of it (paper), or the hole set into the real one."""
+    """What the discriminators see as fake: the whole output (paper), or the real image with the hole filled from it."""
 
 
 class LossConfig(Section):
     reconstruction_weight: Weight = 1.0
-    """w1 of equation (3)."""
+    """Weight of the mean squared error: w1 of equation (3)."""
     adversarial_weight: Weight = 1.0
-    """w2 of equation (3)."""
+    """Weight of the adversarial loss: w2 of equation (3)."""
     reconstruction_region: Literal["image", "hole"] = "image"
-    """Where the mean squared error is taken: M_c all ones (paper), or the hole only."""
+    """Where the mean squared error is taken: over the whole image (paper: M_c is all ones), or over the hole only."""
 
 
 class OptimizerConfig(Section):
     generator_learning_rate: Positive = 2e-4
+    """Adam's learning rate for the generator."""
     discriminator_learning_rate: Positive = 2e-4
+    """Adam's learning rate for the discriminators."""
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    """Adam's decay rate of the mean of the gradients, for both networks."""
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    """Adam's decay rate of the mean of the squared gradients, for both networks."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """How the rates fall to zero until the last picture of the run."""
+    """How the learning rates decay, to zero at the last image of the run, or not at all."""
     warmup_kimg: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
-    """Thousands of pictures over which the rates rise from zero."""
+    """Warm-up of the learning rates from zero, in thousands of images."""
     gradient_clip: Positive | None = None
-    """Largest norm of each network's gradient; null: not clipped."""
+    """Clip the gradient of each network to this norm; null: no clipping."""
 
 
 class TrainingConfig(Section):
     epochs: Count = 10
+    """Passes over the training split; each one goes through the three phases."""
     max_steps: Count | None = None
-    """Stop after so many steps, even in the middle of an epoch."""
+    """Stop after this many optimizer steps, even in the middle of an epoch; null: no limit."""
     phases: tuple[Fraction, Fraction, Fraction] = (0.33, 0.33, 0.34)
-    """Shares of each epoch: generator alone, discriminators alone, both."""
+    """Shares of each epoch: generator alone, discriminators alone, both; they sum to 1."""
     global_batch_size: Count = 128
-    """Pictures in one optimizer step over all processes."""
+    """Images in one optimizer step, over all processes."""
     micro_batch_size: Count | None = None
-    """Pictures a process handles at once; null: global / processes. Smaller ones are accumulated."""
+    """Images in one forward pass of a process, with gradients accumulated; null: global_batch_size / processes."""
     precision: Literal["auto", "float32", "bf16", "fp16", "float64"] = "auto"
-    """`auto`: the run's; for a new one the launcher's, else float32, which on NVIDIA GPUs means TF32 convolutions."""
+    """`auto`: the run's own; for a new run the launcher's, else float32 (on NVIDIA GPUs with TF32 convolutions)."""
     num_threads: Annotated[int, Field(ge=1, le=1024)] | None = None
-    """CPU threads of each process; null: what the run began with; for a new one the machine's cores / processes."""
+    """CPU threads of each process; null: the run's own; for a new run the machine's cores / processes."""
     seed: Seed = 0
+    """Seed of the initial weights, of the order of the images, and of their holes and flips."""
     log_every: Count = 20
-    """Steps between two lines of metrics.jsonl."""
+    """Steps between lines of metrics.jsonl."""
     compile: bool = False
-    """Compile both networks with torch.compile, which takes about a minute; without a compiler they run as they are."""
+    """Compile both networks with torch.compile, which takes about a minute; ignored where there is no compiler."""
     timeout_s: Annotated[float, Field(ge=5, le=86_400)] = 300.0
-    """How long a process waits for the others before it gives them up."""
+    """Seconds that a process waits for the others before it ends the run."""
     max_rollbacks: Annotated[int, Field(ge=0)] = 3
-    """How often a run may go back to a checkpoint because of a loss that is not finite."""
+    """How many times a run may go back to its last checkpoint after a loss that is not finite."""
     tracker: Literal["none", "tensorboard"] = "none"
-    """Where the metrics go besides metrics.jsonl."""
+    """Where metrics are logged besides metrics.jsonl."""
 
     @field_validator("phases")
     @classmethod
@@ -153,38 +159,40 @@ class TrainingConfig(Section):
 
 class EmaConfig(Section):
     half_life_kimg: Positive | None = 10.0
-    """Thousands of pictures after which a weight's share in the average has halved; null: no average."""
+    """Half-life of the moving average of the generator's weights, in thousands of images; null: no average."""
     ramp_up: Fraction = 0.05
-    """The half-life is at most this share of the pictures seen, so that the start is forgotten; 0: no average."""
+    """The half-life is at most this share of the images seen so far, so that the start is forgotten; 0: no average."""
 
 
 class CheckpointingConfig(Section):
     every_steps: Count | None = None
-    """Steps between checkpoints; one is written at the end in any case."""
+    """Steps between checkpoints; null: only by time. The end of the run always writes one."""
     every_minutes: Positive | None = 10.0
-    """Minutes between checkpoints."""
+    """Minutes between checkpoints; null: only by steps."""
     keep: Count = 2
-    """How many of the newest stay, beside the best."""
+    """How many of the newest checkpoints to keep, besides the best."""
 
 
 class EvaluationConfig(Section):
     every_epochs: Count = 1
+    """Epochs between evaluations on the validation split."""
     num_pictures: Count = 512
-    """Held-out pictures measured after an epoch; the final table takes all of the test split."""
+    """Validation images measured in each evaluation; the final report uses the whole test split."""
     num_samples: Annotated[int, Field(ge=1, le=120)] = 30
-    """Validation pictures in the grid after each epoch (paper: 30)."""
+    """Validation images in the grid of samples (paper: 30)."""
 
 
 class HubConfig(Section):
     repo_id: Text | None = None
-    """ORG/NAME to push to while training; null: nothing is pushed."""
+    """Repository ORG/NAME on the Hugging Face Hub to push to; null: nothing is pushed."""
     private: bool = False
+    """Make the repository private; a public one that exists is then refused."""
     push_every: Literal["epoch", "best", "end"] = "end"
-    """After each epoch, after each that is the best so far, or once; the end is pushed in any case."""
+    """Push after every epoch, after every new best epoch, or once; the end of the run is always pushed."""
     push_checkpoint: bool = False
-    """Take the newest full checkpoint along, so that the run can be resumed elsewhere."""
+    """Push the newest full checkpoint too, so that the run can be resumed elsewhere."""
     wait_minutes: Positive = 15.0
-    """How long the end of the run waits for what is still to be pushed; the rest stays queued for `inpaint push`."""
+    """How long the end of the run waits for pending pushes; the rest stay queued for `inpaint push`."""
 
 
 class Config(Section):
@@ -203,8 +211,20 @@ class Config(Section):
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, default_flow_style=None)
 
+    def explained(self) -> str:
+        """A config file of all settings, each under a comment of what it means and which values it may have."""
+        lines = ["# All settings; a config file needs only those that it changes."]
+        for name, setting in settings():
+            section, _, key = name.partition(".")
+            value = self.model_dump(mode="json")[section][key]
+            lines += [] if f"{section}:" in lines else ["", f"{section}:"]
+            allowed = f" ({' | '.join(choices)})" if (choices := choices_of(setting)) else ""
+            in_braces = yaml.safe_dump({key: value}, default_flow_style=True, width=10_000, allow_unicode=True).strip()
+            lines += [f"  # {setting.description}{allowed}", f"  {in_braces[1:-1]}"]
+        return "\n".join(lines)
+
     def fingerprint(self) -> str:
-        """A short hash of every value: equal on all processes, or they do not run the same thing."""
+        """A short hash of all values, which must be equal in all processes."""
         return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -216,8 +236,15 @@ def settings() -> Iterator[tuple[str, FieldInfo]]:
             yield f"{section}.{name}", setting
 
 
+def choices_of(setting: FieldInfo) -> list[str]:
+    """The values that a setting may have, where they are few; else nothing."""
+    if setting.annotation is bool:
+        return ["true", "false"]
+    return [*get_args(setting.annotation)] if get_origin(setting.annotation) is Literal else []
+
+
 @cache
 def is_text(key: str) -> bool:
-    """Whether a setting is free text, which stays as it is written; False for a name that there is not."""
+    """Whether a setting is free text, which is kept as written; False for an unknown name."""
     setting = dict(settings()).get(key)
     return setting is not None and Text in get_args(setting.annotation)

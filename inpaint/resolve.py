@@ -30,6 +30,12 @@ def preset_names() -> list[str]:
     return sorted(str(path.relative_to(PRESETS).with_suffix("")) for path in PRESETS.rglob("*.yaml"))
 
 
+def preset_descriptions() -> dict[str, str]:
+    """Every preset's name and the first line of its comment."""
+    texts = {name: (PRESETS / f"{name}.yaml").read_text(encoding="utf-8") for name in preset_names()}
+    return {name: text.partition("\n")[0].removeprefix("# ") for name, text in texts.items()}
+
+
 def load_config(base: str | Config | None = None, flags: Mapping[str, Any] | None = None) -> Config:
     """The config of a preset or a `.yaml` file with `flags` on top, validated once.
 

@@ -117,7 +117,9 @@ def test_nothing_can_be_unpickled(path: Path) -> None:
     [
         "from inpaint.cli import main; main(['--help'])",
         "from inpaint.cli import main; main(['fill', '--help'])",
-        "from inpaint.training.launch import main; main(['--help'])",
+        "from inpaint.training.launch import main; assert main(['--help']) == 0",
+        "from inpaint.training.launch import main; assert main(['--print-defaults', '--config', 'paper/final']) == 0",
+        "from inpaint.training.launch import main; assert main(['--list-presets']) == 0",
         "import inpaint",
     ],
 )

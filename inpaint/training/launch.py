@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from inpaint.arguments import Options, default_run_dir, parse_arguments, usage
+from inpaint.arguments import Options, default_run_dir, information, parse_arguments
 from inpaint.config import Config
 from inpaint.distributed.failure import tell
 from inpaint.distributed.launcher import settle, start_notes
@@ -98,9 +98,9 @@ def main(argv: list[str]) -> int:
     debug = "--debug" in argv
     try:
         rank, world_size = rank_and_world_size()
-        if "--help" in argv or "-h" in argv:
+        if (text := information(argv)) is not None:
             if rank == 0:
-                print(usage())
+                print(text)
             return 0
         config, options = parse_arguments(argv)
         if options.dry_run:
