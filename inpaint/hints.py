@@ -76,7 +76,7 @@ _NOT_HERE = {
     "it is the launcher's: accelerate launch --config_file accelerate_configs/deepspeed_zero2.yaml train.py ...": (
         "deepspeed use_deepspeed zero_stage fsdp zero"
     ),
-    "nothing to set: each picture is decoded once into a cache": (
+    "nothing to set: each image is decoded once into a cache": (
         "num_workers workers dataloader_num_workers n_workers nworkers nthreads prefetch_factor pin_memory"
     ),
     "there is none: Adam without weight decay": "weight_decay wd adam_weight_decay momentum optimizer optim",

@@ -1,4 +1,4 @@
-"""Owns the way from a user's picture and mask to the filled picture: any size and kind in, the same out."""
+"""Owns the way from a user's image and mask to the filled image: any size and kind in, the same out."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from inpaint.memory import free_bytes
 from inpaint.models.generator import Generator
 
 _MULTIPLE_PX = 4
-# Pictures of one size go through the generator together as long as they are no more pixels than this.
+# Images of one size go through the generator together as long as they are no more pixels than this.
 _BATCH_PIXELS = 2**20
 # A hole is told to be too large from this many times the largest side that the generator has learnt. What `quickstart`
 # makes (holes of up to 25 px at 64) beats Telea up to 1.5 times that, 37 px, by 0.6 dB, and loses at 44 px by 0.8 dB.
@@ -30,7 +30,7 @@ _TOO_LARGE = 1.5
 
 
 class Filled(NamedTuple):
-    """A filled picture with all its bits."""
+    """A filled image with all its bits."""
 
     pixels: Pixels
     """uint8 or uint16, [H, W] if grey, else [H, W, 2 (grey, alpha), 3 or 4]."""
@@ -51,7 +51,7 @@ class Filled(NamedTuple):
 
 
 class InpaintingPipeline:
-    """Fill the white part of a mask in a picture.
+    """Fill the white part of a mask in an image.
 
         pipe = InpaintingPipeline.from_pretrained("runs/quickstart/generator")
         pipe("photo.jpg", "mask.png").save("filled.png")
@@ -148,23 +148,23 @@ class InpaintingPipeline:
         *,
         resize_mask: bool = False,
     ) -> Image.Image | list[Image.Image]:
-        """The picture with the hole filled and every other pixel exactly as it was.
+        """The image with the hole filled and every other pixel exactly as it was.
 
-        Grey, 16-bit grey, RGB and transparent pictures stay what they are; filled pixels are opaque. Palette pictures
+        Grey, 16-bit grey, RGB and transparent images stay what they are; filled pixels are opaque. Palette images
         become RGB (RGBA if transparent), 1-bit ones grey, CMYK and other colour spaces RGB. A rotation noted in EXIF is
-        carried out. An empty (black) mask gives the picture back. Pillow holds no 16 bits in colour: use `fill` there.
+        carried out. An empty (black) mask gives the image back. Pillow holds no 16 bits in colour: use `fill` there.
 
         Args:
-            image: an open picture, a file's path, an array [H, W] or [H, W, 3 or 4], or a tensor [C, H, W], of uint8,
+            image: an open image, a file's path, an array [H, W] or [H, W, 3 or 4], or a tensor [C, H, W], of uint8,
                 uint16 or floats in [0, 1] (rounded to 8 bits); or a list of such, or a tensor [B, C, H, W].
             mask_image: the same, white (128 of 255 or more) where to fill and transparent parts black; also booleans.
-                One for each picture, or one for all.
-            resize_mask: scale a mask of another size to the picture's instead of refusing it.
+                One for each image, or one for all.
+            resize_mask: scale a mask of another size to the image's instead of refusing it.
 
         Raises:
-            InpaintError: an unreadable picture, a mask of another size or without white, more memory needed than there
+            InpaintError: an unreadable image, a mask of another size or without white, more memory needed than there
                 is, or a generator that gives no numbers.
-            UsageError: lists of different lengths, or one picture with several masks.
+            UsageError: lists of different lengths, or one image with several masks.
 
         Warns:
             InpaintWarning: a hole is much larger than the generator has learnt to fill.
@@ -174,7 +174,7 @@ class InpaintingPipeline:
             masks = [masks] * len(images)
         if isinstance(images, list) != isinstance(masks, list) or len(_listed(images)) != len(_listed(masks)):
             raise UsageError(
-                f"every picture needs its own mask, or all the same; got {_count(images)} and {_count(masks)}"
+                f"every image needs its own mask, or all the same; got {_count(images)} and {_count(masks)}"
             )
         jobs = [_Job.of(*pair, resize_mask) for pair in zip(_listed(images), _listed(masks), strict=True)]
         for job in jobs:
@@ -183,7 +183,7 @@ class InpaintingPipeline:
         return filled if isinstance(images, list) else filled[0]
 
     def fill(self, image: PictureLike, mask_image: PictureLike, *, resize_mask: bool = False) -> Filled:
-        """As a call with one picture, but of any depth: known pixels of 16 bits stay, the fill has 8 spread to 16.
+        """As a call with one image, but of any depth: known pixels of 16 bits stay, the fill has 8 spread to 16.
 
         Raises, warns: as a call does.
         """
@@ -211,7 +211,7 @@ class InpaintingPipeline:
         if learnt_px and largest_px > _TOO_LARGE * learnt_px:
             warnings.warn(
                 f"a hole is up to {largest_px} px wide and high, and this generator has learnt holes of up to "
-                f"{learnt_px} px: the middle will be wrong; scale the picture down by {largest_px / learnt_px:.1f} "
+                f"{learnt_px} px: the middle will be wrong; scale the image down by {largest_px / learnt_px:.1f} "
                 "first, or fill less",
                 InpaintWarning,
                 stacklevel=4,
@@ -226,15 +226,15 @@ class InpaintingPipeline:
             raise InpaintError(
                 f"to fill {width}x{height} pixels ({width * height / 1e6:.1f} megapixels) takes about "
                 f"{needed / 2**30:.1f} GiB of memory with this generator, and {free / 2**30:.1f} GiB are free on "
-                f"{self.device}; cut out the part around the hole, or scale the picture down"
+                f"{self.device}; cut out the part around the hole, or scale the image down"
             )
 
     @torch.inference_mode()
     def _outputs(self, jobs: list[_Job]) -> NDArray[np.uint8]:
-        """The generator's pictures for jobs of one size: [B, H, W, 3]."""
+        """The generator's images for jobs of one size: [B, H, W, 3]."""
         height, width = jobs[0].hole.shape
-        # Reflected, not filled with a colour: the generator has never seen a frame around a picture. NumPy reflects
-        # as often as it must, and repeats the only row or column of a picture that has no more.
+        # Reflected, not filled with a colour: the generator has never seen a frame around an image. NumPy reflects
+        # as often as it must, and repeats the only row or column of an image that has no more.
         margin = ((0, 0), (0, -height % _MULTIPLE_PX), (0, -width % _MULTIPLE_PX))
         rgb = np.pad(np.stack([job.rgb() for job in jobs]), (*margin, (0, 0)), mode="reflect")
         hole = np.pad(np.stack([job.hole for job in jobs]), margin, mode="reflect")
@@ -247,7 +247,7 @@ class InpaintingPipeline:
                 raise
             raise InpaintError(
                 f"to fill {width}x{height} pixels takes more memory than {self.device} gives; cut out the part around "
-                "the hole, or scale the picture down"
+                "the hole, or scale the image down"
             ) from error
         if not output.isfinite().all():
             raise InpaintError("the generator's output holds values that are no numbers: its weights are broken")
@@ -256,7 +256,7 @@ class InpaintingPipeline:
 
 @dataclass(frozen=True)
 class _Job:
-    """One picture (see `Filled`) and where to fill it ([H, W], true = hole)."""
+    """One image (see `Filled`) and where to fill it ([H, W], true = hole)."""
 
     pixels: Pixels
     icc_profile: bytes | None
@@ -268,13 +268,13 @@ class _Job:
         return cls(pixels, icc_profile, read_mask(mask_image, pixels.shape[:2], resize_mask))
 
     def rgb(self) -> NDArray[np.uint8]:
-        """What the generator is to see of the picture: [H, W, 3]."""
+        """What the generator is to see of the image: [H, W, 3]."""
         pixels = self.pixels if self.pixels.ndim == 3 else self.pixels[:, :, None]
         colours = pixels[:, :, [0, 0, 0]] if pixels.shape[2] < 3 else pixels[:, :, :3]
         return np.rint(colours / 257).astype(np.uint8) if colours.dtype == np.uint16 else colours
 
     def composite(self, output: NDArray[np.uint8]) -> Pixels:
-        """The picture with the hole from `output` [H, W, 3]: of the picture's kind, and its pixels where known."""
+        """The image with the hole from `output` [H, W, 3]: of the image's kind, and its pixels where known."""
         num_channels = self.pixels.shape[2] if self.pixels.ndim == 3 else 1
         mode = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[num_channels]
         fills = np.asarray(Image.fromarray(output).convert(mode))
@@ -288,7 +288,7 @@ class _Job:
             return 0
         import cv2
 
-        # A scratch across the whole picture is easy to fill: its middle is close to what is known.
+        # A scratch across the whole image is easy to fill: its middle is close to what is known.
         framed = np.pad(self.hole.astype(np.uint8), 1)
         return 2 * int(cv2.distanceTransform(framed, cv2.DIST_C, 3).max()) - 1
 
@@ -296,7 +296,7 @@ class _Job:
 def _require_pillow(pixels: Pixels) -> None:
     if pixels.dtype == np.uint16 and pixels.ndim == 3:
         raise InpaintError(
-            "the picture has 16 bits a channel in colour, which Pillow cannot hold: use pipe.fill(...), which gives an "
+            "the image has 16 bits a channel in colour, which Pillow cannot hold: use pipe.fill(...), which gives an "
             "array, or the command `inpaint fill`, or save it with 8 bits"
         )
 

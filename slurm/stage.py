@@ -1,4 +1,4 @@
-"""Owns staging: the decoded pictures of a run, copied from the shared cache to a folder on this node's own disk.
+"""Owns staging: the decoded images of a run, copied from the shared cache to a folder on this node's own disk.
 
 python slurm/stage.py FOLDER [train.py's arguments]      then train with INPAINT_CACHE=FOLDER
 """
@@ -22,7 +22,7 @@ def stage(folder: Path, train_arguments: list[str]) -> Path:
         The entry in `folder`.
 
     Raises:
-        InpaintError: the pictures cannot be read, or there is no room in `folder`.
+        InpaintError: the images cannot be read, or there is no room in `folder`.
     """
     data = parse_arguments(train_arguments)[0].data
     if data.cache_dir is not None:

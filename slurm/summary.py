@@ -1,4 +1,4 @@
-"""Owns the table of several runs: one line each, from what they found on the test pictures.
+"""Owns the table of several runs: one line each, from what they found on the test images.
 
 python slurm/summary.py DIR      DIR/*/evaluation.json -> DIR/table.md, best first
 """

@@ -17,7 +17,7 @@ from slurm_site import Site, make_site, train_undisturbed  # noqa: E402
 
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """One cache of decoded pictures for all tests and the processes they start, and nobody's own."""
+    """One cache of decoded images for all tests and the processes they start, and nobody's own."""
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("cache")
         patch.setenv("INPAINT_CACHE", str(folder))

@@ -45,7 +45,7 @@ def make_tree(root: Path) -> Path:
     (beach / "empty.jpg").touch()
     (beach / "bomb.png").write_bytes(_bomb())
     shutil.copy(beach / "cmyk.jpg", beach / "zz_copy.jpg")
-    (beach / "notes.txt").write_text("not a picture")
+    (beach / "notes.txt").write_text("not an image")
     (beach / ".hidden.jpg").write_bytes(b"")
     (root / "train" / "airfield").mkdir()
     landscape(907).save(root / "train" / "airfield" / "1.jpg")

@@ -1,4 +1,4 @@
-"""Pictures that are alike: found whatever was done to them, told from other scenes, and never in two splits."""
+"""Images that are alike: found whatever was done to them, told from other scenes, and never in two splits."""
 
 from __future__ import annotations
 

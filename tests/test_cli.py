@@ -33,7 +33,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: Path) -> Path:
 
 
 def draw(photo: Path, mask: Path, size: tuple[int, int] = (10, 7)) -> None:
-    """A picture of noise, and a mask whose left half is white."""
+    """An image of noise, and a mask whose left half is white."""
     for path in (photo, mask):
         path.parent.mkdir(exist_ok=True)
     width, height = size
@@ -105,7 +105,7 @@ def test_known_pixels_are_kept_or_the_format_is_refused(
         filled = np.asarray(Image.open(output).convert(photo.mode))
         assert np.array_equal(filled[:, 5:], np.asarray(photo)[:, 5:])
     else:
-        assert "PNG takes every kind of picture" in capsys.readouterr().err
+        assert "PNG takes every kind of image" in capsys.readouterr().err
         assert not Path(output).exists()
 
 
@@ -114,12 +114,12 @@ def test_folders_pair_by_name_and_never_by_order(here: Path, capsys: pytest.Capt
         draw(Path("photos", f"{name}.jpg"), Path("masks", f"{name}.png"))
     Path("masks/a.png").unlink()
     Path("photos/c.jpg").unlink()
-    Path("photos/notes.txt").write_text("no picture")
+    Path("photos/notes.txt").write_text("no image")
     assert fill("-o", "out", image="photos", mask="masks") == 0
     assert [path.name for path in Path("out").iterdir()] == ["b.png"]
     said = capsys.readouterr().err
-    assert "for want of a mask of that name: a\n" in said
-    assert "for want of a picture of that name: c\n" in said
+    assert "skipped, no mask of the same name: a\n" in said
+    assert "skipped, no image of the same name: c\n" in said
 
 
 def test_a_bad_picture_costs_itself_and_not_the_others(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -129,8 +129,8 @@ def test_a_bad_picture_costs_itself_and_not_the_others(here: Path, capsys: pytes
     assert fill("-o", "out", image="photos", mask="masks") == 1
     assert sorted(path.name for path in Path("out").iterdir()) == ["a.png", "c.png"]
     said = capsys.readouterr().err
-    assert "b.png: the picture photos/b.png cannot be read" in said
-    assert "1 of 3 pictures could not be filled" in said
+    assert "b.png: the image photos/b.png cannot be read" in said
+    assert "1 of 3 images could not be filled" in said
 
 
 def test_a_black_mask_and_a_hole_too_large_are_warned_about(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -150,11 +150,11 @@ def test_a_black_mask_and_a_hole_too_large_are_warned_about(here: Path, capsys: 
 
 
 FAULTS = {
-    "no picture": (1, {"image": "none.png"}, "none.png"),
+    "no image": (1, {"image": "none.png"}, "none.png"),
     "no mask": (1, {"mask": "none.png"}, "none.png"),
     "no model": (1, {"model": "folder"}, "config.json"),
-    "mask of another size": (1, {"mask": "small.png"}, "4x4 pixels and the picture 10x7"),
-    "no picture has a mask": (1, {"image": "folder", "mask": "model", "output": "out"}, "has the name of a mask"),
+    "mask of another size": (1, {"mask": "small.png"}, "4x4 pixels and the image 10x7"),
+    "no image has a mask": (1, {"image": "folder", "mask": "model", "output": "out"}, "has the name of a mask"),
     "no folder can be made": (1, {"output": "photo.png/deep/out.png"}, "cannot make the folder"),
     "a name that is too long": (1, {"image": "x" * 300 + ".png"}, "error: File name too long: xxx"),
     "no place of so long a name": (1, {"output": "x" * 300 + ".png"}, "error: File name too long: "),
@@ -163,10 +163,10 @@ FAULTS = {
     "a file and a folder": (2, {"mask": "folder"}, "two files or two folders"),
     "a folder and a file": (2, {"image": "folder"}, "two files or two folders"),
     "unknown format": (2, {"output": "out.xyz"}, "'.xyz'"),
-    "an extension of no picture": (2, {"output": "out.pdf.gz"}, "'.gz'"),
-    "overwrites the picture": (2, {"output": "folder/../photo.png"}, "one of the inputs"),
+    "an extension of no image": (2, {"output": "out.pdf.gz"}, "'.gz'"),
+    "overwrites the image": (2, {"output": "folder/../photo.png"}, "one of the inputs"),
     "overwrites the mask": (2, {"output": "mask.png"}, "one of the inputs"),
-    "two pictures of one name": (2, {"image": "twins", "mask": "folder"}, "rename one"),
+    "two images of one name": (2, {"image": "twins", "mask": "folder"}, "rename one"),
 }
 
 

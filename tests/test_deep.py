@@ -1,4 +1,4 @@
-"""Colour pictures of 16 bits a channel: every known pixel comes back bit for bit, or the picture is refused."""
+"""Colour images of 16 bits a channel: every known pixel comes back bit for bit, or the image is refused."""
 
 from __future__ import annotations
 

@@ -172,7 +172,7 @@ def test_a_step_waits_for_the_device_only_to_log(
     seen, steps = train_watched(config_of(norm, processes), tmp_path)
     num = len(steps)
     assert num == 12 and {phase for phase, _ in steps.values()} == {1, 2, 3}
-    # The last step of an epoch is followed by the held-out pictures; the first epoch's by what is done once in a run.
+    # The last step of an epoch is followed by the held-out images; the first epoch's by what is done once in a run.
     for number in range(num // 2 + 1, num):
         phase, waits = steps[number]
         assert len(waits) == (number % LOG_EVERY == 0), (number, phase, waits)

@@ -54,7 +54,7 @@ def test_the_card_says_what_the_files_say(hub: LoopbackHub, run_dir: Path) -> No
     assert len(measured) == 5, "a figure nobody could measure is left out"
     assert "| generator | 21.34 |" in text or "| generator | 21.35 |" in text
     assert "| Telea | 18.00 |" in text
-    for part in ("2 CPU cores", "Hours: 0.03", "Pictures seen: 96", "epoch 1 (step 3)", "training: {epochs: 2}"):
+    for part in ("2 CPU cores", "Hours: 0.03", "Images seen: 96", "epoch 1 (step 3)", "training: {epochs: 2}"):
         assert part in text
     for picture in re.findall(r"!\[.*?\]\((.*?)\)", text):
         assert picture in hub.head(REPO).files
@@ -100,7 +100,7 @@ def test_a_card_without_figures_claims_none(hub: LoopbackHub, run_dir: Path) -> 
         (run_dir / name).unlink()
     drain(submit(run_dir, "epoch-0001", b"x"))
     text = hub.head(REPO).files["README.md"].content.decode()
-    assert "Not measured yet" in text
+    assert "Not measured: no final evaluation" in text
     assert ModelCard(text).data.eval_results is None
     assert "![" not in text
 
@@ -117,8 +117,8 @@ def test_damaged_files_of_a_run_cost_their_part_of_the_card_and_nothing_else(run
     (run_dir / "config.yaml").write_bytes(b"data: {path\xff: [")
     write_card(run_dir, REPO)
     text = (run_dir / "README.md").read_text()
-    assert "epoch 1 (step 3)" in text and "Pictures seen: 96" in text
-    assert "Not measured yet" in text
+    assert "epoch 1 (step 3)" in text and "Images seen: 96" in text
+    assert "Not measured: no final evaluation" in text
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_no_folder_of_this_machine_is_published(
     published = yaml.safe_load((run_dir / "config.yaml").read_text())
     assert published == {**settings, "data": {"path": shown, "cache_dir": "cache", "image_size": 64}}
     for text in [(folder / "README.md").read_text() for folder in (run_dir, run_dir / "generator")]:
-        assert f"{shown}\n- Pictures seen" in text
+        assert f"{shown}\n- Images seen" in text
         assert yaml.safe_load(text.partition("```yaml\n")[2].partition("```")[0]) == published
         assert "secret" not in text and "home" not in text
         assert ModelCard(text).data.datasets == datasets

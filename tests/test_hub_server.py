@@ -184,8 +184,8 @@ DATASET_SCRIPT = """
 import datasets
 from PIL import Image
 name = "alice/tiny"
-pictures = [Image.new("RGB", (8, 8), (i, 2 * i, 3 * i)) for i in range(6)]
-columns = {"image": pictures, "label": list(range(6))}
+images = [Image.new("RGB", (8, 8), (i, 2 * i, 3 * i)) for i in range(6)]
+columns = {"image": images, "label": list(range(6))}
 features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")})
 datasets.Dataset.from_dict(columns, features=features).push_to_hub(name, max_shard_size="1KB")
 for streaming in (False, True):

@@ -1,4 +1,4 @@
-"""The person filter: boxes in the picture's own coordinates, on tiny networks whose answer is known."""
+"""The person filter: boxes in the image's own coordinates, on tiny networks whose answer is known."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def write_names(folder: Path) -> Path:
 def test_an_onnx_file_that_is_none_or_gives_something_else_is_named(tmp_path: Path) -> None:
     sound = write_yolox(tmp_path / "tiny.onnx", 64)
     (tmp_path / "page.onnx").write_bytes(b"<html>not found</html>" * 10)
-    with pytest.raises(InpaintError, match=r"can't run .*page\.onnx on pictures of 64 px"):
+    with pytest.raises(InpaintError, match=r"can't run .*page\.onnx on images of 64 px"):
         check_detector(PeopleFilter("onnx", onnx=tmp_path / "page.onnx", input_px=64))
     with pytest.raises(InpaintError, match=r"tiny\.onnx.*(--detector-size|a YOLOX network gives 3549 rows)"):
         check_detector(PeopleFilter("onnx", onnx=sound))

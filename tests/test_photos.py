@@ -1,4 +1,4 @@
-"""No picture is lost, moved between splits or decoded twice, and every fault of a source is one clear line."""
+"""No image is lost, moved between splits or decoded twice, and every fault of a source is one clear line."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SYNTHETIC = SyntheticSpec(num_train=40, num_validation=8, num_test=4, seed=1)
 
 
 def paint(path: Path, seed: int | None = None, size: tuple[int, int] = (20, 20)) -> Path:
-    """A picture of one colour, which its name decides."""
+    """An image of one colour, which its name decides."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size, colour_of(path.name)).save(path, "PNG")
     return path
@@ -97,7 +97,7 @@ def test_names_that_look_like_splits_or_patterns_lose_nothing(tmp_path: Path) ->
     root = folder_of(tmp_path / "photos", names)
     for hidden in (".hidden.png", "lake/._b1.jpg", ".thumbnails/b1.jpg", "__MACOSX/x.png"):
         paint(root / hidden)
-    (root / "lake" / "notes.txt").write_text("no picture")
+    (root / "lake" / "notes.txt").write_text("no image")
     (root / "lake" / "round").symlink_to(root)
     (root / "again").symlink_to(root / "coast")
     elsewhere = folder_of(tmp_path / "elsewhere", ["far.png"])
@@ -127,7 +127,7 @@ def test_split_folders_are_kept_and_missing_ones_carved(tmp_path: Path) -> None:
     assert [len(splits[split]) for split in SPLITS] == [len(names), 1, 1]
 
     paint(root / "stray.png")
-    with pytest.raises(InpaintError, match=r"pictures outside them, such as in the folder itself: move"):
+    with pytest.raises(InpaintError, match=r"images outside them, such as in the folder itself: move"):
         read(root)
 
 
@@ -265,12 +265,12 @@ def test_each_wrong_source_is_one_clear_line(tmp_path: Path) -> None:
     numbers.mkdir()
     Dataset.from_dict({"x": [1, 2]}).to_parquet(numbers / "train.parquet")
     cases = {
-        tmp_path / "gone": "does not exist; give a folder of pictures",
-        paint(tmp_path / "one.png"): "is a file, but no tar or zip; give a folder of pictures",
-        tmp_path / "empty": "no pictures found in .*: it is empty",
-        tmp_path / "text": r"no pictures found in .*1 \.heic",
+        tmp_path / "gone": "does not exist; give a folder of images",
+        paint(tmp_path / "one.png"): "is a file, but no tar or zip; give a folder of images",
+        tmp_path / "empty": "no images found in .*: it is empty",
+        tmp_path / "text": r"no images found in .*1 \.heic",
         broken: "train-00000-of-00001.parquet cannot be read",
-        numbers: "no column of pictures; its columns are x",
+        numbers: "no column of images; its columns are x",
         folder_of(tmp_path / "few", ["a.png"]): "split of .*few is empty",
     }
     for path, message in cases.items():
@@ -298,7 +298,7 @@ def test_bad_pictures_are_left_out_and_named_once(tmp_path: Path, caplog: pytest
             assert (f"lake/{name}: {why}: " in caplog.text) == (attempt == 0)
     listed = next((tmp_path / "cache").glob("*/bad.txt")).read_text().splitlines()
     assert sorted(line.split(": ")[:2] for line in listed) == sorted([f"lake/{n}", why] for n, why in bad.items())
-    with pytest.raises(InpaintError, match=f"4 of the {len(many()) + 4} pictures"):
+    with pytest.raises(InpaintError, match=f"4 of the {len(many()) + 4} images"):
         opened(root, tmp_path / "cache", bad=0.01)
 
 

@@ -1,4 +1,4 @@
-"""Any size and kind of picture in, the same out, with every known pixel as it was."""
+"""Any size and kind of image in, the same out, with every known pixel as it was."""
 
 from __future__ import annotations
 
@@ -213,7 +213,7 @@ def test_a_red_hole_is_no_white_and_a_white_hair_may_vanish(pipe: InpaintingPipe
 
 def test_a_mask_of_another_size_is_refused_or_scaled(pipe: InpaintingPipeline) -> None:
     image, mask = noise("RGB", 12, 8), half(6, 4)
-    with pytest.raises(InpaintError, match=r"6x4 pixels and the picture 12x8"):
+    with pytest.raises(InpaintError, match=r"6x4 pixels and the image 12x8"):
         pipe(image, mask)
     filled = np.asarray(pipe(image, mask, resize_mask=True))
     assert np.array_equal((filled == FILL).all(2), half(12, 8))
@@ -269,7 +269,7 @@ def test_tensors_and_arrays_are_what_the_same_picture_is(pipe: InpaintingPipelin
 def test_what_cannot_be_read_is_named_in_one_line(pipe: InpaintingPipeline, tmp_path: Path, fault: str) -> None:
     path = tmp_path / "photo.png"
     if fault == "text":
-        path.write_text("no picture")
+        path.write_text("no image")
     elif fault == "truncated":
         noise("RGB", 64, 64).save(path)
         path.write_bytes(path.read_bytes()[:3000])
@@ -286,7 +286,7 @@ def test_what_is_no_picture_is_told_in_one_short_line(pipe: InpaintingPipeline, 
     (tmp_path / "cut.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:-300])
     mask = Image.new("L", (40, 40), 255)
     for wrong in (Image.open(tmp_path / "cut.jpg"), None, (1, 2), {"image": 1}):
-        with pytest.raises(InpaintError, match="the picture cannot be read: ") as caught:
+        with pytest.raises(InpaintError, match="the image cannot be read: ") as caught:
             pipe(wrong, mask)  # type: ignore[call-overload]
         assert len(str(caught.value)) < 150
     premultiplied = Image.new("LA", (40, 40), (90, 200)).convert("La")
@@ -344,7 +344,7 @@ def test_a_pipeline_is_pushed_and_comes_back(hub: LoopbackHub, tmp_path: Path) -
         pipe.push_to_hub("bob/painter")
 
 
-# --- holes that cannot come out well, and pictures that do not fit
+# --- holes that cannot come out well, and images that do not fit
 
 
 def painter(hole_max_px: int | None) -> InpaintingPipeline:

@@ -1,4 +1,4 @@
-"""Every kind of picture becomes what a viewer shows, or is named as bad; squares are true means over areas."""
+"""Every kind of image becomes what a viewer shows, or is named as bad; squares are true means over areas."""
 
 from __future__ import annotations
 
@@ -249,9 +249,7 @@ def test_heic_is_read_or_named(tmp_path: Path) -> None:
     except ImportError:
         (tmp_path / "b.HEIC").write_bytes(b"x")
         survey = PathSource(tmp_path).survey()
-        assert survey.lost() == [
-            "passed over: 1 HEIC pictures, which need pip install 'inpaint[heic]', such as 'b.HEIC'"
-        ]
+        assert survey.lost() == ["passed over: 1 HEIC images, which need pip install 'inpaint[heic]', such as 'b.HEIC'"]
     else:
         pillow_heif.from_pillow(Image.new("RGB", (64, 64), (200, 30, 30))).save(tmp_path / "b.heic")
         _, entry = PathSource(tmp_path).entries()

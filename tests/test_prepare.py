@@ -225,7 +225,7 @@ def test_no_test_picture_stands_in_train_not_even_saved_again(tmp_path: Path) ->
 
 
 BAD_CALLS = {
-    "no such folder": (["--source", "{tmp}/none"], "none does not exist; give a folder of pictures"),
+    "no such folder": (["--source", "{tmp}/none"], "none does not exist; give a folder of images"),
     "not a tar": (["--source", "{places}/train/beach/notes.txt"], "is a file, but no tar or zip"),
     "odd size": (["--size", "63"], "--size is 63; it must be a multiple of 4 from 16 to 1024"),
     "out in source": (["--out", "{places}/out"], "lies in the source"),
@@ -257,7 +257,7 @@ def test_a_class_of_the_list_without_pictures_is_named(
 ) -> None:
     (tmp_path / "list.yaml").write_text("[/b/beach, /g/glacier, /m/moon]")
     plan = prepare(replace(options(places, tmp_path / "out"), classes=str(tmp_path / "list.yaml")))
-    assert "no pictures in 2 of the 3 classes: glacier, moon" in capsys.readouterr().out
+    assert "no images in 2 of the 3 classes: glacier, moon" in capsys.readouterr().out
     assert plan is not None and plan.kept_labels == ("beach",)
 
 

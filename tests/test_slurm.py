@@ -89,7 +89,7 @@ def test_wrong_usage_that_only_training_finds_is_not_tried_again(site: Site) -> 
     log = site.cluster.log(job)
     assert (facts["JobState"], facts["ExitCode"], facts["Restarts"]) == ("FAILED", "2:0", "0"), log
     end = log.strip().splitlines()[-1]
-    assert "not requeued" in end and "training.global_batch_size = 32 is larger than the 16 training pictures" in end
+    assert "not requeued" in end and "training.global_batch_size = 32 is larger than the 16 training images" in end
 
 
 @on_slurm

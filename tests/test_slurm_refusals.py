@@ -26,12 +26,12 @@ def test_faults_name_their_node(monkeypatch: pytest.MonkeyPatch) -> None:
         return Node(name, number, 2, num_driver_gpus, **{**alike, **other})
 
     nodes = [
-        node("a", 0, data="missing", trouble=("no pictures",)),
+        node("a", 0, data="missing", trouble=("no images",)),
         node("b", 1, 1),
         node("c", 2, 2, code="2", lack="not there"),
     ]
     found = faults(nodes, ["a", "b", "c", "d"], processes_per_node=2, use_cpu=False, port=0)
-    starts = ("d did not answer", "a: no pictures", "b was given 2 GPU(s), but", "c does not see", "c has other code")
+    starts = ("d did not answer", "a: no images", "b was given 2 GPU(s), but", "c does not see", "c has other code")
     assert len(found) == len(starts) and all(map(str.startswith, found, starts)), found
     assert faults([node("a", 0), node("b", 1)], ["a", "b"], processes_per_node=2, use_cpu=False, port=0) == []
 
@@ -148,7 +148,7 @@ def test_a_node_that_sees_something_else_is_named(site: Site) -> None:
             site,
             job,
             "node2 does not see this run directory (No such file or directory",
-            f"node2: no pictures found in {photos}",
+            f"node2: no images found in {photos}",
             "node2 has other code than node1",
         )
     assert "preflight: node1" not in site.cluster.log(job)

@@ -1,4 +1,4 @@
-"""What is no picture costs nothing, whatever it is; Places365 is recognised in its official trees; splits are kept."""
+"""What is no image costs nothing, whatever it is; Places365 is recognised in its official trees; splits are kept."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def test_a_sources_own_splits_are_kept_unless_it_is_to_be_parted_anew(
     assert [len(kept.order[split]) for split in SPLITS] == [60, 9, 7]
     said = capsys.readouterr().out
     assert "has the splits test, train, validation: kept; --resplit parts them anew" in said
-    assert "has the splits test, train, validation: --resplit: parted anew by the pictures' keys" in said
+    assert "has the splits test, train, validation: --resplit: parted anew by the images' keys" in said
     by_key = Counter(split_of(key_hash(f"lake/{name.rsplit('/', 1)[1]}")) for name in names)
     assert {split: len(anew.order[split]) for split in SPLITS} == {split: by_key[split] for split in SPLITS}
     cards = [(tmp_path / name / "README.md").read_text() for name in ("kept", "anew")]
@@ -288,7 +288,7 @@ def test_archives_are_trained_on(tmp_path: Path) -> None:
         opened(tmp_path / "cut.tar", tmp_path / "cache")
     with zipfile.ZipFile(tmp_path / "empty.zip", "w") as archive:
         archive.writestr("photos/notes.txt", "none")
-    with pytest.raises(InpaintError, match=r"no pictures found in .*empty.zip.*1 \.txt"):
+    with pytest.raises(InpaintError, match=r"no images found in .*empty.zip.*1 \.txt"):
         opened(tmp_path / "empty.zip", tmp_path / "cache")
 
 
@@ -300,6 +300,6 @@ def test_a_limit_takes_so_many_evenly(tmp_path: Path, capsys: pytest.CaptureFixt
     assert set(labels.values()) == {10}
     splits = {entry.key: entry.split for entry in open_source(str(tmp_path / "out")).entries()}
     assert all(split == split_of(key_hash(key)) for key, split in splits.items())
-    assert "80 pictures, 20 to be prepared" in capsys.readouterr().out
+    assert "80 images, 20 to be prepared" in capsys.readouterr().out
     assert main(["prepare", "--source", str(root), "--out", str(tmp_path / "no"), "--limit", "0"]) == 2
     shutil.rmtree(tmp_path / "out")

@@ -237,7 +237,7 @@ def test_a_parent_that_is_a_file_cannot_be_written(tmp_path: Path, capsys: pytes
         (["--data.hole_max_px", "20"], 2, "the hole (up to 20 px) is larger than its local window (14 px)"),
         (["--training.phases", "0.2", "0.2", "0.2"], 2, "must sum to 1; got 0.2 + 0.2 + 0.2 = 0.6"),
         (["--training.micro_batch_size", "5"], 2, "training.micro_batch_size = 5 does not divide the 16 pictures"),
-        (["--training.global_batch_size", "512"], 2, "512 is larger than the 160 training pictures"),
+        (["--training.global_batch_size", "512"], 2, "512 is larger than the 160 training images"),
         (["--training.precision", "fp16"], 2, "training.precision = fp16 needs a GPU"),
         (["--data.path", "EMPTY"], 1, "EMPTY"),
         (["--data.path", "nowhere/at/all"], 2, "nowhere/at/all"),

@@ -1,9 +1,9 @@
-"""Fill the white part of a mask in a picture, or in every picture of a folder.
+"""Fill the white part of a mask in an image, or in every image of a folder.
 
-IMAGE and MASK are two files or two folders. In folders a picture and a mask belong together when their names without
+IMAGE and MASK are two files or two folders. In folders an image and a mask belong together when their names without
 the extension are the same; what has no partner is named and left out. Pixels outside the mask stay exactly as they are,
 16 bits included, so save as PNG: a JPEG changes them all a little. What a format cannot hold (16 bits, transparency) is
-refused. Of the fill 8 bits are new, whatever the picture has.
+refused. Of the fill 8 bits are new, whatever the image has.
 
 A generator fills holes of about the size that it has learnt, in pixels; a hole much larger gets a warning, and a blur.
 
@@ -41,9 +41,9 @@ class Job(NamedTuple):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("image", type=Path, metavar="IMAGE", help="a picture, or a folder of pictures")
+    parser.add_argument("image", type=Path, metavar="IMAGE", help="an image, or a folder of images")
     parser.add_argument(
-        "--mask", type=Path, required=True, help="white where to fill, of the picture's size; or a folder"
+        "--mask", type=Path, required=True, help="white where to fill, of the image's size; or a folder"
     )
     parser.add_argument(
         "-o", "--output", required=True, metavar="OUT", help="file, format by extension; or folder/ (PNG)"
@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--revision", help="branch, tag or commit of a model on the Hub")
     parser.add_argument("--device", default="auto", help="auto (default: CUDA, else MPS, else CPU), cuda, mps or cpu")
-    parser.add_argument("--resize-mask", action="store_true", help="scale a mask of another size to the picture's")
+    parser.add_argument("--resize-mask", action="store_true", help="scale a mask of another size to the image's")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
 
     pipeline = InpaintingPipeline(load_generator(args.model, args.revision), args.device)
     num_failed = 0
-    for job in tqdm(jobs, unit="picture", disable=not is_folder):
+    for job in tqdm(jobs, unit="image", disable=not is_folder):
         try:
             with warnings.catch_warnings(record=True, action="always", category=InpaintWarning) as warned:
                 filled = pipeline.fill(job.image, job.mask, resize_mask=args.resize_mask)
@@ -90,20 +90,20 @@ def run(args: argparse.Namespace) -> int:
             for told in [warning.message for warning in warned] + [nothing] * (filled.num_filled == 0):
                 tqdm.write(f"inpaint fill: warning: {job.image}: {told}", file=sys.stderr)
     if num_failed:
-        raise InpaintError(f"{num_failed} of {len(jobs)} pictures could not be filled; they are named above")
-    print(f"filled {len(jobs)} pictures: {args.output}" if is_folder else f"filled: {jobs[0].output}")
+        raise InpaintError(f"{num_failed} of {len(jobs)} images could not be filled; they are named above")
+    print(f"filled {len(jobs)} images: {args.output}" if is_folder else f"filled: {jobs[0].output}")
     return 0
 
 
 def file_job(image: Path, mask: Path, output: Path) -> Job:
-    """One picture; an `output` that is a folder gets it as PNG under its own name.
+    """One image; an `output` that is a folder gets it as PNG under its own name.
 
     Raises:
         InpaintError: a file is missing.
-        UsageError: the mask is a folder, or no picture can be written with the output's extension.
+        UsageError: the mask is a folder, or no image can be written with the output's extension.
     """
     if not image.is_file():
-        raise InpaintError(f"there is no picture or folder {image}")
+        raise InpaintError(f"there is no image or folder {image}")
     if mask.is_dir():
         raise UsageError(f"{image} is a file and {mask} a folder: give two files or two folders")
     if not mask.is_file():
@@ -115,31 +115,31 @@ def file_job(image: Path, mask: Path, output: Path) -> Job:
 
 
 def folder_jobs(images: Path, masks: Path, output: Path) -> list[Job]:
-    """Every picture of a folder that has a mask of its name, in the order of names; the others are named on stderr.
+    """Every image of a folder that has a mask of its name, in the order of names; the others are named on stderr.
 
     Raises:
-        InpaintError: no picture has a mask.
+        InpaintError: no image has a mask.
         UsageError: a folder is none, or a name stands for two files.
     """
     if not masks.is_dir():
         raise UsageError(f"{images} is a folder and the mask {masks} is none: give two files or two folders")
     if output.exists() and not output.is_dir():
-        raise UsageError(f"the output {output} is a file; for a folder of pictures it must be a folder")
+        raise UsageError(f"the output {output} is a file; for a folder of images it must be a folder")
     image_of, mask_of = _by_stem(images), _by_stem(masks)
     paired = sorted(image_of.keys() & mask_of)
     if not paired:
         raise InpaintError(
-            f"no picture of {images} ({len(image_of)}) has the name of a mask of {masks} ({len(mask_of)}), "
+            f"no image of {images} ({len(image_of)}) has the name of a mask of {masks} ({len(mask_of)}), "
             "the extension left aside"
         )
-    for missing, lonely in (("mask", image_of.keys() - mask_of), ("picture", mask_of.keys() - image_of)):
+    for missing, lonely in (("mask", image_of.keys() - mask_of), ("image", mask_of.keys() - image_of)):
         if lonely:
-            print(f"left out, for want of a {missing} of that name: {', '.join(sorted(lonely))}", file=sys.stderr)
+            print(f"skipped, no {missing} of the same name: {', '.join(sorted(lonely))}", file=sys.stderr)
     return [Job(image_of[stem], mask_of[stem], output / f"{stem}.png") for stem in paired]
 
 
 def save(filled: Filled, path: Path) -> None:
-    """Write a picture in the format of the path's extension, whole or not at all.
+    """Write an image in the format of the path's extension, whole or not at all.
 
     Raises:
         InpaintError: the place or the format does not take it.
@@ -155,17 +155,17 @@ def save(filled: Filled, path: Path) -> None:
             picture = filled.to_image()
             picture.save(part, kind, icc_profile=filled.icc_profile, **OPTIONS.get(kind, {}))
             if kind != "JPEG" and not _holds(part, picture):
-                raise ValueError(f"{kind} cannot hold a picture of this kind ({picture.mode}) exactly")
+                raise ValueError(f"{kind} cannot hold an image of this kind ({picture.mode}) exactly")
         part.replace(path)
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or f"{error}; PNG takes every kind of picture"
+        reason = getattr(error, "strerror", None) or f"{error}; PNG takes every kind of image"
         raise InpaintError(f"cannot write {path}: {reason}") from error
     finally:
         part.unlink(missing_ok=True)
 
 
 def _holds(path: Path, picture: Image.Image) -> bool:
-    """Whether a file gives a picture back as it was written."""
+    """Whether a file gives an image back as it was written."""
     from PIL import Image
 
     with Image.open(path) as back:
@@ -175,7 +175,7 @@ def _holds(path: Path, picture: Image.Image) -> bool:
 
 
 def _by_stem(folder: Path) -> dict[str, Path]:
-    """The pictures directly in a folder by their names without the extension."""
+    """The images directly in a folder by their names without the extension."""
     from PIL import Image
 
     found: dict[str, Path] = {}
@@ -195,7 +195,7 @@ def _format_of(path: Path) -> str:
     kind = Image.registered_extensions().get(path.suffix.lower(), "") if path.suffix else "PNG"
     Image.init()
     if kind not in Image.SAVE:
-        raise UsageError(f"no picture can be written as {path.suffix!r} ({path}); use .png, .jpg, .webp or .tiff")
+        raise UsageError(f"no image can be written as {path.suffix!r} ({path}); use .png, .jpg, .webp or .tiff")
     return kind
 
 

@@ -1,7 +1,7 @@
 """Make a dataset of photographs: people and copies out, small squares, splits, holes written down.
 
-SRC is the Places365 "easyformat" folder, a tar of it (read without unpacking), any folder of pictures, or a dataset of
-the Hub that has a column of pictures. The same command goes on where it was stopped. On several GPUs or machines:
+SRC is the Places365 "easyformat" folder, a tar of it (read without unpacking), any folder of images, or a dataset of
+the Hub that has a column of images. The same command goes on where it was stopped. On several GPUs or machines:
 accelerate launch -m inpaint prepare ..., all with the same --out.
 
 examples:
@@ -29,20 +29,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="where the dataset goes; an empty folder or a new one")
     parser.add_argument("--check", metavar="DIR_OR_ID", help="say whether a dataset will train, and what is wrong")
-    parser.add_argument(
-        "--size", type=int, default=64, metavar="PX", help="side of the pictures (default: %(default)s)"
-    )
+    parser.add_argument("--size", type=int, default=64, metavar="PX", help="side of the images (default: %(default)s)")
     parser.add_argument(
         "--classes", metavar="FILE|all", help="default: 50 natural classes of a Places365 tree, all of any other source"
     )
-    parser.add_argument("--resplit", action="store_true", help="part the pictures anew though the source has splits")
-    parser.add_argument("--limit", type=int, metavar="N", help="for a first look: N pictures, evenly from all")
+    parser.add_argument("--resplit", action="store_true", help="part the images anew though the source has splits")
+    parser.add_argument("--limit", type=int, metavar="N", help="for a first look: N images, evenly from all")
     parser.add_argument(
         "--grey-steps",
         type=float,
         default=2.5,
         metavar="STEPS",
-        help="mean difference of the channels, of 255, below which a picture is left out as grey; 0 keeps all "
+        help="mean difference of the channels, of 255, below which an image is left out as grey; 0 keeps all "
         "(default: %(default)s)",
     )
     people = parser.add_argument_group("people")
@@ -51,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     people.add_argument("--person-threshold", type=float, default=0.3, metavar="SCORE", help="default: %(default)s")
     people.add_argument(
-        "--person-min-area", type=float, default=0.0, metavar="SHARE", help="smallest box that counts, of the picture"
+        "--person-min-area", type=float, default=0.0, metavar="SHARE", help="smallest box that counts, of the image"
     )
     people.add_argument("--person-class", default="person", metavar="NAME", help="what to find (default: %(default)s)")
     people.add_argument("--darknet-cfg", type=Path, metavar="FILE", help="such as yolov3.cfg")
@@ -157,16 +155,16 @@ def _report(plan: Plan, out: Path) -> None:
     counts = plan.counts()
     splits = ", ".join(f"{split} {len(pictures)}" for split, pictures in plan.order.items())
     dropped = ", ".join(f"{num} {reason}" for reason, num in counts.items() if num and reason != "kept")
-    print(f"{out}: {counts['kept']} of {counts.total()} pictures kept ({splits}); left out: {dropped or 'none'}")
+    print(f"{out}: {counts['kept']} of {counts.total()} images kept ({splits}); left out: {dropped or 'none'}")
     if num_alike := len(plan.alike()):
-        print(f"{num_alike} of them are like another, such as crops of one picture: see {out}/alike.csv")
+        print(f"{num_alike} of them are like another, such as crops of one image: see {out}/alike.csv")
     if num_straddling := plan.num_straddling():
         print(
             f"{num_straddling} are in another split than one they are like, as in the source; --resplit parts it anew"
         )
     for split, pictures in plan.order.items():
         if not len(pictures):
-            print(f"there is no picture in {split}: training needs all three splits, so it takes more pictures")
+            print(f"there is no image in {split}: training needs all three splits, so it takes more images")
     print(f"{out}/.prepare may be deleted; while it is there, another --person-threshold needs no new detection")
 
 

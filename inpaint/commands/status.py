@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     lines, _ = read_json_lines(folder / METRICS)
     if last := next((line for line in reversed(lines) if line.keys() >= KEYS), None):
         total, per_step = last["total_steps"], last["time/total_s"] / max(1, last["step"])
-        print(f"step {last['step']} of {total}, epoch {last['epoch']}, {last['images_seen']} pictures seen")
+        print(f"step {last['step']} of {total}, epoch {last['epoch']}, {last['images_seen']} images seen")
         if last["step"] < total:
             print(f"about {(total - last['step']) * per_step / 60:.0f} minutes of training left")
     sound = None
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
         break
     print(f"last sound checkpoint: {sound}" if sound else "no sound checkpoint yet")
     if best := store.best():
-        print(f"best so far: step {best['step']}, hole PSNR {best['hole_psnr']:.2f} dB on validation pictures")
+        print(f"best so far: step {best['step']}, hole PSNR {best['hole_psnr']:.2f} dB on validation images")
     if (folder / "generator").is_dir():
         print(f"usable now: inpaint fill --model {folder} takes its generator/")
     elif sound:

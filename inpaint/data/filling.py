@@ -140,6 +140,6 @@ def refuse_too_many(name: str, bad: Sequence[str], num_seen: int, total: int, ma
     if len(bad) > max_bad_fraction * total:
         seen = f"{total}" if num_seen == total else f"first {num_seen} (of {total})"
         raise InpaintError(
-            f"{len(bad)} of the {seen} pictures of {name} cannot be used, more than data.max_bad_fraction = "
+            f"{len(bad)} of the {seen} images of {name} cannot be used, more than data.max_bad_fraction = "
             f"{max_bad_fraction:g} allows; the first are {'; '.join(bad[:3])}. Mend or remove them, or allow more"
         )

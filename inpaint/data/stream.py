@@ -303,7 +303,7 @@ class Stream:
             log.warning("a picture cannot be used, another stands for it: %s", why)
         if total > self._most_bad:
             raise InpaintError(
-                f"{total} of the {len(self)} pictures of {self.name} cannot be used, more than data.max_bad_fraction "
+                f"{total} of the {len(self)} images of {self.name} cannot be used, more than data.max_bad_fraction "
                 f"allows; the last seen is {why}. Mend or remove them, or allow more"
             )
 

@@ -39,7 +39,7 @@ def write_card(folder: Path, repo_id: str) -> None:
 
 
 def write_generator_card(run_dir: Path, folder: Path) -> None:
-    """Write `README.md` into `folder`, to lie beside a run's generator on this disk: the same card without pictures.
+    """Write `README.md` into `folder`, to lie beside a run's generator on this disk: the same card without images.
 
     Written before `save_pretrained`, which leaves a card alone that is there already.
 
@@ -177,7 +177,7 @@ def _metrics(folder: Path) -> list[dict[str, Any]]:
 
 
 def _draw_curves(lines: list[dict[str, Any]], path: Path) -> None:
-    """Every loss over the pictures seen; no file where none was written down."""
+    """Every loss over the images seen; no file where none was written down."""
     names = sorted({name for line in lines for name in line if name.startswith("loss/")})
     if not names:
         return
@@ -191,7 +191,7 @@ def _draw_curves(lines: list[dict[str, Any]], path: Path) -> None:
     for name in names:
         points = [(line["images_seen"], line[name]) for line in lines if name in line]
         axes.plot(*zip(*points, strict=True), label=name.removeprefix("loss/"), linewidth=1)
-    axes.set(xlabel="pictures seen", ylabel="loss", yscale="log")
+    axes.set(xlabel="images seen", ylabel="loss", yscale="log")
     axes.legend()
     # Without a date and a version in it, the same curves are the same file, and pushing them again is no change.
     figure.savefig(path, dpi=110, metadata={"Software": None})

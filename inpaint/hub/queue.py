@@ -69,7 +69,7 @@ class PushQueue:
     def add(self, label: str, repo_id: str, private: bool, generator: Path, checkpoint: Path | None = None) -> Snapshot:
         """Copy what a push needs; afterwards training may change its files as it likes.
 
-        Pictures and checkpoints are written once, so a hard link does for them. A waiting snapshot of the same label
+        Images and checkpoints are written once, so a hard link does for them. A waiting snapshot of the same label
         is superseded, and so is the oldest when more than `MAX_WAITING` wait.
 
         Raises:

@@ -1,4 +1,4 @@
-"""Owns colour pictures of 16 bits a channel, which Pillow reads as 8 bits and cannot hold: read and written exactly."""
+"""Owns colour images of 16 bits a channel, which Pillow reads as 8 bits and cannot hold: read and written exactly."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ FORMATS = ("PNG", "TIFF")
 
 
 def is_deep(image: Image.Image) -> TypeGuard[ImageFile.ImageFile]:
-    """Whether the file behind a picture that has just been opened holds more bits a channel than Pillow will give.
+    """Whether the file behind an image that has just been opened holds more bits a channel than Pillow will give.
 
-    Looked for in PNG, TIFF, SGI, PPM, JPEG 2000 and AVIF. Of a picture that has been loaded nobody can tell.
+    Looked for in PNG, TIFF, SGI, PPM, JPEG 2000 and AVIF. Of an image that has been loaded nobody can tell.
     """
     if not isinstance(image, ImageFile.ImageFile) or image.fp is None or image.mode.startswith(("I", "F")):
         return False
@@ -47,7 +47,7 @@ def read(image: ImageFile.ImageFile) -> NDArray[np.uint16]:
     """The pixels behind a PNG or TIFF that has just been opened, as they lie: [H, W, 2, 3 or 4].
 
     Raises:
-        ValueError: another format, or a kind of picture that would not come back as it is.
+        ValueError: another format, or a kind of image that would not come back as it is.
     """
     raw_mode = str(image.tile[0][3])
     if image.format not in FORMATS or image.mode not in ("RGB", "RGBA") or "RGBa" in raw_mode:

@@ -1,6 +1,6 @@
-"""Owns what a user may give as a picture or as a mask: files, open pictures, arrays, tensors; to plain arrays.
+"""Owns what a user may give as an image or as a mask: files, open images, arrays, tensors; to plain arrays.
 
-A picture becomes uint8 or uint16 pixels, [H, W] if grey, else [H, W, 2 (grey, alpha), 3 or 4], upright. A mask becomes
+An image becomes uint8 or uint16 pixels, [H, W] if grey, else [H, W, 2 (grey, alpha), 3 or 4], upright. A mask becomes
 booleans [H, W], true = hole.
 """
 
@@ -26,7 +26,7 @@ Pixels = NDArray[Any]
 
 # Premultiplied by their transparency.
 _PLAIN = {"La": "LA", "RGBa": "RGBA"}
-# The kinds of picture that are kept; others become the nearest of these that loses nothing visible.
+# The kinds of image that are kept; others become the nearest of these that loses nothing visible.
 _KINDS = ("L", "LA", "RGB", "RGBA", "I;16")
 # What `TURNS` does, for arrays.
 _ARRAY_TURNS = {
@@ -44,11 +44,11 @@ def read_picture(source: PictureLike) -> tuple[Pixels, bytes | None]:
     """The pixels, and the colour profile where it still holds.
 
     Raises:
-        InpaintError: it is no picture, damaged, or of a kind that cannot be kept.
+        InpaintError: it is no image, damaged, or of a kind that cannot be kept.
     """
     if isinstance(source, np.ndarray | Tensor):
-        return _from_array(source, "picture"), None
-    with _opened(source, "picture") as image:
+        return _from_array(source, "image"), None
+    with _opened(source, "image") as image:
         if deep.is_deep(image):
             pixels = deep.read(image)
             turn = _ARRAY_TURNS.get(orientation(image), lambda a: a)
@@ -64,10 +64,10 @@ def read_picture(source: PictureLike) -> tuple[Pixels, bytes | None]:
 
 
 def read_mask(source: PictureLike, size: tuple[int, int], resize: bool) -> NDArray[np.bool_]:
-    """The hole, of the picture's `size` (height, width).
+    """The hole, of the image's `size` (height, width).
 
     Raises:
-        InpaintError: it is no picture, of another size and not to be resized, or without white yet not black.
+        InpaintError: it is no image, of another size and not to be resized, or without white yet not black.
     """
     if isinstance(source, np.ndarray | Tensor):
         mask = Image.fromarray(_from_array(source, "mask"))
@@ -79,7 +79,7 @@ def read_mask(source: PictureLike, size: tuple[int, int], resize: bool) -> NDArr
     if grey.size != size[::-1]:
         if not resize:
             raise InpaintError(
-                f"the mask is {grey.width}x{grey.height} pixels and the picture {size[1]}x{size[0]}; they must be of "
+                f"the mask is {grey.width}x{grey.height} pixels and the image {size[1]}x{size[0]}; they must be of "
                 "one size (or have the mask scaled: resize_mask=True, --resize-mask)"
             )
         grey = grey.resize(size[::-1], Image.Resampling.BILINEAR)
@@ -100,7 +100,7 @@ def read_mask(source: PictureLike, size: tuple[int, int], resize: bool) -> NDArr
 
 @contextmanager
 def _opened(source: object, what: str) -> Iterator[Image.Image]:
-    """The picture, not yet decoded; whatever goes wrong within becomes one line about `what` it is."""
+    """The image, not yet decoded; whatever goes wrong within becomes one line about `what` it is."""
     try:
         if isinstance(source, Image.Image):
             yield source
@@ -109,7 +109,7 @@ def _opened(source: object, what: str) -> Iterator[Image.Image]:
                 yield image
         else:
             raise TypeError(
-                f"it is a {type(source).__name__}; allowed: an open picture, a file's path, a NumPy array or a tensor"
+                f"it is a {type(source).__name__}; allowed: an open image, a file's path, a NumPy array or a tensor"
             )
     except FileNotFoundError as error:
         raise InpaintError(f"there is no {what} {source}") from error
@@ -152,11 +152,11 @@ def _from_array(array: NDArray[Any] | Tensor, what: str) -> Pixels:
 
 
 def _to_kind(image: Image.Image) -> Image.Image:
-    """The picture as one of `_KINDS`."""
+    """The image as one of `_KINDS`."""
     if image.mode.startswith("I"):
         return _sixteen_bits(image)
     if image.mode == "F":
-        raise InpaintError("a picture of floats has no known white; save it with 8 or 16 bits")
+        raise InpaintError("an image of floats has no known white; save it with 8 or 16 bits")
     if image.has_transparency_data:
         return image.convert("LA" if image.mode in ("L", "LA") else "RGBA")
     return image.convert(image.mode if image.mode in _KINDS else {"1": "L"}.get(image.mode, "RGB"))
@@ -166,7 +166,7 @@ def _sixteen_bits(image: Image.Image) -> Image.Image:
     values = np.asarray(image)
     if values.min() < 0 or values.max() > 65_535:
         raise InpaintError(
-            f"the picture's values go from {values.min()} to {values.max()}; save it with 8 or 16 bits (0 to 65535)"
+            f"the image's values go from {values.min()} to {values.max()}; save it with 8 or 16 bits (0 to 65535)"
         )
     return Image.fromarray(values.astype(np.uint16))
 

@@ -1,4 +1,4 @@
-"""Owns the way from a picture file, whatever its kind, to RGB pixels of the wanted size."""
+"""Owns the way from an image file, whatever its kind, to RGB pixels of the wanted size."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from PIL import Image, ImageCms, UnidentifiedImageError, features
 
 BadReason = Literal["unreadable", "truncated", "too small", "too large"]
 
-# What Pillow takes for a picture, by the ends of names.
+# What Pillow takes for an image, by the ends of names.
 # fmt: off
 _SUFFIXES = frozenset((
     ".apng", ".bmp", ".dib", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".jpx", ".pbm", ".pgm", ".png",
@@ -59,13 +59,13 @@ FIRST_SIDEWAYS = 5
 # A JPEG is decoded no smaller than so many times the wanted side, which leaves the averaging to us.
 DECODED_SIDES = 4
 
-# A damaged picture is named once, by the caller, and Pillow's warning at 89 million pixels is no fault: cameras make
-# such pictures. What it refuses, twice as many, is refused here too.
+# A damaged image is named once, by the caller, and Pillow's warning at 89 million pixels is no fault: cameras make
+# such images. What it refuses, twice as many, is refused here too.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
-class BadPicture(Exception):  # noqa: N818 - it is about the picture, not an error of the program
-    """A picture that cannot be used; the caller skips and counts it, or tells the user.
+class BadPicture(Exception):  # noqa: N818 - it is about the image, not an error of the program
+    """An image that cannot be used; the caller skips and counts it, or tells the user.
 
     Args:
         reason: the kind of fault, to count by.
@@ -79,17 +79,17 @@ class BadPicture(Exception):  # noqa: N818 - it is about the picture, not an err
 
 
 def open_picture(source: bytes | Path | Image.Image, at_least: int | None = None) -> Image.Image:
-    """The picture as RGB, upright: what a viewer would show, transparent parts over white.
+    """The image as RGB, upright: what a viewer would show, transparent parts over white.
 
-    Of a moving picture the first frame. More than 8 bits a channel are scaled to 8, never clipped.
+    Of a moving image the first frame. More than 8 bits a channel are scaled to 8, never clipped.
 
     Args:
-        source: a file's bytes, its path, or an open picture (left as it is).
+        source: a file's bytes, its path, or an open image (left as it is).
         at_least: a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, both sides still this many pixels: about four
             times as fast for a camera's. By default at its full size.
 
     Raises:
-        BadPicture: not a picture, damaged, or so large that it must be an attack or a mistake.
+        BadPicture: not an image, damaged, or so large that it must be an attack or a mistake.
     """
     return _open(source, at_least)[0]
 
@@ -97,13 +97,13 @@ def open_picture(source: bytes | Path | Image.Image, at_least: int | None = None
 def decode_square(
     source: bytes | Path, size: int, min_side: int | None = None
 ) -> tuple[NDArray[np.uint8], tuple[int, int]]:
-    """The one way from a file to what is stored or trained on, so that a picture has the same pixels on every way.
+    """The one way from a file to what is stored or trained on, so that an image has the same pixels on every way.
 
     Args:
         source, size, min_side: as `open_picture` and `square` take them.
 
     Returns:
-        [size, size, 3], and the width and height of the whole picture, upright, in its own pixels.
+        [size, size, 3], and the width and height of the whole image, upright, in its own pixels.
 
     Raises:
         BadPicture: as they do.
@@ -113,7 +113,7 @@ def decode_square(
 
 
 def _open(source: bytes | Path | Image.Image, at_least: int | None) -> tuple[Image.Image, tuple[int, int]]:
-    """The picture, and its full size."""
+    """The image, and its full size."""
     try:
         if isinstance(source, Image.Image):
             return _to_rgb(source), source.size
@@ -126,23 +126,23 @@ def _open(source: bytes | Path | Image.Image, at_least: int | None) -> tuple[Ima
     except Image.DecompressionBombError as error:
         raise BadPicture("too large", str(error).split(", could be")[0]) from error
     except UnidentifiedImageError as error:
-        raise BadPicture("unreadable", "not a kind of picture that Pillow knows") from error
+        raise BadPicture("unreadable", "not a kind of image that Pillow knows") from error
     except Exception as error:  # Pillow's readers raise whatever the broken bytes lead them to
         raise BadPicture(*_fault(error)) from error
 
 
 def square(image: Image.Image, size: int, min_side: int | None = None) -> NDArray[np.uint8]:
-    """The largest centred square of an RGB picture at `size` pixels: [size, size, 3].
+    """The largest centred square of an RGB image at `size` pixels: [size, size, 3].
 
     Smaller by area: each new pixel is the mean of the ones it covers, parts of pixels by their share. Larger by
     bicubic interpolation.
 
     Args:
-        min_side: smallest shorter side allowed, in pixels; by default half of `size`, since a picture enlarged more
+        min_side: smallest shorter side allowed, in pixels; by default half of `size`, since an image enlarged more
             than twice teaches blur.
 
     Raises:
-        BadPicture: the picture is smaller than that.
+        BadPicture: the image is smaller than that.
     """
     min_side = (size + 1) // 2 if min_side is None else min_side
     side = min(image.size)
@@ -173,7 +173,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
-    """The picture in the colours that its profile means; a profile that cannot be used is passed over."""
+    """The image in the colours that its profile means; a profile that cannot be used is passed over."""
     mode, transform = _transform(profile)
     image = image if image.mode == mode else image.convert("RGB")
     if transform is None or image.mode != mode:
@@ -195,15 +195,15 @@ def _transform(profile: bytes) -> tuple[str, ImageCms.ImageCmsTransform | None]:
 
 
 def orientation(image: Image.Image) -> int:
-    """How a viewer must turn the picture, a key of `TURNS` or 1: as it lies."""
+    """How a viewer must turn the image, a key of `TURNS` or 1: as it lies."""
     try:
         return image.getexif().get(ORIENTATION, 1)
-    except Exception:  # noqa: BLE001 - a picture with broken EXIF is still a picture; taken as it lies
+    except Exception:  # noqa: BLE001 - an image with broken EXIF is still an image; taken as it lies
         return 1
 
 
 def _to_eight_bits(image: Image.Image) -> Image.Image:
-    """Grey pictures of 16 or 32 bits or floats: their full scale becomes 255.
+    """Grey images of 16 or 32 bits or floats: their full scale becomes 255.
 
     The scale is the smallest usual one that holds the brightest pixel: 65,535, for floats also 1 and 255.
     """

@@ -1,10 +1,10 @@
-"""Owns the search for pictures that are alike, among millions and without comparing all with all.
+"""Owns the search for images that are alike, among millions and without comparing all with all.
 
-Every picture belongs to the list of the pivot, a picture too, that it looks most like. A view is compared with the
-lists of a few pivots only, and the nearest few pictures are then compared pixel by pixel (`inpaint.prepare.dedupe`).
+Every image belongs to the list of the pivot, an image too, that it looks most like. A view is compared with the
+lists of a few pivots only, and the nearest few images are then compared pixel by pixel (`inpaint.prepare.dedupe`).
 All arithmetic on looks is of whole numbers that float32 holds exactly, so the result is the same on every machine.
 
-Cost: for N pictures about N^1.5 / 20 products of matrices' rows a view, and 100 bytes a picture.
+Cost: for N images about N^1.5 / 20 products of matrices' rows a view, and 100 bytes an image.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Pairs:
 
 
 class Lists:
-    """The whole looks of N pictures, int8 [N, D], parted into lists. The first pictures are the pivots."""
+    """The whole looks of N images, int8 [N, D], parted into lists. The first images are the pivots."""
 
     def __init__(self, wholes: Looks) -> None:
         self.wholes = wholes
@@ -61,7 +61,7 @@ class Lists:
         self.members = np.split(order, np.searchsorted(of_picture[order], np.arange(1, len(self.pivots))))
 
     def nearest(self, pictures: NDArray[np.int64], looks: Looks) -> Pairs:
-        """For some of the N pictures and their views, int8 [n, V, D]: up to `NUM_NEAREST` others each."""
+        """For some of the N images and their views, int8 [n, V, D]: up to `NUM_NEAREST` others each."""
         num_views = looks.shape[1]
         views = looks.reshape(-1, looks.shape[2])
         seen = np.flatnonzero(views.any(axis=1))
@@ -132,8 +132,8 @@ def find_pairs(wholes: Looks, batches: Iterable[tuple[NDArray[np.int64], Looks]]
     """What is to be compared, each pair once, in the way that looks most alike.
 
     Args:
-        wholes: how all of each of N pictures looks, [N, D]. Their order is a part of the result.
-        batches: indices of pictures and their looks [n, V, D], in any order and number, together all N.
+        wholes: how all of each of N images looks, [N, D]. Their order is a part of the result.
+        batches: indices of images and their looks [n, V, D], in any order and number, together all N.
     """
     lists = Lists(wholes)
     found = Pairs.joined([_NOTHING, *(lists.nearest(pictures, looks) for pictures, looks in batches)])
@@ -145,7 +145,7 @@ def find_pairs(wholes: Looks, batches: Iterable[tuple[NDArray[np.int64], Looks]]
 def compare_pairs(
     pairs: Pairs, read: Callable[[NDArray[np.int64]], list[NDArray[np.uint8]]], workers: int, show_progress: bool
 ) -> list[Likeness]:
-    """Compares the pixels of each pair; `read` gives the squares of some pictures and is called from threads."""
+    """Compares the pixels of each pair; `read` gives the squares of some images and is called from threads."""
 
     def compare_some(start: int) -> list[Likeness]:
         some = pairs.take(np.arange(start, min(start + 256, len(pairs))))

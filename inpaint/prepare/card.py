@@ -1,4 +1,4 @@
-"""Owns what a reader of a prepared dataset sees first: its card, README.md, and a picture like the paper's Figure 1."""
+"""Owns what a reader of a prepared dataset sees first: its card, README.md, and an image like the paper's Figure 1."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ PLACES365_BIBTEX = """
 }
 """
 PLACES365_NOTE = """\
-The pictures come from Places365-Standard (Zhou et al., "Places: A 10 million Image Database for Scene Recognition",
-IEEE TPAMI 2018, http://places2.csail.mit.edu). Its authors hold no copyright of the pictures: they give them out for
+The images come from Places365-Standard (Zhou et al., "Places: A 10 million Image Database for Scene Recognition",
+IEEE TPAMI 2018, http://places2.csail.mit.edu). Its authors hold no copyright of the images: they give them out for
 non-commercial research and education only, and ask to be cited. Who publishes or uses this dataset is bound by that.
 """
 OTHER_NOTE = """\
-The pictures keep the licences of their source; preparing them changes nothing about that. Look the terms up before
+The images keep the licences of their source; preparing them changes nothing about that. Look the terms up before
 publishing.
 """
 
@@ -74,7 +74,7 @@ def write_card(
 def card_text(
     plan: Plan, size: int, people: PeopleFilter, hub_id: str | None, is_places365: bool, own_splits: Collection[Split]
 ) -> str:
-    """The card of a dataset of `size` px pictures."""
+    """The card of a dataset of `size` px images."""
     from huggingface_hub import DatasetCardData
 
     counts, spec = plan.counts(), HoleSpec.scaled(size)
@@ -112,7 +112,7 @@ def card_text(
 
 ![original, what is to be filled, and the local window]({FIGURE})
 
-From left to right: the picture, the picture with its hole, what the local window cuts out around it.
+From left to right: the image, the image with its hole, what the local window cuts out around it.
 
 ## Loading
 
@@ -120,7 +120,7 @@ From left to right: the picture, the picture with its hole, what the local windo
 from datasets import load_dataset
 
 dataset = load_dataset("DIR_OR_ID")  # this folder, or its id on the Hub; also with streaming=True
-picture, hole = dataset["train"][0]["image"], dataset["train"][0]["hole"]
+image, hole = dataset["train"][0]["image"], dataset["train"][0]["hole"]
 ```
 
 With pandas, `pandas.read_parquet("DIR/data")` reads all splits of a folder, and
@@ -131,34 +131,34 @@ PNG's bytes.
 
 | column | what it is |
 | --- | --- |
-| `image` | RGB, {size}x{size}, stored as PNG: at this size a JPEG's blocks would be learned with the picture |
+| `image` | RGB, {size}x{size}, stored as PNG: at this size a JPEG's blocks would be learned with the image |
 | `label` | the class ({plan.num_labels} of them) |
 | `source` | the path in the original |
 | `hole` | [x, y, width, height] in pixels; {spec.min_px} to {spec.max_px} px a side |
 | `crop` | [x, y] of the {spec.window_px}x{spec.window_px} local window, which contains the hole |
 | `person_score` | the person detector's highest score, 0 to 1; empty without a filter |
 
-`holes.csv` holds the same coordinates, `dropped.csv` every picture that was left out and why, `alike.csv` those that
+`holes.csv` holds the same coordinates, `dropped.csv` every image that was left out and why, `alike.csv` those that
 are like one another.
 
 ## How it was made
 
-Each picture was cropped to its centred square and downsampled by area. A picture's hole and window follow from a
+Each image was cropped to its centred square and downsampled by area. An image's hole and window follow from a
 hash of `<class>/<file name>` (rule {KEY_RULE} of keys), and {_say_splits(own_splits)}
 
 Person filter: {people.describe()}.
 
-Left out as duplicates are copies of a picture that is kept: the same, saved again or resized; `dropped.csv` says which.
-Pictures that are alike, since one was cropped (up to a tenth at each side), brightened, mirrored or given a border, or
+Left out as duplicates are copies of an image that is kept: the same, saved again or resized; `dropped.csv` says which.
+Images that are alike, since one was cropped (up to a tenth at each side), brightened, mirrored or given a border, or
 since the camera hardly moved, are all kept and in one split, that of their first, unless the source had splits of its
-own: {len(plan.alike())} pictures, listed in `alike.csv`; {plan.num_straddling()} of them are in another split than what
+own: {len(plan.alike())} images, listed in `alike.csv`; {plan.num_straddling()} of them are in another split than what
 they are like.
 
-| split | pictures |
+| split | images |
 | --- | ---: |
 {_table((split, len(plan.order[split])) for split in SPLITS)}
 
-| reason | pictures |
+| reason | images |
 | --- | ---: |
 {_table((reason, counts[reason]) for reason in REASONS)}
 
@@ -177,7 +177,7 @@ they are like.
 
 
 def _license_link(hub_id: str | None, is_places365: bool) -> str | None:
-    """Where the terms of the pictures are told, if that is known."""
+    """Where the terms of the images are told, if that is known."""
     if is_places365:
         return PLACES365_TERMS
     return f"https://huggingface.co/datasets/{hub_id}" if hub_id else None
@@ -186,7 +186,7 @@ def _license_link(hub_id: str | None, is_places365: bool) -> str | None:
 def _say_splits(own_splits: Collection[Split]) -> str:
     if not own_splits:
         return (
-            "so does its split: about 85% train, 10% validation and 5% test. Pictures\nadded later move only those "
+            "so does its split: about 85% train, 10% validation and 5% test. Images\nadded later move only those "
             "that are like them."
         )
     missing = " and ".join(split for split in SPLITS if split not in own_splits)
@@ -195,7 +195,7 @@ def _say_splits(own_splits: Collection[Split]) -> str:
 
 
 def _info(plan: Plan) -> Any:
-    """What `datasets` checks when it has read all shards: how many pictures there are."""
+    """What `datasets` checks when it has read all shards: how many images there are."""
     from datasets import DatasetInfo, SplitDict, SplitInfo
     from datasets.info import DatasetInfosDict
 
@@ -211,7 +211,7 @@ def _info(plan: Plan) -> Any:
 
 
 def figure_pixels(out: Path, size: int) -> NDArray[np.uint8]:
-    """Some pictures of the test split (or else another): whole, with the hole, and what the window cuts out. RGB."""
+    """Some images of the test split (or else another): whole, with the hole, and what the window cuts out. RGB."""
     window = HoleSpec.scaled(size).window_px
     rows = []
     for row in _first_rows(out, FIGURE_ROWS):

@@ -27,7 +27,7 @@ AGAIN = "run the command that made it again"
 def faults(name: str, show_progress: bool = True) -> list[str]:
     """What is wrong with a dataset (a folder or a Hub id) and how to mend it, one sentence each; empty if nothing is.
 
-    Every picture is decoded. Copies are told by their bytes.
+    Every image is decoded. Copies are told by their bytes.
     """
     found = list(_shard_faults(Path(name))) if Path(name).is_dir() else []
     if found:
@@ -37,7 +37,7 @@ def faults(name: str, show_progress: bool = True) -> list[str]:
         survey = source.survey()
         found += [f"{path} can't be used: {why}; mend or delete it" for path, why in survey.bad]
         seen = _Seen()
-        for entry in tqdm(source.entries(), "checking", survey.num_pictures, unit="picture", disable=not show_progress):
+        for entry in tqdm(source.entries(), "checking", survey.num_pictures, unit="image", disable=not show_progress):
             seen.add(split_for(entry.key_hash, entry.split, survey.own_splits), entry)
     except InpaintError as error:
         return [*found, str(error)]
@@ -62,7 +62,7 @@ def _shard_faults(folder: Path) -> Iterator[str]:
 
 
 class _Seen:
-    """What was seen of all pictures."""
+    """What was seen of all images."""
 
     def __init__(self) -> None:
         self.num: Counter[Split] = Counter()
@@ -94,24 +94,22 @@ class _Seen:
         for split in SPLITS:
             bad, copies = self._bad[split], self._copies[split]
             if not self.num[split]:
-                yield f"there is no picture in {split}; it takes some hundred pictures for each split to get its share"
+                yield f"there is no image in {split}; it takes some hundred images for each split to get its share"
             if bad:
-                yield f"{len(bad)} pictures of {split} can't be decoded, such as {bad[0]}; prepare the source again"
+                yield f"{len(bad)} images of {split} can't be decoded, such as {bad[0]}; prepare the source again"
             if copies:
                 yield (
-                    f"{len(copies)} pictures of {split} stand in another split, such as {copies[0]}; prepare drops "
-                    "copies"
+                    f"{len(copies)} images of {split} stand in another split, such as {copies[0]}; prepare drops copies"
                 )
         if self.rows:
             yield from self._coordinate_faults()
 
     def _coordinate_faults(self) -> Iterator[str]:
-        """Holes and windows are in pixels of the stored picture, so all must be squares of one size."""
+        """Holes and windows are in pixels of the stored image, so all must be squares of one size."""
         if len(self.sizes) != 1 or any(width != height for width, height in self.sizes):
             shown = ", ".join(f"{width}x{height}" for width, height in sorted(self.sizes)[:4])
             yield (
-                f"pictures with stored holes must all be squares of one size; these are {shown}; prepare the source "
-                "again"
+                f"images with stored holes must all be squares of one size; these are {shown}; prepare the source again"
             )
             return
         size = next(iter(self.sizes))[0]
@@ -120,13 +118,13 @@ class _Seen:
             wrong = [source for source, numbers in listed if not _is_inside(numbers, window, size)]
             if wrong:
                 yield (
-                    f"{len(wrong)} holes of {split} do not lie in their {window} px window in the {size} px picture, "
+                    f"{len(wrong)} holes of {split} do not lie in their {window} px window in the {size} px image, "
                     f"such as that of {wrong[0]}; {AGAIN}, or train with --data.holes resampled"
                 )
 
 
 def _is_inside(numbers: list[int], window: int, size: int) -> bool:
-    """Whether the hole is in its window, and the window in the picture."""
+    """Whether the hole is in its window, and the window in the image."""
     x, y, width, height, left, top = numbers
     across = 0 <= left <= x < x + width <= left + window <= size
     return across and 0 <= top <= y < y + height <= top + window <= size

@@ -1,6 +1,6 @@
-"""Owns the first pass of `inpaint prepare`: some hundred pictures of the source to one finished chunk file.
+"""Owns the first pass of `inpaint prepare`: some hundred images of the source to one finished chunk file.
 
-A chunk is work that is done once: its file is named by a digest of its pictures and of what is done to them, and
+A chunk is work that is done once: its file is named by a digest of its images and of what is done to them, and
 appears whole or not at all. So any process may do any chunk, a restart goes on where it was, and nothing has to be
 kept in step between processes.
 """
@@ -35,7 +35,7 @@ from inpaint.sources.source import Entry
 
 # Changes whenever chunks made before would not be made the same way now.
 VERSION = 4
-# Why a picture is in the dataset or not; a chunk file holds the index. "person" and "duplicate" are decided later.
+# Why an image is in the dataset or not; a chunk file holds the index. "person" and "duplicate" are decided later.
 REASONS = ("kept", "person", "corrupt", "too small", "too large", "grey", "duplicate")
 # Detectors see no more than this.
 DETECTION_PX = 640
@@ -62,11 +62,11 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Chunk:
-    """Some pictures and what to make of them; small enough to be sent to a worker.
+    """Some images and what to make of them; small enough to be sent to a worker.
 
     Args:
         file: where the finished chunk goes.
-        size: side of the square pictures, in pixels.
+        size: side of the square images, in pixels.
         own_splits: those that the source has itself.
         grey_steps: mean difference of the largest and smallest channel, in 8-bit steps, below which one is grey.
     """
@@ -81,7 +81,7 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Tally:
-    """What became of a chunk's pictures, and the seconds each stage took."""
+    """What became of a chunk's images, and the seconds each stage took."""
 
     counts: Counter[str]
     seconds: dict[str, float]
@@ -96,7 +96,7 @@ def chunks_of(
     own_splits: frozenset[Split],
     grey_steps: float,
 ) -> Iterator[Chunk]:
-    """Parts the source's pictures, in its order, into chunks of `num_pictures`."""
+    """Parts the source's images, in its order, into chunks of `num_pictures`."""
     settings = f"{VERSION} {KEY_RULE} {size} {people.identity()} {sorted(own_splits)} {grey_steps}"
     iterator = iter(entries)
     while members := tuple(islice(iterator, num_pictures)):
@@ -143,7 +143,7 @@ def open_chunk(file: Path) -> Iterator[pa.Table]:
 
 
 def is_sound(file: Path) -> bool:
-    """Whether a chunk's file can be read, as far as that shows without decoding its pictures."""
+    """Whether a chunk's file can be read, as far as that shows without decoding its images."""
     try:
         with open_chunk(file) as table:
             table.validate(full=True)
@@ -153,7 +153,7 @@ def is_sound(file: Path) -> bool:
 
 
 def reasons(table: pa.Table, threshold: float) -> NDArray[np.int8]:
-    """The index in REASONS for each picture of a chunk, people above `threshold` found out: [N]."""
+    """The index in REASONS for each image of a chunk, people above `threshold` found out: [N]."""
     found = table["reason"].to_numpy().copy()
     # No score is no number, which reaches no threshold.
     found[(found == REASONS.index("kept")) & (table["person_score"].to_numpy() >= threshold)] = REASONS.index("person")
@@ -161,7 +161,7 @@ def reasons(table: pa.Table, threshold: float) -> NDArray[np.int8]:
 
 
 def count_reasons(table: pa.Table, threshold: float) -> Counter[str]:
-    """What became of a chunk's pictures, copies not yet found out."""
+    """What became of a chunk's images, copies not yet found out."""
     return Counter(REASONS[reason] for reason in reasons(table, threshold))
 
 

@@ -1,6 +1,6 @@
-"""Owns what counts as the same picture: what a picture is found by, and the comparison of two that decides.
+"""Owns what counts as the same image: what an image is found by, and the comparison of two that decides.
 
-Found by: the lowest frequencies of the picture and of some parts of it (`VIEWS`), so that a picture is found again when
+Found by: the lowest frequencies of the image and of some parts of it (`VIEWS`), so that an image is found again when
 it was cropped, cut at a side, brightened, mirrored or given a border: what is left of it looks like one of the parts.
 That alone also finds other scenes of the same mood, so `compare` then lays the stored pixels over one another and
 correlates their detail, which other scenes do not share.
@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-# Pictures are compared at this size.
+# Images are compared at this size.
 SIDE_PX = 64
 # Parts of the square within the border, [left, top, right, bottom]: the whole, its middle, and it without a strip of
 # one side.
@@ -48,7 +48,7 @@ FLAT_STEPS = 2.0
 # A row is of the border while no value lies further from the border's colour; a border takes at most a fifth.
 BORDER_STEPS, BORDER_SHARE = 12, 5
 
-# Correlation of detail from which two pictures are alike: copies reach .9, other scenes .8. Where there is little
+# Correlation of detail from which two images are alike: copies reach .9, other scenes .8. Where there is little
 # detail, as between sea and sky, chance reaches more.
 ALIKE, ALIKE_IF_SMOOTH, SMOOTH = 0.85, 0.92, 0.6
 # A copy, saved anew or resized, lies on the other as it is: so well correlated, and in no eighth by eighth further
@@ -58,7 +58,7 @@ _COMPARED_PX, _MARGIN_PX = 48, 6
 
 
 class Fingerprint(NamedTuple):
-    """What a picture is found by: 64 bits of its pixels, and its looks, int8 [len(VIEWS), len(IS_ODD)]."""
+    """What an image is found by: 64 bits of its pixels, and its looks, int8 [len(VIEWS), len(IS_ODD)]."""
 
     pixels: int
     looks: NDArray[np.int8]

@@ -31,7 +31,7 @@ def build_detector(people: PeopleFilter) -> Detector:
 
 
 def check_detector(people: PeopleFilter) -> None:
-    """Tells in a moment what would keep it from working, before a million pictures are listed.
+    """Tells in a moment what would keep it from working, before a million images are listed.
 
     Raises:
         InpaintError: a file is wrong, a package is missing, or the Hub cannot be reached.
@@ -44,7 +44,7 @@ def check_detector(people: PeopleFilter) -> None:
 
 
 class DarknetDetector:
-    """YOLO from a darknet cfg and weights through OpenCV 4 (5 dropped the reader); on CPU, picture by picture."""
+    """YOLO from a darknet cfg and weights through OpenCV 4 (5 dropped the reader); on CPU, image by image."""
 
     def __init__(self, people: PeopleFilter) -> None:
         import cv2
@@ -87,9 +87,9 @@ class DarknetDetector:
 
 
 class OnnxDetector:
-    """A YOLOX network as an ONNX file, through OpenCV; on CPU, picture by picture.
+    """A YOLOX network as an ONNX file, through OpenCV; on CPU, image by image.
 
-    It takes a picture in the top left corner of a square of grey 114, BGR from 0 to 255, and gives a row for each cell
+    It takes an image in the top left corner of a square of grey 114, BGR from 0 to 255, and gives a row for each cell
     of its three grids: centre, size, objectness and the classes' scores. Centre and size are in pixels, or, as YOLOX
     exports them by default, in cells from their own and as logarithms.
     """
@@ -108,7 +108,7 @@ class OnnxDetector:
             rows = self._rows(np.full((self.size, self.size, 3), 114, np.uint8))
         except cv2.error as error:
             raise InpaintError(
-                f"OpenCV can't run {people.onnx} on pictures of {self.size} px: {error.err}; check that the file is "
+                f"OpenCV can't run {people.onnx} on images of {self.size} px: {error.err}; check that the file is "
                 "whole, and say --detector-size if its input has another side"
             ) from error
         if rows.ndim != 2 or len(rows) != len(self.cells) or rows.shape[1] <= 5 + self.class_index:
@@ -254,7 +254,7 @@ def _is_on_hub(model: str) -> bool:
 def letterbox(
     picture: NDArray[np.uint8], size: int, grey: int = 128, is_centred: bool = True
 ) -> tuple[NDArray[np.uint8], float, int, int]:
-    """The whole picture in a grey square of `size` pixels, its shape kept; in the middle or in the top left corner.
+    """The whole image in a grey square of `size` pixels, its shape kept; in the middle or in the top left corner.
 
     Returns:
         The square [size, size, 3], the scale, and the left and top margins in pixels.
@@ -286,7 +286,7 @@ def _check_weights(network: Any, cfg: Path, weights: Path) -> None:
     layers = (network.getLayer(name) for name in network.getLayerNames())
     # A Region layer's blob holds the cfg's anchors.
     num_values = sum(int(np.prod(blob.shape)) for layer in layers if layer.type != "Region" for blob in layer.blobs)
-    headers = (16, 20)  # three numbers, and the pictures seen as 32 or 64 bits
+    headers = (16, 20)  # three numbers, and the images seen as 32 or 64 bits
     size = weights.stat().st_size
     if size - 4 * num_values not in headers:
         raise InpaintError(

@@ -1,6 +1,6 @@
 """Owns the person filter: detectors behind one small interface, and what counts as a person.
 
-A detector only finds boxes; the highest score of the wanted class is written down for every picture, so that the
+A detector only finds boxes; the highest score of the wanted class is written down for every image, so that the
 threshold can be moved later without detecting again.
 """
 
@@ -27,7 +27,7 @@ BATCH_SIZE = 32
 
 
 class Box(NamedTuple):
-    """One detection: its score in [0, 1] and its corner and size as fractions of the picture."""
+    """One detection: its score in [0, 1] and its corner and size as fractions of the image."""
 
     score: float
     x: float
@@ -37,10 +37,10 @@ class Box(NamedTuple):
 
 
 class Detector(Protocol):
-    """Finds the things of one class in pictures."""
+    """Finds the things of one class in images."""
 
     def detect(self, pictures: Sequence[NDArray[np.uint8]]) -> list[list[Box]]:
-        """The boxes in each picture ([H, W, 3], RGB); the same for a picture whatever the others are."""
+        """The boxes in each image ([H, W, 3], RGB); the same for an image whatever the others are."""
         ...
 
 
@@ -50,8 +50,8 @@ class PeopleFilter:
 
     Args:
         kind: "none" keeps everybody and writes no score.
-        threshold: pictures whose highest score reaches it are left out.
-        min_area: smallest box that counts, as a fraction of the picture.
+        threshold: images whose highest score reaches it are left out.
+        min_area: smallest box that counts, as a fraction of the image.
         class_name: what to find, as the detector's own list of classes calls it.
         cfg, weights: the darknet files.
         onnx: a YOLOX network.
@@ -77,7 +77,7 @@ class PeopleFilter:
         if self.kind not in get_args(Kind):
             raise UsageError(f"--people-filter is {self.kind!r}; use one of {', '.join(get_args(Kind))}")
         if not 0 <= self.min_area < 1:
-            raise UsageError(f"--person-min-area is {self.min_area}; it is a fraction of the picture, from 0 to 1")
+            raise UsageError(f"--person-min-area is {self.min_area}; it is a fraction of the image, from 0 to 1")
         if not LOWEST_SCORE <= self.threshold <= 1:
             raise UsageError(f"--person-threshold is {self.threshold}; it is a score, from {LOWEST_SCORE} to 1")
         if self.input_px is not None and (self.input_px < 32 or self.input_px % 32):
@@ -115,7 +115,7 @@ class PeopleFilter:
             model = Path(name).name if Path(name).is_dir() else self.model  # where it lay is nobody's business
         else:
             model = file.name if file else ""
-        least = f", boxes of at least {self.min_area:g} of the picture" if self.min_area else ""
+        least = f", boxes of at least {self.min_area:g} of the image" if self.min_area else ""
         return f"{self.kind} `{model}`, class `{self.class_name}`, threshold {self.threshold:g}{least}"
 
     def score(self, boxes: Sequence[Box]) -> float:

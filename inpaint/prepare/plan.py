@@ -1,6 +1,6 @@
-"""Owns the second pass of `inpaint prepare`: from all finished chunks, which pictures are kept and where each goes.
+"""Owns the second pass of `inpaint prepare`: from all finished chunks, which images are kept and where each goes.
 
-The plan depends on what the pictures are called and look like, not on the order in which the source gave them.
+The plan depends on what the images are called and look like, not on the order in which the source gave them.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ from inpaint.sources.keys import SPLITS, Split
 # Of copies in several splits of the source's own the one that is tested on stays.
 COPIES_STAY_IN: tuple[Split, ...] = ("test", "validation", "train")
 KEPT, DUPLICATE = REASONS.index("kept"), REASONS.index("duplicate")
-# So many pictures' looks are in memory at a time.
+# So many images' looks are in memory at a time.
 LOOKED_FOR_AT_ONCE = 20_000
 
 
 @dataclass(frozen=True)
 class ChunkFiles:
-    """All finished chunks as one long table of N pictures.
+    """All finished chunks as one long table of N images.
 
     Args:
         files: of the chunks.
-        starts: the first picture of each, and N.
+        starts: the first image of each, and N.
     """
 
     files: tuple[Path, ...]
     starts: NDArray[np.int64]
 
     def take(self, pictures: NDArray[np.int64], columns: Sequence[str]) -> pa.Table:
-        """Columns of some pictures, in their order; of each chunk only the rows that are wanted are read."""
+        """Columns of some images, in their order; of each chunk only the rows that are wanted are read."""
         if not len(pictures):
             return SCHEMA.empty_table().select(columns)
         chunks = np.searchsorted(self.starts, pictures, side="right") - 1
@@ -57,16 +57,16 @@ class ChunkFiles:
         return pa.concat_tables(parts).combine_chunks().take(np.argsort(by_chunk))
 
     def squares(self, pictures: NDArray[np.int64]) -> list[NDArray[np.uint8]]:
-        """The pixels of some pictures, RGB [S, S, 3] each."""
+        """The pixels of some images, RGB [S, S, 3] each."""
         rows = self.take(pictures, ["source", "png"]).to_pylist()
         try:
             return [np.asarray(Image.open(io.BytesIO(row["png"]))) for row in rows]
         except (OSError, SyntaxError) as error:  # Pillow's for what is no PNG
             folder = self.files[0].parent
-            raise InpaintError(f"pictures in {folder} are damaged ({error}); delete it and run this again") from error
+            raise InpaintError(f"images in {folder} are damaged ({error}); delete it and run this again") from error
 
     def looks(self, is_wanted: NDArray[np.bool_]) -> Iterator[tuple[NDArray[np.int64], Looks]]:
-        """Some thousand of the wanted pictures at a time, and how they look: [n, V, D]."""
+        """Some thousand of the wanted images at a time, and how they look: [n, V, D]."""
         waiting: list[tuple[NDArray[np.int64], Looks]] = []
         for file, start, stop in zip(self.files, self.starts, self.starts[1:], strict=False):
             rows = np.flatnonzero(is_wanted[start:stop])
@@ -80,18 +80,18 @@ class ChunkFiles:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be written, of N pictures in all; about 60 bytes each.
+    """What is to be written, of N images in all; about 60 bytes each.
 
     Args:
-        chunks: where the pictures are.
+        chunks: where the images are.
         reason: [N], index in REASONS.
         split: [N], index in SPLITS.
-        first: [N], of a duplicate the picture that is kept for it; of another the first of those that are alike, often
+        first: [N], of a duplicate the image that is kept for it; of another the first of those that are alike, often
             itself; -1 where neither was looked for.
-        label: [N], index in `labels`, of which the first `num_labels` have a picture left.
+        label: [N], index in `labels`, of which the first `num_labels` have an image left.
         key_hash, source_hash: [N]; splits and holes come from the first, the second tells equal ones apart.
-        num_bytes: [N], of the stored picture.
-        order: the kept pictures of each split in their order, which is that of their keys' hashes: well mixed.
+        num_bytes: [N], of the stored image.
+        order: the kept images of each split in their order, which is that of their keys' hashes: well mixed.
         fingerprint: two plans with the same one lead to the same dataset.
     """
 
@@ -114,11 +114,11 @@ class Plan:
         return self.labels[: self.num_labels]
 
     def counts(self) -> Counter[str]:
-        """Pictures by reason."""
+        """Images by reason."""
         return Counter({name: int((self.reason == index).sum()) for index, name in enumerate(REASONS)})
 
     def alike(self) -> NDArray[np.int64]:
-        """The kept pictures that are like another kept one, group by group, the first of each group at its head."""
+        """The kept images that are like another kept one, group by group, the first of each group at its head."""
         kept = np.flatnonzero(self.reason == KEPT)
         _, group, size = np.unique(self.first[kept], return_inverse=True, return_counts=True)
         some = kept[size[group] > 1]
@@ -133,7 +133,7 @@ class Plan:
         return some[np.lexsort(keys)]
 
     def num_straddling(self) -> int:
-        """How many kept pictures are in another split than what they are like: where the source's own are kept."""
+        """How many kept images are in another split than what they are like: where the source's own are kept."""
         kept = np.flatnonzero(self.reason == KEPT)
         return int((self.split[kept] != self.split[self.first[kept]]).sum())
 
@@ -141,12 +141,12 @@ class Plan:
 def make_plan(
     files: Sequence[Path], threshold: float, labels: Sequence[str] | None, workers: int, show_progress: bool
 ) -> Plan:
-    """Decides on every picture.
+    """Decides on every image.
 
     Args:
         threshold: of the person filter.
         labels: the classes by name, in the order of their numbers; by default those found, sorted.
-        workers: threads that compare pictures.
+        workers: threads that compare images.
 
     Raises:
         InpaintError: nothing would be kept.
@@ -165,7 +165,7 @@ def make_plan(
     kept = np.flatnonzero(reason == KEPT)
     if not len(kept):
         counts = Counter(REASONS[index] for index in reason)
-        raise InpaintError(f"no picture is left of {len(reason)}: {', '.join(f'{n} {r}' for r, n in counts.items())}")
+        raise InpaintError(f"no image is left of {len(reason)}: {', '.join(f'{n} {r}' for r, n in counts.items())}")
     numbers = whole["label"].astype(np.int64)
     has_pictures = {found_labels[number] for number in np.unique(numbers[kept])}
     known = sorted(found_labels) if labels is None else [name for name in labels if name in found_labels]

@@ -1,4 +1,4 @@
-"""Owns the run of `inpaint prepare`: a source of pictures to a finished dataset, in three passes.
+"""Owns the run of `inpaint prepare`: a source of images to a finished dataset, in three passes.
 
 1. Chunks of the source become chunk files, by any number of workers and of ranks (`inpaint.prepare.chunks`).
 2. All of them together say what is kept (`inpaint.prepare.plan`).
@@ -41,7 +41,7 @@ from inpaint.sources.places365 import folder_name, natural_names, official_class
 from inpaint.sources.source import Entry, Source, Survey
 
 WORK_FOLDER = ".prepare"
-# Of the bytes of the pixels; a photo's PNG at 64 px was seen to take 0.65.
+# Of the bytes of the pixels; an image's PNG at 64 px was seen to take 0.65.
 PNG_SHARE = 0.8
 SIZES_PX = range(16, 1025, 4)
 
@@ -52,11 +52,11 @@ class Options:
 
     Args:
         classes: "all", a file of names, or None: the 50 natural ones of a Places365 tree, all of any other source.
-        resplit: part the pictures by their keys though the source has splits.
-        limit: take so many pictures, evenly from all of the source; None: all.
-        grey_steps: mean difference of the largest and smallest channel, in 8-bit steps, below which a picture is left
+        resplit: part the images by their keys though the source has splits.
+        limit: take so many images, evenly from all of the source; None: all.
+        grey_steps: mean difference of the largest and smallest channel, in 8-bit steps, below which an image is left
             out as grey; 0 keeps all.
-        chunk_pictures: pictures done at a time, which is what a kill costs at most per worker.
+        chunk_pictures: images done at a time, which is what a kill costs at most per worker.
         workers: processes of this rank; None: one a core. The result does not depend on it.
         rank_timeout_s: when no rank has finished a chunk for so long, rank 0 does what is missing.
     """
@@ -135,7 +135,7 @@ def _run(
     share = None if num_pictures is None else num_pictures // world
     files, seconds = _do_chunks(options, chunks(), lambda index, _: index % world == rank, share, shown=rank == 0)
     if not files:
-        raise InpaintError(f"{options.source} has no pictures of the wanted classes")
+        raise InpaintError(f"{options.source} has no images of the wanted classes")
     if rank:
         return None
     if missing := _wait_for_ranks(files, options):
@@ -199,7 +199,7 @@ def _choose_classes(options: Options, survey: Survey) -> Classes:
             "alike; try --classes all"
         )
     if survey.labels and (missing := [name for name in classes.names or () if name not in found]):
-        print(f"no pictures in {len(missing)} of the {len(names)} classes: {', '.join(missing)}")
+        print(f"no images in {len(missing)} of the {len(names)} classes: {', '.join(missing)}")
     return classes
 
 
@@ -213,18 +213,18 @@ def _num_wanted(options: Options, survey: Survey, classes: Classes) -> int | Non
 def _report_survey(options: Options, survey: Survey, classes: Classes) -> None:
     if survey.num_pictures is not None:
         wanted = _num_wanted(options, survey, classes)
-        print(f"{options.source}: {survey.num_pictures} pictures, {wanted} to be prepared")
+        print(f"{options.source}: {survey.num_pictures} images, {wanted} to be prepared")
     if survey.remark:
         print(survey.remark)
     if survey.own_splits:
-        done = "--resplit: parted anew by the pictures' keys" if options.resplit else "kept; --resplit parts them anew"
+        done = "--resplit: parted anew by the images' keys" if options.resplit else "kept; --resplit parts them anew"
         print(f"the source has the splits {', '.join(sorted(survey.own_splits))}: {done}")
     for kind, num in survey.passed_over.items():
         print(f"passed over: {num} {kind}, such as {survey.examples[kind]!r}")
 
 
 def _check_room(options: Options, survey: Survey, classes: Classes) -> None:
-    """Chunks and shards both hold every kept picture; what an earlier run wrote is there already."""
+    """Chunks and shards both hold every kept image; what an earlier run wrote is there already."""
     expected = 2 * (_num_wanted(options, survey, classes) or 0) * 3 * options.size**2 * PNG_SHARE
     written = sum(path.stat().st_size for path in options.out.rglob("*") if path.is_file())
     free = shutil.disk_usage(options.out).free
@@ -271,12 +271,12 @@ def _work_folder(options: Options, rank: int) -> Iterator[Path]:
         if (rule := earlier.setdefault("key_rule", 1)) != KEY_RULE:
             raise UsageError(
                 f"--out {out} was begun under rule {rule} of keys, and this version has rule {KEY_RULE}, by which "
-                "pictures would change their splits: choose another --out (the dataset there stays as good as it is)"
+                "images would change their splits: choose another --out (the dataset there stays as good as it is)"
             )
         if earlier != settings:
             raise UsageError(
                 f"--out {out} was begun from {earlier['source']} at size {earlier['size']}; choose another, or delete "
-                f"{file} if the pictures only moved"
+                f"{file} if the images only moved"
             )
         if rank == 0:
             write_atomically(file, json.dumps(settings).encode())
@@ -291,7 +291,7 @@ def _do_chunks(
     seconds: dict[str, float] = defaultdict(float)
     counts: Counter[str] = Counter()
     workers = options.workers or default_workers(options.people)
-    bar = tqdm(desc="preparing", total=total, unit="picture", disable=not (shown and options.show_progress))
+    bar = tqdm(desc="preparing", total=total, unit="image", disable=not (shown and options.show_progress))
 
     def done(tally: Tally) -> None:
         counts.update(tally.counts)

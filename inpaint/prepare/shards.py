@@ -28,7 +28,7 @@ from inpaint.sources.keys import SPLITS
 # At most 500 MB, names, coordinates and parquet's own bytes among them.
 SHARD_BYTES = 480_000_000
 ROW_BYTES = 200
-# So many bytes are gathered. A row group, which is what streaming reads at a time, holds as many pictures as those that
+# So many bytes are gathered. A row group, which is what streaming reads at a time, holds as many images as those that
 # `datasets` writes.
 SLAB_BYTES = 32_000_000
 ROWS_A_GROUP = 100
@@ -56,7 +56,7 @@ def shard_paths(out: Path) -> list[Path]:
 
 
 def write_shards(plan: Plan, out: Path, work: Path, size: int, show_progress: bool) -> None:
-    """All shards of the plan; those of another plan go. A split without pictures has none: `datasets` refuses such."""
+    """All shards of the plan; those of another plan go. A split without images has none: `datasets` refuses such."""
     state, wanted = work / "plan.json", json.dumps({"fingerprint": plan.fingerprint, "size": size})
     (out / "data").mkdir(exist_ok=True)
     if not state.exists() or state.read_bytes() != wanted.encode():
@@ -65,7 +65,7 @@ def write_shards(plan: Plan, out: Path, work: Path, size: int, show_progress: bo
         write_atomically(state, wanted.encode())
     schema = features(plan.kept_labels).arrow_schema
     total = sum(map(len, plan.order.values()))
-    with tqdm(desc="writing", total=total, unit="picture", disable=not show_progress) as bar:
+    with tqdm(desc="writing", total=total, unit="image", disable=not show_progress) as bar:
         for split, pictures in plan.order.items():
             shards = list(_cut(plan.num_bytes[pictures], SHARD_BYTES))
             for index, (start, stop) in enumerate(shards):
@@ -97,7 +97,7 @@ def write_holes(out: Path) -> None:
 
 
 def write_dropped(plan: Plan, out: Path) -> None:
-    """`dropped.csv`: every picture that was left out, why, and of a duplicate what it is a copy of."""
+    """`dropped.csv`: every image that was left out, why, and of a duplicate what it is a copy of."""
     dropped = np.flatnonzero(plan.reason != KEPT)
     dropped = dropped[np.lexsort((plan.source_hash[dropped], plan.key_hash[dropped]))]
     with _table(out / "dropped.csv", ["source", "reason", "detail", "person_score", "copy_of"]) as writer:
@@ -112,7 +112,7 @@ def write_dropped(plan: Plan, out: Path) -> None:
 
 
 def write_alike(plan: Plan, out: Path) -> None:
-    """`alike.csv`: the kept pictures that are like others, with the first of their group, and the group's split."""
+    """`alike.csv`: the kept images that are like others, with the first of their group, and the group's split."""
     with _table(out / "alike.csv", ["source", "like", "split"]) as writer:
         for some in _thousands(plan.alike()):
             sources, firsts = (
@@ -149,7 +149,7 @@ def _cut(num_bytes: NDArray[np.int64], limit: int) -> Iterator[tuple[int, int]]:
 
 
 def _write_shard(path: Path, plan: Plan, pictures: NDArray[np.int64], schema: pa.Schema, size: int) -> None:
-    # Dictionaries and statistics of compressed pictures are as large as the pictures.
+    # Dictionaries and statistics of compressed images are as large as the images.
     options = {"use_dictionary": ["source", "label"], "write_statistics": ["label", "person_score"]}
     with (
         new_file(path) as temporary,

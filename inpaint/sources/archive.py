@@ -1,4 +1,4 @@
-"""Owns the sources whose pictures have paths: a folder, a tar or a zip. All three give entries of the same names."""
+"""Owns the sources whose images have paths: a folder, a tar or a zip. All three give entries of the same names."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from inpaint.images.pixels import PICTURE_SUFFIXES, UNREAD_SUFFIXES
 from inpaint.sources.keys import NO_CLASS, Layout, printable
 from inpaint.sources.source import MAX_FILE_BYTES, Entry, Survey, unusable
 
-# Of a folder of pictures, which may hold millions, so many are looked into: enough to see that all were worked over.
+# Of a folder of images, which may hold millions, so many are looked into: enough to see that all were worked over.
 NUM_PROBED, PROBE_BYTES = 256, 1 << 16
 ZIP_HEADER_BYTES = 30
 
 
 class PathSource:
-    """A folder, a tar or a zip; which split and class a picture has say the folders that it lies in."""
+    """A folder, a tar or a zip; which split and class an image has say the folders that it lies in."""
 
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
@@ -34,7 +34,7 @@ class PathSource:
         return self._look()[0]
 
     def fingerprint(self) -> str:
-        """Of a folder the names and sizes of all pictures and the content of `NUM_PROBED` of them: that another one was
+        """Of a folder the names and sizes of all images and the content of `NUM_PROBED` of them: that another one was
         replaced by a file of the very same size is not noticed. Of an archive its size and parts of it."""
         if self.path.is_dir():
             return f"folder-{self._look()[2]}"
@@ -80,9 +80,7 @@ class PathSource:
         if not folders and not found.bad:
             kinds = ", ".join(f"{num} {suffix or 'without a suffix'}" for suffix, num in found.others.most_common(5))
             held = f"there are other files in it ({kinds})" if kinds else "it is empty"
-            raise InpaintError(
-                f"no pictures found in {self.path}, and no parquet shards: {held}; give one that has some"
-            )
+            raise InpaintError(f"no images found in {self.path}, and no parquet shards: {held}; give one that has some")
         try:
             layout = Layout.of(list(folders), in_archive=not self.path.is_dir())
         except InpaintError as error:
@@ -94,7 +92,7 @@ class PathSource:
                 found.labels[read[1] or NO_CLASS] += num
                 found.own_splits |= {read[0]} if read[0] else frozenset()
         if len(found.own_splits) == 1:
-            found.own_splits = frozenset()  # all of the pictures, whatever it is called
+            found.own_splits = frozenset()  # all of the images, whatever it is called
         found.num_pictures, found.is_places365 = found.labels.total(), layout.is_places365
         strange = ", ".join(sorted(layout.strange)[:8])
         if layout.is_places365:
@@ -116,7 +114,7 @@ class PathSource:
 
 
 def find_shards(root: Path) -> list[str]:
-    """Paths in `root` of its parquet shards, if these are the dataset: at the top, in `data/`, or without pictures."""
+    """Paths in `root` of its parquet shards, if these are the dataset: at the top, in `data/`, or without images."""
     if not any(any(root.glob(pattern)) for pattern in ("*.parquet", "data/*.parquet")) and next(
         _walk(root.resolve(), root, "", Survey(), set(), PICTURE_SUFFIXES), None
     ):
@@ -178,7 +176,7 @@ def _walk(
 
 
 def _tar_members(path: Path, found: Survey, with_data: bool) -> Iterator[Entry]:
-    """The pictures in a tar. Of a plain tar only the headers are read; a compressed one is read through."""
+    """The images in a tar. Of a plain tar only the headers are read; a compressed one is read through."""
     try:
         compressed = _is_compressed(path)
         with tarfile.open(path, "r|*" if compressed else "r:") as tar:
@@ -209,7 +207,7 @@ def _check_end(path: Path, offset: int) -> None:
 
 
 def _zip_members(path: Path, found: Survey) -> Iterator[Entry]:
-    """The pictures in a zip, by name; where the bytes lie says each one's own header."""
+    """The images in a zip, by name; where the bytes lie says each one's own header."""
     try:
         with zipfile.ZipFile(path) as members, path.open("rb") as file:
             for member in sorted(members.infolist(), key=lambda member: member.filename):
@@ -236,7 +234,7 @@ def _zip_members(path: Path, found: Survey) -> Iterator[Entry]:
 
 
 def _is_usable(name: str, size: int, found: Survey) -> bool:
-    """Whether a member of an archive may be a picture; else it is passed over."""
+    """Whether a member of an archive may be an image; else it is passed over."""
     if name.startswith("/") or ".." in name.split("/"):
         found.pass_over("unsafe path", printable(name))
     elif _is_picture(name, found, PICTURE_SUFFIXES):
@@ -263,10 +261,10 @@ def _is_picture(name: str, found: Survey, suffixes: frozenset[str] | set[str]) -
     if _is_hidden(last) or any(map(_is_hidden, folders)):
         found.pass_over("hidden", printable(name))
     elif suffix in UNREAD_SUFFIXES:
-        found.pass_over(f"{suffix[1:].upper()} pictures, which need {UNREAD_SUFFIXES[suffix]}", printable(name))
+        found.pass_over(f"{suffix[1:].upper()} images, which need {UNREAD_SUFFIXES[suffix]}", printable(name))
         found.others[suffix] += 1
     elif suffix not in suffixes:
-        found.pass_over("not a picture by its name", printable(name))
+        found.pass_over("not an image by its name", printable(name))
         found.others[suffix] += 1
     else:
         return True

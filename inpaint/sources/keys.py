@@ -1,8 +1,8 @@
-"""Owns the rule by which a picture is known: its class, its key and its split, the same wherever it is read from.
+"""Owns the rule by which an image is known: its class, its key and its split, the same wherever it is read from.
 
-The key, `<class>/<file name>`, decides the split and the hole of a picture that brings none. The class is the official
+The key, `<class>/<file name>`, decides the split and the hole of an image that brings none. The class is the official
 name for Places365, else the folders between the source's root and the file, joined by "-"; in tables it is the name of
-the label. A picture without a name is known by its content. The rule has a version, written into datasets, caches and
+the label. An image without a name is known by its content. The rule has a version, written into datasets, caches and
 runs, so that none of them mixes two.
 """
 
@@ -20,9 +20,9 @@ from inpaint.sources.places365 import official_class
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
-# Raised whenever a picture may get another key; 1 took the last folder alone, and counted pictures without a path.
+# Raised whenever an image may get another key; 1 took the last folder alone, and counted images without a path.
 KEY_RULE = 2
-# The class, in tables, of a picture that has none.
+# The class, in tables, of an image that has none.
 NO_CLASS = "unlabelled"
 SPLIT_NAMES: dict[str, Split] = {
     **dict.fromkeys(("train", "data_256", "data_large", "data_256_standard", "data_large_standard"), "train"),
@@ -34,36 +34,36 @@ OFFICIAL_SHARE = 0.75
 
 
 def class_of(folders: Sequence[str]) -> str:
-    """The class of a picture that lies in `folders`, outermost first; "" for none: ("f", "field", "wild") and
+    """The class of an image that lies in `folders`, outermost first; "" for none: ("f", "field", "wild") and
     ("field_wild",) are "field-wild", ("europe", "lake") is "europe-lake"."""
     name = "-".join(folders)
     return official_class(name) or name
 
 
 def key_of(label: str, source: str) -> str:
-    """The key of a picture of class `label` ("" or `NO_CLASS`: none) whose path ends in its file's name."""
+    """The key of an image of class `label` ("" or `NO_CLASS`: none) whose path ends in its file's name."""
     name = source.rpartition("/")[2]
     return f"{label}/{name}" if label not in ("", NO_CLASS) else name
 
 
 def content_name(data: bytes) -> str:
-    """What a picture without a path is called."""
+    """What an image without a path is called."""
     return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
 def key_hash(key: str) -> int:
-    """64 bits from a picture's key (`<class>/<file name>`, or its index): the same on every machine, for ever."""
+    """64 bits from an image's key (`<class>/<file name>`, or its index): the same on every machine, for ever."""
     return int.from_bytes(hashlib.blake2b(key.encode("utf-8", "surrogateescape"), digest_size=8).digest(), "little")
 
 
 def split_of(hashed_key: int) -> Split:
-    """85/10/5 by the key's hash alone, so that adding pictures moves none to another split (paper, "Dataset")."""
+    """85/10/5 by the key's hash alone, so that adding images moves none to another split (paper, "Dataset")."""
     position = hashed_key % 10_000
     return "train" if position < 8_500 else "validation" if position < 9_500 else "test"
 
 
 def split_for(hashed_key: int, own: Split | None, present: Collection[Split]) -> Split:
-    """A picture's split: its own, but those that the source lacks are taken out of `train` by the key."""
+    """An image's split: its own, but those that the source lacks are taken out of `train` by the key."""
     by_key = split_of(hashed_key)
     return by_key if own is None or (own == "train" and by_key not in present) else own
 
@@ -78,7 +78,7 @@ class Layout:
     """How the folders of a tree are read.
 
     Attributes:
-        num_shared: outermost folders that hold all pictures and are part of no class.
+        num_shared: outermost folders that hold all images and are part of no class.
         splits: what the folders below these are, by name, where they are splits.
         is_places365: most classes have official names, in a tree like the official ones.
         official, strange: the tree's classes, with official names and without.
@@ -92,14 +92,14 @@ class Layout:
 
     @classmethod
     def of(cls, folders: Sequence[tuple[str, ...]], in_archive: bool) -> Layout:
-        """The layout of a tree whose pictures lie in `folders`.
+        """The layout of a tree whose images lie in `folders`.
 
         Folders `train`, `val`, `dev`, `test` and the like are splits if there is a `train`, and if this is the only one
-        of them and has others beside it, only if it holds no pictures itself. Else they are classes. What an archive
+        of them and has others beside it, only if it holds no images itself. Else they are classes. What an archive
         holds mostly lies in one folder more than the folder that it was made of.
 
         Raises:
-            InpaintError: pictures lie outside the split folders.
+            InpaintError: images lie outside the split folders.
         """
         num_shared = 0
         above = {tuple(takewhile(lambda part: part.lower() not in SPLIT_NAMES, folder)) for folder in folders}
@@ -126,13 +126,13 @@ class Layout:
         )
         if splits and not is_places365 and (outside := sorted(tops - splits.keys())):
             raise InpaintError(
-                f"there are the split folders {', '.join(sorted(splits))} and pictures outside them, such as in "
+                f"there are the split folders {', '.join(sorted(splits))} and images outside them, such as in "
                 f"{outside[0] or 'the folder itself'}: move these into a split, or away"
             )
         return cls(num_shared, splits, is_places365, official, frozenset(classes - official))
 
     def read(self, folders: tuple[str, ...]) -> tuple[Split | None, str] | str:
-        """The split (None: it has none of its own) and class of a picture in `folders`; else why it is passed over."""
+        """The split (None: it has none of its own) and class of an image in `folders`; else why it is passed over."""
         inner = folders[self.num_shared :]
         if not self.splits:
             return None, class_of(inner)

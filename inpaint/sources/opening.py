@@ -12,7 +12,7 @@ from inpaint.sources.source import Source
 
 
 def open_source(name: str, setting: str = "data.path") -> Source:
-    """A folder of pictures, a tar or zip of one, a folder of parquet shards or of `save_to_disk`, or a Hub id.
+    """A folder of images, a tar or zip of one, a folder of parquet shards or of `save_to_disk`, or a Hub id.
 
     Args:
         name: a path, or `ORG/NAME`, `ORG/NAME:CONFIGURATION`, `ORG/NAME@REVISION`, or all of it.
@@ -26,7 +26,7 @@ def open_source(name: str, setting: str = "data.path") -> Source:
     from inpaint.sources.tables import is_saved, open_hub, open_saved, open_shards
 
     path = Path(name).expanduser()
-    kinds = "give a folder of pictures or parquet shards, a tar or zip of pictures, or a Hub id (ORG/NAME)"
+    kinds = "give a folder of images or parquet shards, a tar or zip of images, or a Hub id (ORG/NAME)"
     if path.is_dir() and is_saved(path):
         return open_saved(path)
     if path.is_dir():

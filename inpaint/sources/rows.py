@@ -1,4 +1,4 @@
-"""Owns what a row of a table says of its picture: its bytes, name, class and hole."""
+"""Owns what a row of a table says of its image: its bytes, name, class and hole."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class Columns:
     """Which columns of a table say what.
 
     Attributes:
-        image: the pictures.
+        image: the images.
         label: their classes, and
         classes: what the numbers in it stand for; None: it holds names.
         has_source: whether there is a `source`, their paths.
         has_coordinates: whether there are `hole` and `crop`.
-        are_named: whether paths tell pictures apart; else their content does.
+        are_named: whether paths tell images apart; else their content does.
     """
 
     image: str
@@ -42,11 +42,11 @@ class Columns:
 
     @classmethod
     def of(cls, name: str, features: Mapping[str, Any]) -> Columns:
-        """Those of a table with these features of `datasets`: `image`, or the first column of pictures; `label`, or the
+        """Those of a table with these features of `datasets`: `image`, or the first column of images; `label`, or the
         first column of classes.
 
         Raises:
-            InpaintError: there is no column of pictures.
+            InpaintError: there is no column of images.
         """
         from datasets import ClassLabel, Image, Value
 
@@ -58,7 +58,7 @@ class Columns:
 
         images = [column for column, feature in features.items() if holds_pictures(feature)]
         if not images:
-            raise InpaintError(f"{name} has no column of pictures; its columns are {', '.join(features)}")
+            raise InpaintError(f"{name} has no column of images; its columns are {', '.join(features)}")
         labels = [column for column, feature in features.items() if isinstance(feature, ClassLabel)]
         label = "label" if "label" in labels or features.get("label") in texts else next(iter(labels), None)
         names = getattr(features[label], "names", None) if label else None
@@ -71,7 +71,7 @@ class Columns:
         )
 
     def wanted(self, schema: pa.Schema, with_data: bool = True) -> list[str]:
-        """The columns to read of a table of this schema; without data only what names pictures, if anything does."""
+        """The columns to read of a table of this schema; without data only what names images, if anything does."""
         names = [column for column in (self.label, "source" if self.has_source else None) if column]
         if with_data or not self.are_named:
             return [self.image, *names, *(["hole", "crop"] if self.has_coordinates else [])]
@@ -92,7 +92,7 @@ class Columns:
 
 
 def entries_of(name: str, table: pa.Table, columns: Columns, split: Split | None) -> Iterator[Entry]:
-    """The rows of a table of the dataset `name`; of a table without pictures, their names alone.
+    """The rows of a table of the dataset `name`; of a table without images, their names alone.
 
     Raises:
         InpaintError: a class has no name, or a hole is no hole.
@@ -123,7 +123,7 @@ def entries_of(name: str, table: pa.Table, columns: Columns, split: Split | None
 
 
 def _cell_entry(cell: Mapping[str, Any]) -> Entry:
-    """A picture of a table: bytes, or the path of a file; its own path beyond its name is a place elsewhere."""
+    """An image of a table: bytes, or the path of a file; its own path beyond its name is a place elsewhere."""
     data, path = cell.get("bytes"), cell.get("path") or ""
     name = path.rpartition("/")[2] if path.startswith("/") or "://" in path else path
     if data is None and path and "bytes" in cell:

@@ -1,7 +1,7 @@
-"""Owns what a source of pictures is, for `prepare` and for training alike: a stream of entries, each with its key.
+"""Owns what a source of images is, for `prepare` and for training alike: a stream of entries, each with its key.
 
 Whatever the source, its entries come in an order that only its contents decide, and are never all in memory. The same
-pictures have the same keys, splits and holes in every kind of source.
+images have the same keys, splits and holes in every kind of source.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from typing import Protocol
 from inpaint.images.pixels import BadPicture
 from inpaint.sources.keys import NO_CLASS, Split, key_hash, key_of
 
-# What is passed over and no picture, or one that is read under another name.
+# What is passed over and no image, or one that is read under another name.
 HARMLESS = frozenset(
-    ("hidden", "not a picture by its name", "link to a folder already read", "link to a folder of the same tree")
+    ("hidden", "not an image by its name", "link to a folder already read", "link to a folder of the same tree")
 )
-# No picture is larger; what is may be a device, or a file that is mostly holes.
+# No image is larger; what is may be a device, or a file that is mostly holes.
 MAX_FILE_BYTES = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One picture of a source: what it is called, and where its bytes are.
+    """One image of a source: what it is called, and where its bytes are.
 
     Args:
         source: its path in the original, with "/", as text; its content's hash where there is none.
@@ -38,7 +38,7 @@ class Entry:
         file, offset: the file that holds the bytes; None and no `data`: there are none.
         is_deflated: whether they must be inflated.
         data: the bytes themselves, where the source can only be read from front to back.
-        hole, crop: [x, y, width, height] and [x, y] in pixels of the stored picture, where the source has them.
+        hole, crop: [x, y, width, height] and [x, y] in pixels of the stored image, where the source has them.
     """
 
     source: str
@@ -63,7 +63,7 @@ class Entry:
         return key_hash(self.key)
 
     def read(self) -> bytes:
-        """The picture file's bytes.
+        """The image file's bytes.
 
         Raises:
             BadPicture: there are none, or the file can't be read.
@@ -71,7 +71,7 @@ class Entry:
         if self.data is not None:
             return self.data
         if self.file is None:
-            raise BadPicture("unreadable", "the row holds no picture")
+            raise BadPicture("unreadable", "the row holds no image")
         try:
             if fault := unusable(self.file.stat(), self.size):
                 raise BadPicture("unreadable", fault)
@@ -84,7 +84,7 @@ class Entry:
 
 
 def unusable(status: os.stat_result, size: int | None = None) -> str:
-    """Why a file is not to be read as a picture; empty if it may be."""
+    """Why a file is not to be read as an image; empty if it may be."""
     if not stat.S_ISREG(status.st_mode):
         return "not a regular file"
     return "larger than 1 GiB" if (status.st_size if size is None else size) > MAX_FILE_BYTES else ""
@@ -95,12 +95,12 @@ class Survey:
     """What a first pass, over the names alone, found.
 
     Args:
-        labels: pictures by class; empty where only reading the pictures tells.
+        labels: images by class; empty where only reading the images tells.
         num_pictures: how many there are, if known.
-        own_splits: those that the source has itself; empty: pictures are parted by their keys.
+        own_splits: those that the source has itself; empty: images are parted by their keys.
         passed_over: what is not used, by kind; `examples` has the first name of each.
-        bad: the pictures among that: (name, why).
-        others: suffixes of files that are no pictures.
+        bad: the images among that: (name, why).
+        others: suffixes of files that are no images.
         is_places365: the classes are those of Places365, and its terms hold.
         remark: what was taken for what, if that is not plain.
     """
@@ -122,7 +122,7 @@ class Survey:
             self.bad.append((name, kind))
 
     def lost(self) -> list[str]:
-        """What may be pictures and is not used, other than bad ones, one line each."""
+        """What may be images and is not used, other than bad ones, one line each."""
         kinds = self.passed_over.keys() - HARMLESS - {kind for _, kind in self.bad}
         return [
             f"passed over: {self.passed_over[kind]} {kind}, such as {self.examples[kind]!r}" for kind in sorted(kinds)
@@ -130,16 +130,16 @@ class Survey:
 
 
 class Source(Protocol):
-    """A place that pictures come from."""
+    """A place that images come from."""
 
     def survey(self) -> Survey:
         """See what is there, once."""
         ...
 
     def fingerprint(self) -> str:
-        """Changes with the pictures, not with where they lie or when they were copied."""
+        """Changes with the images, not with where they lie or when they were copied."""
         ...
 
     def entries(self, with_data: bool = True) -> Iterator[Entry]:
-        """Every picture, in the same order each time; for their names alone without what is costly to read."""
+        """Every image, in the same order each time; for their names alone without what is costly to read."""
         ...

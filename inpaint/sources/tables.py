@@ -1,4 +1,4 @@
-"""Owns the sources whose pictures are rows of tables: parquet shards, here or on the Hub, and its other datasets.
+"""Owns the sources whose images are rows of tables: parquet shards, here or on the Hub, and its other datasets.
 
 Shards are read row group by row group wherever they lie, and nothing of them is written down.
 """
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 SHARD_NAME = re.compile(rf"({'|'.join(sorted(SPLIT_NAMES, key=len, reverse=True))})(?:-|\.|_?\d)")
 SHARD_TAIL_BYTES = 1 << 20
 ROWS_AT_ONCE = 256
-# So many rows are looked at to see whether paths tell pictures apart: in some tables all are called `image.jpg`.
+# So many rows are looked at to see whether paths tell images apart: in some tables all are called `image.jpg`.
 NUM_PROBED = 1000
 
 
@@ -98,10 +98,10 @@ class TableSource:
 
     @cached_property
     def columns(self) -> Columns:
-        """See `Columns`; the first rows decide whether paths tell pictures apart.
+        """See `Columns`; the first rows decide whether paths tell images apart.
 
         Raises:
-            InpaintError: there is no column of pictures.
+            InpaintError: there is no column of images.
         """
         from datasets import Features
 

@@ -273,8 +273,8 @@ def _open_pictures(runtime: Runtime, config: Config) -> dict[Split, Pictures | S
     num, batch = len(pictures["train"]), config.training.global_batch_size
     if num < batch:
         raise UsageError(
-            f"training.global_batch_size = {batch} is larger than the {num} training pictures; use a smaller batch or "
-            "more pictures"
+            f"training.global_batch_size = {batch} is larger than the {num} training images; use a smaller batch or "
+            "more images"
         )
     return pictures
 
@@ -300,7 +300,7 @@ def _print_start(runtime: Runtime, config: Config, trainer: Trainer, run: RunDir
     if idle := [str(phase) for phase, share, num_steps in shares if share and not num_steps]:
         notes.append(
             f"an epoch has {sum(trainer.phases)} step(s), none of them left for phase {' and '.join(idle)} "
-            "(training.phases): use more pictures, or a training.global_batch_size below "
+            "(training.phases): use more images, or a training.global_batch_size below "
             f"{training.global_batch_size}"
         )
     for note in notes:
