@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.baseline_loop import BaselineLoop
 from benchmarks.measuring import Figure, matmul_peak, rate, ratio, take_turns
 from benchmarks.subject import Subject, configured, reset_threads
-from inpaint.distributed.runtime import DTYPES
+from inpaint.distributed.network import DTYPES
 
 PHASES = (1, 2, 3)
 

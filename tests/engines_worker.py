@@ -18,7 +18,7 @@ from accelerate.state import AcceleratorState
 from inpaint.data import draws
 from inpaint.data.batches import Feed
 from inpaint.data.pictures import Pictures
-from inpaint.distributed.runtime import DTYPES, Runtime
+from inpaint.distributed.runtime import Runtime
 from inpaint.resolve import load_config
 from inpaint.training.build import build_networks
 from inpaint.training.ema import Ema
@@ -30,18 +30,17 @@ def train(folder: Path, scenario: dict[str, Any]) -> None:
     os.environ["ACCELERATE_DEEPSPEED_CONFIG_FILE"] = scenario["engine"] or ""
     config = load_config(scenario["preset"], scenario["flags"])
     runtime, spec, batch_size = Runtime.of(config), config.data.hole_spec, config.training.global_batch_size
-    dtype = DTYPES["float64" if runtime.precision == "float64" else "float32"]
     networks = {
         name: runtime.prepare(name, module, {"lr": 1e-3, "betas": (0.5, 0.999)}, False)
         for name, module in zip(("generator", "discriminator"), build_networks(config), strict=True)
     }
     steps = Steps(runtime, networks["generator"], networks["discriminator"], config)
-    ema = Ema(build_networks(config)[0].to(dtype), config.ema)
+    ema = Ema(build_networks(config)[0].to(runtime.dtype), config.ema)
 
     keys = np.arange(4 * batch_size, dtype=np.uint64)
     pixels = np.random.default_rng(0).integers(0, 256, (len(keys), spec.image_size, spec.image_size, 3), dtype=np.uint8)
     pictures = Pictures(pixels, *draws.stored_holes(keys, spec), [""] * len(keys))
-    feed = Feed(pictures, config.data, 0, batch_size, runtime.rank, runtime.world_size, runtime.device, dtype)
+    feed = Feed(pictures, config.data, 0, batch_size, runtime.rank, runtime.world_size, runtime.device, runtime.dtype)
     batches = feed.batches(1, 0)
     for number, phase in enumerate(scenario["phases"], start=1):
         steps(phase, next(batches).split(runtime.micro_batch_size), 1.0)

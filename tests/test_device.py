@@ -24,7 +24,7 @@ from inpaint.arguments import Options
 from inpaint.config import Config
 from inpaint.data.draws import stored_holes
 from inpaint.data.pictures import Pictures
-from inpaint.distributed import runtime as runtimes
+from inpaint.distributed.collectives import device_type
 from inpaint.distributed.heartbeat import Heartbeat
 from inpaint.distributed.launcher import validate_launcher
 from inpaint.distributed.runtime import Runtime
@@ -255,9 +255,9 @@ def test_tf32_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_several_processes_share_no_apple_gpu(processes: int, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda **_: torch.device("mps"))
-    assert runtimes._device_type(processes) == expected
+    assert device_type(processes) == expected
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
-    assert runtimes._device_type(processes) == "cpu"
+    assert device_type(processes) == "cpu"
 
 
 def test_what_apple_gpus_lack_is_refused() -> None:

@@ -6,7 +6,6 @@ Two starts of two processes serve most tests: tests/distributed_worker.py trains
 from __future__ import annotations
 
 import json
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,7 +26,8 @@ from running import (
 )
 from torch import Tensor
 
-from inpaint.distributed.network import Network
+from inpaint.distributed.collectives import Collectives
+from inpaint.distributed.network import Network, StepSettings
 
 NUM_STEPS = 20
 
@@ -183,7 +183,7 @@ def test_the_samples_and_holes_are_those_of_one_process(one_process: Path, ddp: 
 def test_engines_are_bit_identical(ddp: Path, zero: Path, engine: str) -> None:
     plain, other = Recorded(ddp, "ddp"), Recorded(zero, engine)
     assert f"ZeRO-{engine[-1]}" in other.ranks[0]["describe"]
-    assert "DDP, 2 process(es) on 1 machine(s), cpu, float32; batch 16 = 8 x 2" in plain.ranks[0]["describe"]
+    assert "DDP, 2 processes on 1 machine, cpu, float32; batch 16 = 8 x 2 processes;" in plain.ranks[0]["describe"]
     apart = differences(plain.weights, other.weights)
     assert set(apart) == {
         "generator",
@@ -279,13 +279,15 @@ def test_a_step_of_one_network_leaves_the_other_alone(one_process: Path, ddp: Pa
 
 def test_an_overflow_under_fp16_is_left_out() -> None:
     """It is how the loss scale finds its size: no update, no norm that is not finite, and the next one counts."""
-    stand_in = SimpleNamespace(
-        precision="fp16", device=torch.device("cpu"), gradient_clip=1.0, accumulation=1, autocast=nullcontext
-    )
     module = torch.nn.Linear(2, 1)
     before = module.weight.detach().clone()
-    accelerator = SimpleNamespace(prepare=lambda module, optimizer: (module, SimpleNamespace(optimizer=optimizer)))
-    network = Network(stand_in, accelerator, module, torch.optim.Adam(module.parameters()))  # type: ignore[arg-type]
+    network = Network(
+        Collectives(None),
+        StepSettings("fp16", gradient_clip=1.0),
+        module,
+        torch.optim.Adam(module.parameters()),
+        lambda module, optimizer: (module, SimpleNamespace(optimizer=optimizer)),
+    )
     scale = network.scaler.get_scale()
     network.backward(module(torch.ones(1, 2)).sum() * 1e38)
     assert network.step(0.1) == 0

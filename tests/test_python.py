@@ -167,7 +167,7 @@ def test_a_run_keeps_its_number_of_threads_and_gives_the_callers_back(
     for number, stop in (("2", 2), ("3", 4)):
         monkeypatch.setenv("OMP_NUM_THREADS", number)
         inpaint.train(config, tmp_path / "resumed", SHORT | {"training.max_steps": stop})
-        assert "; 2 CPU thread(s) a process; " in capsys.readouterr().err
+        assert "; BatchNorm over the micro batch; 2 CPU threads; " in capsys.readouterr().err
     inpaint.train(config, tmp_path / "straight", SHORT | {"training.num_threads": 2})
     assert set(differences(weights(tmp_path / "resumed"), weights(tmp_path / "straight")).values()) == {0.0}
     capsys.readouterr()

@@ -48,7 +48,7 @@ def test_two_nodes_train_what_two_processes_train(site: Site, undisturbed: dict[
     log = site.cluster.log(job)
     rows = [line.split()[:2] for line in log.splitlines() if line.startswith("node")]
     assert rows == [["node", "ranks"], ["node1", "0"], ["node2", "1"]]
-    assert "2 process(es) on 2 machine(s)" in log and "all-reduce of 16 MiB over 2 processes on cpu" in log
+    assert "2 processes on 2 machines" in log and "all-reduce of 16 MiB over 2 processes on cpu" in log
     assert "\n| plain | 2 | 512 | " in (site.runs / "table.md").read_text()
     assert sorted(path.name for path in site.runs.glob("plain*")) == ["plain"], "something is left beside the run"
     assert not list((site.runs / "plain").glob(".*"))

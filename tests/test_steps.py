@@ -16,7 +16,7 @@ from inpaint.data import draws
 from inpaint.data.batches import Batch, Feed, composite, crop
 from inpaint.data.pictures import Pictures
 from inpaint.distributed.network import Network
-from inpaint.distributed.runtime import DTYPES, Runtime
+from inpaint.distributed.runtime import Runtime
 from inpaint.losses import adversarial_loss, discriminator_losses, reconstruction_loss
 from inpaint.training.build import build_networks
 from inpaint.training.steps import Steps
@@ -308,5 +308,5 @@ def test_a_step_tells_finite_scalars_and_keeps_the_weights_precision(phase: int,
         assert term.isfinite()
         assert not term.requires_grad
         assert term.dtype in (torch.float32, torch.float64), name
-    kept = DTYPES["float64" if precision == "float64" else "float32"]
+    kept = torch.float64 if precision == "float64" else torch.float32
     assert {p.dtype for net in (setup.generator, setup.discriminator) for p in net.module.parameters()} == {kept}

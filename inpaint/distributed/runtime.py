@@ -1,4 +1,4 @@
-"""Owns the engine: the only file that knows Accelerate, DeepSpeed, processes and devices.
+"""Owns the engine: the only file that knows Accelerate and DeepSpeed.
 
 `Runtime.prepare` turns a module into a `Network`, which trains alike on one process, under DDP and under DeepSpeed's
 ZeRO 1, 2 and 3. Nobody else asks which of them it is.
@@ -10,50 +10,49 @@ import gc
 import logging
 import os
 import warnings
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from datetime import timedelta
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import DeepSpeedPlugin, DistributedDataParallelKwargs, InitProcessGroupKwargs
-from torch import Tensor, nn
+from torch import nn
 
 from inpaint.config import Config
 from inpaint.distributed.batch_norm import synchronise_batch_norm
-from inpaint.distributed.heartbeat import Meeting
+from inpaint.distributed.collectives import Collectives, device_type, meet
 from inpaint.distributed.launcher import (
     deepspeed_settings,
     divide_batch,
     env_true,
     launcher_precision,
     refuse_contradictions,
-    refuse_lost_gpus,
     validate_launcher,
 )
-from inpaint.distributed.network import Network, ZeroNetwork, memory_format
+from inpaint.distributed.network import Network, StepSettings, memory_format
+from inpaint.distributed.zero import ZeroNetwork
 from inpaint.errors import UsageError
-from inpaint.processes import rank_and_world_size, start_prefix
-
-DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "float64": torch.float64}
+from inpaint.processes import rank_and_world_size
 
 log = logging.getLogger(__name__)
 
 
-class Runtime:
+class Runtime(Collectives):
     """The processes and devices of this run, and the one way to them.
 
     Args:
         precision: `training.precision`; `auto` is the launcher's.
-        global_batch_size: pictures a step over all processes.
-        micro_batch_size: pictures a process handles at once; None: global / processes.
+        global_batch_size: images a step over all processes.
+        micro_batch_size: images a process handles at once; None: global / processes.
         gradient_clip: largest norm of a network's gradient, or None.
         timeout_s: how long a process waits for the others.
-        control_group: of `meet`, if the processes have met.
+        group: of `meet`, if the processes have met.
+
+    Attributes:
+        dtype: of weights and of what they are fed, outside autocast.
 
     Raises:
         UsageError: the launcher, the precision and the batch do not go together.
@@ -66,14 +65,14 @@ class Runtime:
         micro_batch_size: int | None = None,
         gradient_clip: float | None = None,
         timeout_s: float = 300.0,
-        control_group: dist.ProcessGroup | None = None,
+        group: dist.ProcessGroup | None = None,
     ) -> None:
         self.precision = launcher_precision() if precision == "auto" else precision
-        self.gradient_clip = gradient_clip
-        self.rank, self.world_size = rank_and_world_size()
-        self.micro_batch_size, self.accumulation = divide_batch(global_batch_size, micro_batch_size, self.world_size)
+        self.dtype = torch.float64 if self.precision == "float64" else torch.float32
+        rank, world_size = rank_and_world_size()
+        self.micro_batch_size, self.accumulation = divide_batch(global_batch_size, micro_batch_size, world_size)
         use_deepspeed = env_true("ACCELERATE_USE_DEEPSPEED")
-        kind = _device_type(self.world_size)
+        kind = device_type(world_size)
         use_cpu = kind == "cpu"
         validate_launcher(self.precision, use_deepspeed, kind)
         refuse_contradictions(self.accumulation, gradient_clip)
@@ -83,8 +82,7 @@ class Runtime:
         if not use_cpu:
             _fit_local_rank(torch.accelerator.device_count())
 
-        # Flags travel over CPU memory, so that reading one never waits for the device.
-        self.control_group = control_group or meet(timeout_s)
+        super().__init__(group or meet(timeout_s))
         backend = dist.get_default_backend_for_device(kind)
         process_group = InitProcessGroupKwargs(backend=backend, timeout=timedelta(seconds=timeout_s))
         self.zero_stage: int | None = None
@@ -92,7 +90,7 @@ class Runtime:
         if use_deepspeed:
             self.deepspeed = _import_deepspeed(use_cpu)
             settings = deepspeed_settings(
-                self.precision, self.micro_batch_size, self.accumulation, self.world_size, gradient_clip
+                self.precision, self.micro_batch_size, self.accumulation, world_size, gradient_clip
             )
             if "MASTER_PORT" not in os.environ:
                 raise UsageError(
@@ -116,24 +114,24 @@ class Runtime:
             # Accelerate passes the argument by its old name, which torch 2.13 warns of.
             warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
             ddp = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
-            handlers = [ddp, process_group] if self.world_size > 1 else []
+            handlers = [ddp, process_group] if world_size > 1 else []
             one = Accelerator(cpu=use_cpu, mixed_precision="no", kwargs_handlers=handlers)
             self.accelerators = {"generator": one, "discriminator": one}
         self.accelerator = self.accelerators["generator"]
         self.device = self.accelerator.device
         if self.device.type == "cuda":  # with its number, for threads that have chosen none
             self.device = torch.device("cuda", torch.cuda.current_device())
-        self.is_main = self.rank == 0
-        if (self.accelerator.num_processes, self.accelerator.process_index) != (self.world_size, self.rank):
+        if (self.accelerator.num_processes, self.accelerator.process_index) != (world_size, rank):
             raise UsageError(
-                f"the launcher started process {self.rank} of {self.world_size}, but Accelerate sees "
+                f"the launcher started process {rank} of {world_size}, but Accelerate sees "
                 f"{self.accelerator.process_index} of {self.accelerator.num_processes}; start it with `accelerate "
                 "launch --config_file accelerate_configs/...`"
             )
+        self.step_settings = StepSettings(self.precision, self.accumulation, gradient_clip)
         self.networks: list[Network] = []
 
     @classmethod
-    def of(cls, config: Config, control_group: dist.ProcessGroup | None = None) -> Runtime:
+    def of(cls, config: Config, group: dist.ProcessGroup | None = None) -> Runtime:
         """As a run's config says."""
         training = config.training
         return cls(
@@ -142,14 +140,14 @@ class Runtime:
             training.micro_batch_size,
             config.optimizer.gradient_clip,
             training.timeout_s,
-            control_group,
+            group,
         )
 
     def prepare(self, name: str, module: nn.Module, optimizer_settings: dict[str, Any], compiled: bool) -> Network:
         """The network `generator` or `discriminator`, on this device, ready to train."""
         if self.world_size > 1:
             synchronise_batch_norm(module)
-        module = module.to(self.device, DTYPES["float64"] if self.precision == "float64" else torch.float32)
+        module = module.to(self.device, self.dtype)
         # DeepSpeed sends weights out as the bytes they are and refuses any other order than the plain one.
         if self.zero_stage is None:
             module = module.to(memory_format=memory_format(self.device))  # type: ignore[call-overload]
@@ -163,8 +161,8 @@ class Runtime:
         optimizer = torch.optim.Adam(module.parameters(), fused=fused or None, **optimizer_settings)
         if self.zero_stage is not None:
             self.accelerator.state.select_deepspeed_plugin(name)
-        kind = Network if self.zero_stage is None else ZeroNetwork
-        network = kind(self, self.accelerators[name], module, optimizer)
+        kind = Network if self.zero_stage is None else partial(ZeroNetwork, self.deepspeed)
+        network = kind(self, self.step_settings, module, optimizer, self.accelerators[name].prepare)
         self.networks.append(network)
         return network
 
@@ -178,84 +176,28 @@ class Runtime:
 
     def describe(self) -> str:
         """Engine, processes, precision and batch in one line."""
-        engine = "one process" if self.world_size == 1 else "DDP"
-        if self.zero_stage is not None:
-            engine = f"DeepSpeed ZeRO-{self.zero_stage}"
         nodes = max(1, self.world_size // int(os.environ.get("LOCAL_WORLD_SIZE", self.world_size)))
+        where, parts, statistics = "one process", [str(self.micro_batch_size)], "the micro batch"
+        if self.world_size > 1:
+            where = f"{self.world_size} processes on {nodes} machine{'s' * (nodes > 1)}"
+            parts, statistics = [*parts, f"{self.world_size} processes"], "all processes"
+        if self.zero_stage is not None or self.world_size > 1:
+            where = f"{'DDP' if self.zero_stage is None else f'DeepSpeed ZeRO-{self.zero_stage}'}, {where}"
+        if self.accumulation > 1:
+            parts.append(f"{self.accumulation} accumulated")
+        batch = f"batch {self.micro_batch_size * self.world_size * self.accumulation}"
+        if len(parts) > 1:
+            batch += f" = {' x '.join(parts)}"
+        threads = torch.get_num_threads()
         return (
-            f"{engine}, {self.world_size} process(es) on {nodes} machine(s), {self.device.type}, "
-            f"{self.precision_in_words}; "
-            f"batch {self.micro_batch_size * self.world_size * self.accumulation} = {self.micro_batch_size} x "
-            f"{self.world_size} process(es) x {self.accumulation} accumulated; BatchNorm over "
-            f"{'all processes' if self.world_size > 1 else 'the micro batch'}; {torch.get_num_threads()} CPU thread(s) "
-            "a process"
+            f"{where}, {self.device.type}, {self.precision_in_words}; {batch}; BatchNorm over {statistics}; "
+            f"{threads} CPU thread{'s' * (threads > 1)}{' a process' * (self.world_size > 1)}"
         )
 
     def hardware(self) -> str:
         """What the run trains on, in words for the model card."""
         kind = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type.upper()
         return f"{self.world_size} x {kind}, {self.precision_in_words}, torch {torch.__version__}"
-
-    def autocast(self) -> AbstractContextManager:
-        """For every forward pass: the half precision of the config, or nothing."""
-        if self.precision in ("bf16", "fp16"):
-            return torch.autocast(self.device.type, DTYPES[self.precision])
-        return nullcontext()
-
-    def on_main(self, tensors: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
-        """Copies on the CPU in the main process, nothing in the others; all must call it: a gather may be due."""
-        copies = {}
-        for name, tensor in tensors:
-            if self.is_main:
-                copies[name] = tensor.detach().to("cpu", copy=True).contiguous()
-        return copies
-
-    def reduce_sum(self, value: Tensor) -> Tensor:
-        """The sum over all processes, on every process, taken where `value` lies."""
-        if self.world_size > 1:
-            dist.all_reduce(value, group=self.control_group if value.device.type == "cpu" else None)
-        return value
-
-    def all_reduce_max_async(self, value: int) -> Callable[[], int]:
-        """Begin the maximum over all processes of a small number; what is returned waits for it and tells it."""
-        result = torch.tensor(value)
-        if self.world_size == 1:
-            return lambda: value
-        work = dist.all_reduce(result, dist.ReduceOp.MAX, group=self.control_group, async_op=True)
-
-        def wait() -> int:
-            work.wait()
-            return int(result)
-
-        return wait
-
-    def all_gather(self, text: str) -> list[str]:
-        """What every process has for `text`, by rank."""
-        if self.world_size == 1:
-            return [text]
-        gathered: list[Any] = [None] * self.world_size
-        dist.all_gather_object(gathered, text, group=self.control_group)
-        return gathered
-
-    def broadcast(self, value: Any) -> Any:
-        """The main process's value, on every process."""
-        return broadcast(value, self.control_group)
-
-    def broadcast_tensors(self, groups: dict[str, dict[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
-        """The main process's tensors on the CPU, on every process; the others pass nothing in."""
-        if self.world_size == 1:
-            return groups
-        shapes = {group: {k: (t.shape, t.dtype) for k, t in tensors.items()} for group, tensors in groups.items()}
-        for group, listed in self.broadcast(shapes).items():
-            tensors = groups.setdefault(group, {})
-            for name, (shape, dtype) in listed.items():
-                tensor = tensors.setdefault(name, torch.empty(shape, dtype=dtype))
-                dist.broadcast(tensor, src=0, group=self.control_group)
-        return groups
-
-    def barrier(self) -> None:
-        if self.world_size > 1:
-            dist.barrier(group=self.control_group)
 
     def close(self) -> None:
         """Leave together. A process that ends with a live DDP module aborts now and then, so they go first."""
@@ -281,18 +223,6 @@ def why_not_compiled(device: torch.device) -> str | None:
     return None
 
 
-def _device_type(world_size: int) -> str:
-    """`cpu`, or the kind of GPU there is."""
-    accelerator = torch.accelerator.current_accelerator(check_available=True)
-    if env_true("ACCELERATE_USE_CPU"):
-        return "cpu"
-    if accelerator is None:
-        refuse_lost_gpus(torch.__version__, torch.version.cuda or torch.version.hip)
-        return "cpu"
-    # Nothing reduces over Apple's GPUs.
-    return "cpu" if accelerator.type == "mps" and world_size > 1 else accelerator.type
-
-
 def _fit_local_rank(num_devices: int) -> None:
     """Where each process sees GPUs of its own alone (`srun --gpus-per-task=1`), its device is counted among those.
 
@@ -300,37 +230,6 @@ def _fit_local_rank(num_devices: int) -> None:
     """
     if "LOCAL_RANK" in os.environ:
         os.environ["LOCAL_RANK"] = str(int(os.environ["LOCAL_RANK"]) % max(1, num_devices))
-
-
-def meet(timeout_s: float) -> dist.ProcessGroup | None:
-    """Join the other processes of this start, if there are any.
-
-    Returns:
-        Their group over CPU memory; None for a process alone.
-    """
-    rank, world_size = rank_and_world_size()
-    if world_size == 1:
-        return None
-    backend, timeout = dist.get_default_backend_for_device(_device_type(world_size)), timedelta(seconds=timeout_s)
-    with nullcontext() if dist.is_initialized() else Meeting(rank, world_size, timeout_s):
-        if not dist.is_initialized():
-            _join(backend, timeout)
-        return dist.new_group(backend="gloo", timeout=timeout)
-
-
-def broadcast(value: Any, group: dist.ProcessGroup | None) -> Any:
-    """The main process's value, on every process of what `meet` gave."""
-    boxed = [value]
-    if group is not None:
-        dist.broadcast_object_list(boxed, src=0, group=group)
-    return boxed[0]
-
-
-def _join(backend: str, timeout: timedelta) -> None:
-    """Make the group of all processes; torch itself would give each start the same keys."""
-    store, rank, world_size = next(dist.rendezvous("env://", timeout=timeout))
-    own = dist.PrefixStore(f"{start_prefix()}/group", store)
-    dist.init_process_group(backend, store=own, rank=rank, world_size=world_size, timeout=timeout)
 
 
 def _import_deepspeed(use_cpu: bool) -> Any:

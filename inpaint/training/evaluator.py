@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from inpaint.config import Config
 from inpaint.data.batches import hole_masks
 from inpaint.data.pictures import Pictures
-from inpaint.distributed.runtime import DTYPES, Runtime
+from inpaint.distributed.runtime import Runtime
 from inpaint.evaluation.baselines import BASELINES, Fill
 from inpaint.evaluation.grid import sample_grid
 from inpaint.evaluation.metrics import METRICS, composite_u8, to_u8
@@ -124,7 +124,7 @@ class Evaluator:
         return means(self.runtime.reduce_sum(sums))
 
     def _fill(self, generator: nn.Module) -> Fill:
-        dtype = DTYPES["float64"] if self.config.training.precision == "float64" else torch.float32
+        dtype = self.runtime.dtype
 
         @torch.no_grad()
         def fill(masked_image: Tensor, mask: Tensor) -> Tensor:

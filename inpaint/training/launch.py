@@ -161,7 +161,8 @@ def _train(config: Config, options: Options) -> str:
     wait_passively()
     import torch
 
-    from inpaint.distributed.runtime import Runtime, meet
+    from inpaint.distributed.collectives import meet
+    from inpaint.distributed.runtime import Runtime
     from inpaint.distributed.signals import StopRequest, die_with_launcher
 
     die_with_launcher()
@@ -229,13 +230,14 @@ def _train_until(stop: StopRequest, runtime: Runtime, config: Config, options: O
 
 def _settled(config: Config, options: Options, group: ProcessGroup | None = None) -> Config:
     """With what `auto` and null stand for in this run; the main process, which has the run's folder, decides."""
-    from inpaint.distributed.runtime import broadcast
+    from inpaint.distributed.collectives import Collectives
     from inpaint.training.run_directory import RunDirectory
 
     is_going_on = options.resume and rank_and_world_size()[0] == 0
     kept = RunDirectory(options.run_dir).saved_config().get("training", {}) if is_going_on else {}
     settled = settle(config, kept).training
-    return settle(config, broadcast({"precision": settled.precision, "num_threads": settled.num_threads}, group))
+    ours = {"precision": settled.precision, "num_threads": settled.num_threads}
+    return settle(config, Collectives(group).broadcast(ours))
 
 
 def _open_run(run: RunDirectory, config: Config, options: Options) -> None:

@@ -71,7 +71,7 @@ class Steps:
     def _generate(self, phase: int, batch: Batch, terms: Terms, last: bool) -> Tensor:
         """The output for a micro batch, without its graph, after the generator's turn where the phase has one."""
         if phase == 2:
-            with torch.no_grad(), self.generator.frozen(), self.runtime.autocast():
+            with torch.no_grad(), self.generator.frozen():
                 output = self.generator.module(batch.masked_image, batch.mask)
         else:
             with self.generator.micro_step(last):
@@ -91,7 +91,7 @@ class Steps:
         total = weights.reconstruction_weight * reconstruction
         if adversarial:
             seen = self._seen(output, batch)
-            with self.discriminator.frozen(), self.runtime.autocast():
+            with self.discriminator.frozen():
                 logits = self.discriminator.module(seen, crop(seen, batch.windows, self.window_px))
             fooled = adversarial_loss(logits)
             terms["loss/generator/adversarial"] = fooled.detach()

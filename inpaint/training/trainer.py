@@ -6,14 +6,13 @@ import time
 from dataclasses import asdict
 from typing import Any
 
-import torch
 from torch import nn
 
 from inpaint.arguments import Options
 from inpaint.config import Config
 from inpaint.data.batches import Feed
 from inpaint.distributed.heartbeat import Heartbeat
-from inpaint.distributed.runtime import DTYPES, Runtime
+from inpaint.distributed.runtime import Runtime
 from inpaint.distributed.signals import StopRequest
 from inpaint.distributed.stop_sync import NOTHING, SAVE, STOP, StopSync
 from inpaint.errors import InpaintError
@@ -67,7 +66,6 @@ class Trainer:
         self.num_parameters = [sum(p.numel() for p in net.parameters()) for net in (generator, discriminator)]
         shadow = Generator(generator.config)
         shadow.load_state_dict(generator.state_dict())
-        dtype = DTYPES["float64"] if training.precision == "float64" else torch.float32
         adam = {"betas": (rates.beta1, rates.beta2)}
         self.generator = runtime.prepare(
             "generator", generator, adam | {"lr": rates.generator_learning_rate}, training.compile
@@ -75,7 +73,8 @@ class Trainer:
         self.discriminator = runtime.prepare(
             "discriminator", discriminator, adam | {"lr": rates.discriminator_learning_rate}, training.compile
         )
-        self.ema = Ema(shadow.to(runtime.device, dtype), config.ema) if config.ema.half_life_kimg is not None else None
+        shadow.to(runtime.device, runtime.dtype)
+        self.ema = Ema(shadow, config.ema) if config.ema.half_life_kimg is not None else None
         self.steps = Steps(runtime, self.generator, self.discriminator, config)
         num_profiled = options.profile if runtime.is_main else 0
         self.profiler = Profiler(num_profiled, run.path / "profile", self.generator, self.discriminator)
@@ -89,7 +88,7 @@ class Trainer:
             runtime.rank,
             runtime.world_size,
             runtime.device,
-            dtype,
+            runtime.dtype,
         )
         self.phases = phase_steps(training.phases, self.feed.steps_per_epoch)
         self._stand(Progress())

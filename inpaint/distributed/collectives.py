@@ -1,0 +1,121 @@
+"""Owns what the processes of a run tell one another, and where they meet; knows nothing of engines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from inpaint.distributed.heartbeat import Meeting
+from inpaint.distributed.launcher import env_true, refuse_lost_gpus
+from inpaint.processes import rank_and_world_size, start_prefix
+
+
+class Collectives:
+    """This process among those of the run; every process calls every method alike.
+
+    Args:
+        group: of `meet`: over CPU memory, so that reading a flag never waits for a device.
+    """
+
+    def __init__(self, group: dist.ProcessGroup | None) -> None:
+        self.rank, self.world_size = rank_and_world_size()
+        self.is_main, self.group = self.rank == 0, group
+
+    def on_main(self, tensors: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
+        """Copies on the CPU in the main process, nothing in the others; all must call it: a gather may be due."""
+        copies = {}
+        for name, tensor in tensors:
+            if self.is_main:
+                copies[name] = tensor.detach().to("cpu", copy=True).contiguous()
+        return copies
+
+    def reduce_sum(self, value: Tensor) -> Tensor:
+        """The sum over all processes, on every process, taken where `value` lies."""
+        if self.world_size > 1:
+            dist.all_reduce(value, group=self.group if value.device.type == "cpu" else None)
+        return value
+
+    def all_reduce_max_async(self, value: int) -> Callable[[], int]:
+        """Begin the maximum over all processes of a small number; what is returned waits for it and tells it."""
+        result = torch.tensor(value)
+        if self.world_size == 1:
+            return lambda: value
+        work = dist.all_reduce(result, dist.ReduceOp.MAX, group=self.group, async_op=True)
+
+        def wait() -> int:
+            work.wait()
+            return int(result)
+
+        return wait
+
+    def all_gather(self, text: str) -> list[str]:
+        """What every process has for `text`, by rank."""
+        if self.world_size == 1:
+            return [text]
+        gathered: list[Any] = [None] * self.world_size
+        dist.all_gather_object(gathered, text, group=self.group)
+        return gathered
+
+    def broadcast(self, value: Any) -> Any:
+        """The main process's value, on every process."""
+        boxed = [value]
+        if self.group is not None:
+            dist.broadcast_object_list(boxed, src=0, group=self.group)
+        return boxed[0]
+
+    def broadcast_tensors(self, groups: dict[str, dict[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
+        """The main process's tensors on the CPU, on every process; the others pass nothing in."""
+        if self.world_size == 1:
+            return groups
+        shapes = {group: {k: (t.shape, t.dtype) for k, t in tensors.items()} for group, tensors in groups.items()}
+        for group, listed in self.broadcast(shapes).items():
+            tensors = groups.setdefault(group, {})
+            for name, (shape, dtype) in listed.items():
+                tensor = tensors.setdefault(name, torch.empty(shape, dtype=dtype))
+                dist.broadcast(tensor, src=0, group=self.group)
+        return groups
+
+    def barrier(self) -> None:
+        if self.world_size > 1:
+            dist.barrier(group=self.group)
+
+
+def meet(timeout_s: float) -> dist.ProcessGroup | None:
+    """Join the other processes of this start, if there are any.
+
+    Returns:
+        Their group over CPU memory; None for a process alone.
+    """
+    rank, world_size = rank_and_world_size()
+    if world_size == 1:
+        return None
+    backend, timeout = dist.get_default_backend_for_device(device_type(world_size)), timedelta(seconds=timeout_s)
+    with nullcontext() if dist.is_initialized() else Meeting(rank, world_size, timeout_s):
+        if not dist.is_initialized():
+            _join(backend, timeout)
+        return dist.new_group(backend="gloo", timeout=timeout)
+
+
+def _join(backend: str, timeout: timedelta) -> None:
+    """Make the group of all processes; torch itself would give each start the same keys."""
+    store, rank, world_size = next(dist.rendezvous("env://", timeout=timeout))
+    own = dist.PrefixStore(f"{start_prefix()}/group", store)
+    dist.init_process_group(backend, store=own, rank=rank, world_size=world_size, timeout=timeout)
+
+
+def device_type(world_size: int) -> str:
+    """`cpu`, or the kind of GPU there is."""
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    if env_true("ACCELERATE_USE_CPU"):
+        return "cpu"
+    if accelerator is None:
+        refuse_lost_gpus(torch.__version__, torch.version.cuda or torch.version.hip)
+        return "cpu"
+    # Nothing reduces over Apple's GPUs.
+    return "cpu" if accelerator.type == "mps" and world_size > 1 else accelerator.type
