@@ -9,6 +9,16 @@ from collections.abc import Mapping
 from pkgutil import resolve_name
 from typing import Any
 
+# What filled images are measured by, in the order of every table.
+METRICS = {
+    "hole_psnr": "inpaint.evaluation.metrics:HOLE_PSNR",
+    "hole_l1": "inpaint.evaluation.metrics:HOLE_L1",
+    "hole_ssim": "inpaint.evaluation.metrics:HOLE_SSIM",
+    "psnr": "inpaint.evaluation.metrics:PSNR",
+    "l1": "inpaint.evaluation.metrics:L1",
+    "ssim": "inpaint.evaluation.metrics:SSIM",
+}
+
 
 def load(table: Mapping[str, str], name: str) -> Any:
     """What `table` has under `name`, imported now."""

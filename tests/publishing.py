@@ -15,6 +15,7 @@ from inpaint.hub.push import push_oldest
 from inpaint.hub.queue import PushQueue
 
 REPO = "alice/landscapes"
+METRICS = {"hole_psnr": {"heading": "hole PSNR", "decimals": 2, "better": "higher", "unit": "dB"}}
 FIGURES = {"hole_psnr": 21.345, "hole_l1": 0.0712, "psnr": 30.5, "l1": 0.01, "hole_ssim": 0.5, "ssim": float("nan")}
 
 
@@ -32,6 +33,7 @@ def make_run(run: Path, weights: bytes = b"first") -> Path:
             {
                 "split": "test",
                 "num_pictures": 9,
+                "metrics": METRICS,
                 "rows": {"generator": FIGURES, "Telea": {**FIGURES, "hole_psnr": 18.0}},
             }
         ),

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from running import metrics, tiny_config
 from torch import Tensor
 
+from inpaint.data.batches import hole_masks
 from inpaint.evaluation.baselines import BASELINES, Fill, mean_fill
 from inpaint.evaluation.grid import sample_grid
-from inpaint.evaluation.metrics import MAX_PSNR_DB, METRICS, composite_u8, picture_metrics, to_u8
-from inpaint.evaluation.table import markdown_table, means, metric_sums
+from inpaint.evaluation.metrics import MAX_PSNR_DB, Filled, Metric, all_metrics, composite_u8, to_u8
+from inpaint.evaluation.table import markdown_table, means, metric_sums, no_sums
+from inpaint.tables import METRICS
+from inpaint.training.launch import main
 
 
 def pictures(num: int, size: int = 24, seed: int = 0) -> Tensor:
@@ -31,9 +40,24 @@ def mask_of(x: int, y: int, width: int, height: int, size: int = 24) -> Tensor:
     return mask
 
 
+def sums_of(fill: Fill, images: NDArray[np.uint8], holes: NDArray[np.int32], batch_size: int) -> Tensor:
+    """What one process adds up."""
+    masks, sums = hole_masks(torch.from_numpy(holes), images.shape[1]), no_sums()
+    for start in range(0, len(images), batch_size):
+        batch = slice(start, start + batch_size)
+        sums += metric_sums(fill, images[batch], masks[batch])
+    return sums
+
+
 def evaluate(fill: Fill, images: NDArray[np.uint8], holes: NDArray[np.int32], batch_size: int) -> dict[str, float]:
     """The figures of one process."""
-    return means(metric_sums(fill, images, holes, batch_size, "cpu"))
+    return means(sums_of(fill, images, holes, batch_size))
+
+
+def figures_of(composite: Tensor, image: Tensor, mask: Tensor) -> dict[str, Tensor]:
+    """Every metric of every image."""
+    filled = Filled(composite, image, mask, composite.float() / 255)
+    return {name: metric.per_image(filled) for name, metric in all_metrics().items() if metric.per_image is not None}
 
 
 # --- figures
@@ -43,7 +67,7 @@ def test_psnr_and_l1_by_hand() -> None:
     image = torch.full((1, 3, 24, 24), 100, dtype=torch.uint8)
     mask = mask_of(2, 3, 6, 4)
     composite = torch.where(mask > 0, image + 10, image)
-    figures = picture_metrics(composite, image, mask)
+    figures = figures_of(composite, image, mask)
     share = 6 * 4 / 24**2
     assert figures["hole_l1"].item() == pytest.approx(10 / 255)
     assert figures["l1"].item() == pytest.approx(share * 10 / 255)
@@ -84,7 +108,7 @@ def test_ssim_is_the_published_formula_in_the_hole_and_whole() -> None:
     composite = torch.where(mask > 0, other, image)
     channels = zip(image[0].numpy() / 255, composite[0].numpy() / 255, strict=True)
     expected = np.stack([ssim_map_by_loops(*pair) for pair in channels])
-    figures = picture_metrics(composite, image, mask)
+    figures = figures_of(composite, image, mask)
     assert figures["ssim"].item() == pytest.approx(expected.mean(), abs=1e-4)
     assert figures["hole_ssim"].item() == pytest.approx(expected[:, 6:11, 1:10].mean(), abs=1e-4)
 
@@ -92,16 +116,16 @@ def test_ssim_is_the_published_formula_in_the_hole_and_whole() -> None:
 def test_each_picture_is_judged_alone() -> None:
     image, composite = pictures(3), pictures(3, seed=1)
     mask = torch.cat([mask_of(0, 0, 5, 9), mask_of(8, 2, 3, 3), mask_of(20, 20, 4, 4)])
-    together = picture_metrics(composite, image, mask)
+    together = figures_of(composite, image, mask)
     for index in range(3):
-        alone = picture_metrics(*(tensor[index : index + 1] for tensor in (composite, image, mask)))
+        alone = figures_of(*(tensor[index : index + 1] for tensor in (composite, image, mask)))
         for name in METRICS:
             assert together[name][index].item() == pytest.approx(alone[name].item(), rel=1e-5)
 
 
 def test_identical_pictures_score_the_cap_and_empty_holes_nothing() -> None:
     image = pictures(2)
-    figures = picture_metrics(image, image, torch.cat([mask_of(2, 2, 4, 4), torch.zeros(1, 1, 24, 24)]))
+    figures = figures_of(image, image, torch.cat([mask_of(2, 2, 4, 4), torch.zeros(1, 1, 24, 24)]))
     assert figures["psnr"].tolist() == [MAX_PSNR_DB] * 2
     assert figures["hole_psnr"][0].item() == MAX_PSNR_DB
     assert figures["ssim"].tolist() == pytest.approx([1, 1])
@@ -184,7 +208,7 @@ def test_the_shares_of_the_processes_add_up_whatever_the_batches() -> None:
     images, holes = split(7)
     whole = evaluate(mean_fill, images, holes, 7)
     shares = [slice(0, 3), slice(3, 7), slice(7, 7)]
-    summed = torch.stack([metric_sums(mean_fill, images[share], holes[share], 2) for share in shares]).sum(0)
+    summed = torch.stack([sums_of(mean_fill, images[share], holes[share], 2) for share in shares]).sum(0)
     assert means(summed) == pytest.approx(whole, rel=1e-5)
 
 
@@ -194,7 +218,44 @@ def test_a_picture_without_a_hole_counts_only_where_it_has_figures() -> None:
     figures = evaluate(mean_fill, images, holes, 2)
     assert figures["hole_psnr"] == pytest.approx(evaluate(mean_fill, images[:1], holes[:1], 2)["hole_psnr"])
     assert figures["psnr"] > MAX_PSNR_DB / 2
-    assert all(math.isnan(value) for value in means(torch.zeros(2, len(METRICS))).values())
+    assert all(math.isnan(value) for value in means(no_sums()).values())
+
+
+class MeanColourDistance(Metric):
+    """Of a whole set: how far the mean colour of the composites is from the true images'."""
+
+    def update(self, filled: Filled) -> Tensor:
+        colours = torch.cat([filled.composite, filled.image], dim=1).double().mean((2, 3)).sum(0)
+        return torch.cat([colours, torch.tensor([len(filled.image)])])
+
+    def compute(self, state: Tensor) -> float:
+        return (state[:3] - state[3:6]).norm().item() / state[6].item()
+
+
+def test_a_metric_of_a_whole_set_is_summed_over_processes_as_the_others_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(METRICS, "colour", f"{__name__}:COLOUR")
+    images, holes = split(7)
+    summed = sum((sums_of(mean_fill, images[share], holes[share], 2) for share in (slice(3), slice(3, 7))), no_sums())
+    masks = hole_masks(torch.from_numpy(holes), 24)
+    image = torch.from_numpy(images).permute(0, 3, 1, 2)
+    composite = composite_u8(mean_fill(image / 255 * (1 - masks), masks), image, masks)
+    by_hand = (composite.double().mean((0, 2, 3)) - image.double().mean((0, 2, 3))).norm().item()
+    assert means(summed)["colour"] == pytest.approx(by_hand)
+    assert "| colour |" in markdown_table({"mean fill": means(summed)})
+
+
+COLOUR = MeanColourDistance("colour", 3, "lower", state_size=7)
+
+
+def test_what_several_metrics_need_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torchmetrics.functional.image as library
+
+    called, original = [], library.structural_similarity_index_measure
+    counting = lambda *args, **kwargs: (called.append(1), original(*args, **kwargs))[1]  # noqa: E731
+    monkeypatch.setattr(library, "structural_similarity_index_measure", counting)
+    images, holes = split(2)
+    evaluate(mean_fill, images, holes, 2)
+    assert len(called) == 1
 
 
 def test_the_fill_sees_a_black_hole_at_x_y_width_height() -> None:
@@ -243,3 +304,48 @@ def test_the_grid_shows_every_picture_of_every_column_in_order(num: int, size: i
     for index in range(num):
         block, row = divmod(index, rows)
         assert shown[row][4 * block : 4 * block + 4, :2].tolist() == [[60 * column, 8 * index] for column in range(4)]
+
+
+# --- a metric of somebody else's
+
+GRADIENT_PSNR = '''
+from torch import Tensor
+
+from inpaint.evaluation.metrics import Filled, Metric, psnr
+
+
+def gradient_psnr(filled: Filled) -> Tensor:
+    """PSNR of the differences between neighbouring pixels, in the hole."""
+    error = filled.difference
+    across = (error - error.roll(1, 3)).square() + (error - error.roll(1, 2)).square()
+    return psnr(filled.mean_in_hole(across / 2))
+
+
+GRADIENT_PSNR = Metric("gradient PSNR", 1, "higher", gradient_psnr, "dB")
+'''
+
+
+def test_a_new_metric_is_a_file_and_a_line_of_the_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "gradients.py").write_text(GRADIENT_PSNR)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(METRICS, "gradient_psnr", "gradients:GRADIENT_PSNR")
+    config, run = tiny_config(tmp_path, training={"epochs": 1, "max_steps": 10}), tmp_path / "run"
+    arguments = ["--config", str(config), "--run-dir", str(run)]
+    assert main([*arguments, "--dry-run"]) == 0
+    assert yaml.safe_load(capsys.readouterr().out)["metrics"] == [*METRICS]
+    assert main(arguments) == 0
+    out, err = capsys.readouterr()
+    evaluation = json.loads((run / "evaluation.json").read_text())
+    shown = f"{evaluation['rows']['generator']['gradient_psnr']:.1f}"
+    (line,) = (line for line in metrics(run) if "evaluation/gradient_psnr" in line)
+    assert f", gradient PSNR {line['evaluation/gradient_psnr']:.1f} dB" in err
+    for text in (out, (run / "report.md").read_text()):
+        heading, _, *rows = (row for row in text.splitlines() if row.startswith("|"))
+        assert heading.endswith(" gradient PSNR |") and rows[-1].endswith(f" {shown} |")
+    card = (run / "generator" / "README.md").read_text()
+    assert "| gradient PSNR ↑ |" in card and f" {shown} |\n" in card
+    assert "gradient PSNR (dB)" in card.partition("\n---\n")[0]
+    status = subprocess.run([sys.executable, "-m", "inpaint", "status", run], capture_output=True, text=True)
+    assert "hole PSNR" in status.stdout, status.stderr  # in a process that does not have the file

@@ -22,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from inpaint.evaluation.metrics import sentence
     from inpaint.files import read_json_lines
     from inpaint.training.checkpoint import CheckpointStore, DamagedCheckpointError, read_checkpoint
     from inpaint.training.run_directory import CONFIG, LOCK, METRICS, PREEMPTED, finished_step
@@ -54,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
         break
     print(f"last sound checkpoint: {sound}" if sound else "no sound checkpoint yet")
     if best := store.best():
-        print(f"best so far: step {best['step']}, hole PSNR {best['hole_psnr']:.2f} dB on validation images")
+        print(f"best so far: step {best['step']}, on validation images: {sentence(best)}")
     if (folder / "generator").is_dir():
         print(f"usable now: inpaint fill --model {folder} takes its generator/")
     elif sound:

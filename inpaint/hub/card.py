@@ -14,7 +14,6 @@ from inpaint.hub.ids import HUB_ID
 
 TEMPLATE, CONFIG = Path(__file__).with_name("model_card.md"), "config.yaml"
 _SYNTHETIC = "synthetic landscapes, drawn by the program itself"
-_METRIC_NAMES = {"psnr": "PSNR (dB)", "l1": "L1", "ssim": "SSIM"}
 
 
 def write_card(folder: Path, repo_id: str) -> None:
@@ -23,7 +22,8 @@ def write_card(folder: Path, repo_id: str) -> None:
     Its `config.yaml` is written anew where that names folders of this machine.
 
     Read, each only if it is there and whole: `config.yaml`, `metrics.jsonl`, `samples/*.png`, `evaluation.json`
-    (`split`, `num_pictures`, `rows`: method to metric to value, the network's own row being `generator`) and
+    (`split`, `num_pictures`, `metrics`: how each is shown, `rows`: method to metric to value, the network's own row
+    being `generator`) and
     `environment.json` (what to say of hardware and hours; `data_revision`).
 
     Raises:
@@ -57,10 +57,8 @@ def _text_of_card(run: Path, lines: list[dict[str, Any]], title: str, source: st
     evaluation, environment = (read_json_object(run / f"{name}.json") for name in ("evaluation", "environment"))
     data = settings.get("data", {})
     data_path = data.get("path")
-    rows = {
-        method: {name: _figure(figures.get(name), name) for name in figures}
-        for method, figures in evaluation.get("rows", {}).items()
-    }
+    rows = evaluation.get("rows", {})
+    metrics = _metrics_of(evaluation)
     last = lines[-1] if lines else {}
 
     from jinja2 import Environment, StrictUndefined
@@ -72,8 +70,11 @@ def _text_of_card(run: Path, lines: list[dict[str, Any]], title: str, source: st
         title=title,
         source=source,
         progress=f"epoch {last['epoch']} (step {last['step']})" if {"epoch", "step"} <= last.keys() else "",
-        rows=rows,
-        metrics=list(next(iter(rows.values()), {})),
+        rows={
+            method: [_figure(figures.get(name), metric["decimals"]) for name, metric in metrics.items()]
+            for method, figures in rows.items()
+        },
+        metrics=list(metrics.values()),
         split=evaluation.get("split", ""),
         num_pictures=evaluation.get("num_pictures", "all"),
         data=_data_name(data_path),
@@ -90,7 +91,7 @@ def _card_data(
     title: str, data_path: str | None, evaluation: dict[str, Any], environment: dict[str, Any]
 ) -> ModelCardData:
     hub_id = _hub_id(data_path)
-    figures = evaluation.get("rows", {}).get("generator", {})
+    metrics, figures = _metrics_of(evaluation), evaluation.get("rows", {}).get("generator", {})
     results = [
         EvalResult(
             task_type="image-to-image",
@@ -100,7 +101,7 @@ def _card_data(
             dataset_split=evaluation.get("split"),
             dataset_revision=environment.get("data_revision"),
             metric_type=name.removeprefix("hole_"),
-            metric_name=_metric_name(name),
+            metric_name=f"{metrics[name]['heading']} ({metrics[name]['unit']})".removesuffix(" ()"),
             metric_value=value,
         )
         for name, value in figures.items()
@@ -145,16 +146,15 @@ def _data_name(path: str | None) -> str:
     return path if _hub_id(path) else f"a local folder named {path}"
 
 
-def _metric_name(name: str) -> str:
-    place = " in the hole" if name.startswith("hole_") else ""
-    key = name.removeprefix("hole_")
-    return _METRIC_NAMES.get(key, key) + place
+def _metrics_of(evaluation: dict[str, Any]) -> dict[str, Any]:
+    """How each metric is shown; what an older run has not noted is shown plainly."""
+    names: dict[str, Any] = next(iter(evaluation.get("rows", {}).values()), {})
+    plain = {name: {"heading": name.replace("_", " "), "decimals": 4, "better": None, "unit": ""} for name in names}
+    return plain | evaluation.get("metrics", {})
 
 
-def _figure(value: float | None, name: str) -> str:
-    if value is None or not math.isfinite(value):
-        return "-"
-    return f"{value:.2f}" if name.endswith("psnr") else f"{value:.4f}"
+def _figure(value: float | None, decimals: int) -> str:
+    return f"{value:.{decimals}f}" if value is not None and math.isfinite(value) else "-"
 
 
 def _newest_sample(folder: Path) -> str:

@@ -19,8 +19,8 @@ from inpaint.data.pictures import Pictures
 from inpaint.distributed.runtime import Runtime
 from inpaint.evaluation.baselines import BASELINES, Fill
 from inpaint.evaluation.grid import sample_grid
-from inpaint.evaluation.metrics import METRICS, composite_u8, to_u8
-from inpaint.evaluation.table import behind, markdown_table, means, metric_sums
+from inpaint.evaluation.metrics import all_metrics, composite_u8, to_u8
+from inpaint.evaluation.table import behind, markdown_table, means, metric_sums, no_sums
 from inpaint.sources.keys import Split
 from inpaint.training.run_directory import EVALUATION, REPORT, RunDirectory
 
@@ -97,7 +97,11 @@ class Evaluator:
             + "".join(f"- {name}: {value}\n" for name, value in facts.items())
             + _pictures(run.path)
         )
-        evaluation = {"split": "test", "num_pictures": len(split.pixels), "rows": rows, **facts}
+        shown = {
+            name: {"heading": metric.heading, "decimals": metric.decimals, "better": metric.better, "unit": metric.unit}
+            for name, metric in all_metrics().items()
+        }
+        evaluation = {"split": "test", "num_pictures": len(split.pixels), "metrics": shown, "rows": rows, **facts}
         run.write(EVALUATION, (json.dumps(evaluation, indent=1) + "\n").encode())
         run.write(REPORT, report.encode())
         return report
@@ -110,8 +114,7 @@ class Evaluator:
         stopped: Callable[[], bool],
         device: torch.device,
     ) -> dict[str, float] | None:
-        sums = torch.zeros(2, len(METRICS), dtype=torch.float64)
-        world = self.runtime.world_size
+        sums, world = no_sums(), self.runtime.world_size
         for start in range(0, len(chosen), self.at_once * world):
             if stopped():
                 return None
@@ -119,8 +122,9 @@ class Evaluator:
             mine = chunk[self.runtime.rank :: world]
             # ZeRO-3 gathers the weights in each call, so all processes call equally often; some for a picture too many.
             seen = mine if len(mine) else chunk[:1]
-            figures = metric_sums(fill, split.pixels[seen], split.holes[seen], self.at_once, device)
-            sums += figures if len(mine) else 0
+            masks = hole_masks(torch.from_numpy(split.holes[seen]), split.pixels.shape[1])
+            added = metric_sums(fill, split.pixels[seen], masks, device)
+            sums += added if len(mine) else 0
         return means(self.runtime.reduce_sum(sums))
 
     def _fill(self, generator: nn.Module) -> Fill:

@@ -22,6 +22,7 @@ from inpaint.errors import InpaintError, UsageError
 from inpaint.processes import rank_and_world_size, start_prefix, wait_passively
 from inpaint.resolve import load_config
 from inpaint.sources.keys import SPLITS
+from inpaint.tables import METRICS
 from inpaint.training.schedule import phase_steps
 
 if TYPE_CHECKING:
@@ -153,6 +154,7 @@ def dry_run(config: Config, world_size: int) -> None:
     phases = dict(zip((1, 2, 3), phase_steps(config.training.phases, steps), strict=True))
     facts["training_pictures"], facts["steps_per_epoch"], facts["steps_per_phase"] = num, steps, phases
     facts["steps"] = min(steps * config.training.epochs, config.training.max_steps or steps * config.training.epochs)
+    facts["metrics"] = list(METRICS)
     if rank_and_world_size()[0] == 0:
         print(yaml.safe_dump(facts, sort_keys=False), end="")
 

@@ -49,7 +49,8 @@ class MetricsFile:
         """
 
         def is_kept(line: Mapping[str, Any]) -> bool:
-            return line["step"] <= step and ("evaluation/hole_psnr" not in line or line["epoch"] <= evaluated_epoch)
+            is_evaluation = any(name.startswith("evaluation/") for name in line)
+            return line["step"] <= step and (not is_evaluation or line["epoch"] <= evaluated_epoch)
 
         self._unwritten = [line for line in self._unwritten if is_kept(line)]
         if not self.path.exists():

@@ -16,6 +16,7 @@ from inpaint.distributed.runtime import Runtime
 from inpaint.distributed.signals import StopRequest
 from inpaint.distributed.stop_sync import NOTHING, SAVE, STOP, StopSync
 from inpaint.errors import InpaintError
+from inpaint.evaluation.metrics import sentence
 from inpaint.models.generator import Generator
 from inpaint.training.build import build_networks
 from inpaint.training.checkpoint import BEST, CheckpointStore
@@ -225,7 +226,7 @@ class Trainer:
                 "images_seen": self.progress.images_seen,
             }
             self.run_directory.log(line | {f"evaluation/{name}": value for name, value in figures.items()})
-            self.console.say(f"epoch {epoch}: hole PSNR {figures['hole_psnr']:.2f} dB on validation pictures")
+            self.console.say(f"epoch {epoch}, on validation images: {sentence(figures)}")
         is_best = figures["hole_psnr"] > self.progress.best_hole_psnr
         if is_best:
             self.progress.best_hole_psnr, self.progress.best_step = figures["hole_psnr"], self.progress.step
