@@ -11,9 +11,9 @@ from accelerate import Accelerator
 
 from benchmarks.measuring import Figure, middle, ratio, take_turns
 from benchmarks.subject import Subject, configured, reset_threads
-from inpaint.training.build import build_networks
 from inpaint.training.checkpoint import CheckpointStore
 from inpaint.training.state import Progress, load_state, save_state
+from inpaint.training.task import build_networks
 
 
 def run() -> list[Figure]:
@@ -30,27 +30,26 @@ def run() -> list[Figure]:
         adam.step()
     with tempfile.TemporaryDirectory() as name:
         store = CheckpointStore(Path(name) / "ours", keep=1)
-        state = (ours.runtime, ours.generator, ours.discriminator, ours.ema)
         progress = Progress()
 
         def begin() -> None:
             progress.step += 1
-            save_state(store, *state, progress, config)
+            save_state(store, ours.runtime, ours.task, progress, config)
 
         seconds = take_turns(
             {
                 "stall": begin,
                 "write": store.wait,
                 "save": lambda: accelerator.save_state(f"{name}/theirs", safe_serialization=True),
-                "load": lambda: load_state(store, *state, config),
+                "load": lambda: load_state(store, ours.runtime, ours.task, config),
                 "load_state": lambda: accelerator.load_state(f"{name}/theirs"),
             },
             rounds=3,
             clock=time.perf_counter,
         )
     whole = [stall + write for stall, write in zip(seconds["stall"], seconds["write"], strict=True)]
-    num_parameters = sum(p.numel() for net in (ours.generator, ours.discriminator) for p in net.parameters)
-    size = f"{4e-6 * (3 * num_parameters + sum(p.numel() for p in ours.generator.parameters)):.0f} MB"
+    num = ours.task.num_parameters
+    size = f"{4e-6 * (3 * sum(num.values()) + num['generator']):.0f} MB"
     named = {
         "training stands still": (seconds["stall"], "the rest is written while it goes on"),
         "until it is on the disk": (whole, "with hashes and an fsync of each file"),

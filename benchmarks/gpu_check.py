@@ -69,7 +69,7 @@ class Check:
         """What to train; `variant` is contiguous, eager (channels last, as the trainer has it), compiled or graphs."""
         tiny = {"model__width": 4, "data__image_size": 16} if self.rehearse else {}
         subject = Subject(configured("paper/final", batch_size, precision, **tiny))
-        for network in (subject.generator, subject.discriminator):
+        for network in subject.task.networks.values():
             if variant == "contiguous":
                 network.module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
             elif self.rehearse and variant in ("compiled", "graphs"):
@@ -143,7 +143,7 @@ def _first_terms(check: Check, batch_size: int, precision: str, on_cpu: bool) ->
         batch = next(
             Feed(subject.feed.pictures, config.data, 0, batch_size, 0, 1, subject.runtime.device, dtype).batches(1, 0)
         )
-        for key, value in subject.steps(phase, [batch], 1.0).items():
+        for key, value in subject.task.step(phase, [batch], batch_size).items():
             terms[f"phase {phase} {key}"] = float(value)
         subject.close()
     return terms
@@ -243,8 +243,7 @@ def trace(check: Check, batch_size: int, precision: str) -> None:
     profiler = Profiler(
         check.steps,
         Path(os.environ.get("OUT", tempfile.gettempdir())) / "profile",
-        subject.generator,
-        subject.discriminator,
+        *subject.task.networks.values(),
     )
     for phase in PHASES:
         for _ in range(check.steps + 4):

@@ -22,10 +22,10 @@ from inpaint.data.batches import Batch, crop
 from inpaint.distributed.heartbeat import Heartbeat
 from inpaint.distributed.runtime import Runtime
 from inpaint.distributed.signals import StopRequest
-from inpaint.training.build import build_networks
 from inpaint.training.console import Console
 from inpaint.training.run_directory import RunDirectory
 from inpaint.training.schedule import phase_at
+from inpaint.training.task import build_networks
 from inpaint.training.trainer import Trainer
 
 BATCH, STEPS_PER_PHASE, ROUNDS = 16, 3, 9

@@ -56,7 +56,7 @@ def _work() -> None:
     """One of the two: prints by phase the bytes, and the seconds of steps with and without the exchange."""
     reset_threads()
     subject = Subject(configured("paper/original", 2 * BATCH, model__width=WIDTH))
-    networks: dict[str, Any] = {"generator": subject.generator, "discriminator": subject.discriminator}
+    networks: dict[str, Any] = dict(subject.task.networks)
     batch = subject.batch()
 
     def alone(phase: int) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from benchmarks.measuring import Figure
 from inpaint.resolve import load_config
-from inpaint.training.build import build_networks
+from inpaint.training.task import build_networks
 
 # Stated by the makers, each way and GPU: NVLink 4, and one 400 Gb/s adapter a GPU.
 NVLINK_BYTES_S, ADAPTER_BYTES_S = 450e9, 50e9

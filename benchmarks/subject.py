@@ -14,9 +14,7 @@ from inpaint.data.pictures import Pictures
 from inpaint.distributed.runtime import Runtime
 from inpaint.holes.spec import HoleSpec
 from inpaint.resolve import load_config
-from inpaint.training.build import build_networks
-from inpaint.training.ema import Ema
-from inpaint.training.steps import Steps
+from inpaint.training.task import InpaintingTask
 
 
 def noise_pictures(num: int, spec: HoleSpec) -> Pictures:
@@ -36,16 +34,10 @@ class Subject:
     """Networks, optimizers, average and feed of a config, as the trainer builds them."""
 
     def __init__(self, config: Config, pictures: Pictures | None = None) -> None:
-        training, rates = config.training, config.optimizer
+        training = config.training
         self.config, self.batch_size = config, training.global_batch_size
-        self.runtime = Runtime(training.precision, self.batch_size, training.micro_batch_size, rates.gradient_clip)
-        generator, discriminator = build_networks(config)
-        shadow, _ = build_networks(config)
-        adam: dict[str, Any] = {"betas": (rates.beta1, rates.beta2), "lr": rates.generator_learning_rate}
-        self.generator = self.runtime.prepare("generator", generator, adam, training.compile)
-        self.discriminator = self.runtime.prepare("discriminator", discriminator, adam, training.compile)
-        self.ema = Ema(shadow.to(self.runtime.device), config.ema)
-        self.steps = Steps(self.runtime, self.generator, self.discriminator, config)
+        self.runtime = Runtime.of(config)
+        self.task = InpaintingTask(config, self.runtime)
         pictures = pictures or noise_pictures(max(4 * self.batch_size, 256), config.data.hole_spec)
         self.feed = Feed(
             pictures,
@@ -65,10 +57,8 @@ class Subject:
     def step(self, phase: int, batch: Batch | None = None) -> None:
         """One step on the next batch, or on `batch`, with all that belongs to it: metrics and the average."""
         micro = (batch or self.batch()).split(self.runtime.micro_batch_size)
-        self.steps(phase, micro, 1.0)
         self.images_seen += self.batch_size
-        if phase != 2:
-            self.ema.update(self.generator, self.images_seen, self.batch_size)
+        self.task.step(phase, micro, self.images_seen)
 
     def close(self) -> None:
         """Frees the memory and the threads."""

@@ -34,16 +34,16 @@ from inpaint.distributed.signals import StopRequest
 from inpaint.resolve import load_config
 from inpaint.training import launch
 from inpaint.training.run_directory import RunDirectory
-from inpaint.training.steps import Steps, Terms
+from inpaint.training.task import InpaintingTask, Terms
 from inpaint.training.trainer import Trainer
 
 
 class Recorder:
-    """Stands in the place of a trainer's `steps` and writes down what each step saw, reduced and moved."""
+    """Stands in the place of a task's `step` and writes down what each step saw, reduced and moved."""
 
     def __init__(self, trainer: Trainer) -> None:
-        self.inner, self.trainer = trainer.steps, trainer
-        self.networks = {"generator": trainer.generator, "discriminator": trainer.discriminator}
+        self.inner = trainer.task.step
+        self.networks = trainer.task.networks
         self.index = {_digest([torch.from_numpy(row.copy())]): i for i, row in enumerate(trainer.feed.pictures.pixels)}
         self.steps: list[dict[str, Any]] = []
         self.now: dict[str, Any] = {}
@@ -52,7 +52,7 @@ class Recorder:
             self._count_reductions(name, network)
             self._watch_backward(name, network)
 
-    def __call__(self, phase: int, batches: list[Batch], lr_scale: float) -> Terms:
+    def __call__(self, phase: int, batches: list[Batch], *rest: Any) -> Terms:
         before = {name: _state(network) for name, network in self.networks.items()}
         self.now = {
             "phase": phase,
@@ -62,7 +62,7 @@ class Recorder:
             "bytes": {"generator": [], "discriminator": []},
             "other_gradient_moved": 0.0,
         }
-        terms = self.inner(phase, batches, lr_scale)
+        terms = self.inner(phase, batches, *rest)
         self.now["terms"] = {name: float(value) for name, value in terms.items()}
         self.now["moved"] = [name for name, network in self.networks.items() if _state(network) != before[name]]
         self.steps.append(self.now)
@@ -110,7 +110,7 @@ def record(folder: Path, base: str, scenarios: list[dict[str, Any]]) -> None:
         launch._on_main(runtime, lambda run=run, config=config, options=options: launch._open_run(run, config, options))
         stop, heartbeat = StopRequest(), Heartbeat(runtime.rank, runtime.world_size, training.timeout_s)
         trainer = Trainer(config, options, runtime, run, stop, heartbeat, launch._open_pictures(runtime, config))
-        trainer.steps = recorder = Recorder(trainer)  # type: ignore[assignment]
+        trainer.task.step = recorder = Recorder(trainer)  # type: ignore[method-assign, assignment]
         outcome = trainer.run()
         seen = {
             "outcome": outcome,
@@ -120,7 +120,7 @@ def record(folder: Path, base: str, scenarios: list[dict[str, Any]]) -> None:
                 for name, network in recorder.networks.items()
             },
             "buffers": _digest([b for net in recorder.networks.values() for b in net.module.buffers()]),
-            "ema": _digest(trainer.ema.module.state_dict().values()) if trainer.ema else None,
+            "ema": _digest(trainer.task.ema.module.state_dict().values()) if trainer.task.ema else None,
             "steps": recorder.steps,
         }
         (folder / f"{scenario['name']}.rank{runtime.rank}.json").write_text(json.dumps(seen))
@@ -141,14 +141,14 @@ def record(folder: Path, base: str, scenarios: list[dict[str, Any]]) -> None:
 
 def fault(kind: str, rank: int, step: int, arguments: list[str]) -> int:
     """What goes wrong in one process, in the middle of a step; or `late`: its pictures take it STEP seconds longer."""
-    inner, count = Steps.__call__, 0
+    inner, count = InpaintingTask.step, 0
     if kind == "late":
         if int(os.environ["RANK"]) == rank:
             open_pictures = launch._open_pictures
             launch._open_pictures = lambda *args: (open_pictures(*args), time.sleep(step))[0]
         return launch.main(arguments)
 
-    def faulty(self: Steps, phase: int, batches: list[Batch], lr_scale: float) -> Terms:
+    def faulty(self: InpaintingTask, *arguments: Any) -> Terms:
         nonlocal count
         count += 1
         if (
@@ -159,9 +159,9 @@ def fault(kind: str, rank: int, step: int, arguments: list[str]) -> int:
             if kind == "raise":
                 raise ValueError("the dog ate\nthe batch")
             os._exit(7)
-        return inner(self, phase, batches, lr_scale)
+        return inner(self, *arguments)
 
-    Steps.__call__ = faulty  # type: ignore[method-assign]
+    InpaintingTask.step = faulty  # type: ignore[method-assign]
     return launch.main(arguments)
 
 

@@ -20,9 +20,7 @@ from inpaint.data.batches import Feed
 from inpaint.data.pictures import Pictures
 from inpaint.distributed.runtime import Runtime
 from inpaint.resolve import load_config
-from inpaint.training.build import build_networks
-from inpaint.training.ema import Ema
-from inpaint.training.steps import Steps
+from inpaint.training.task import InpaintingTask
 
 
 def train(folder: Path, scenario: dict[str, Any]) -> None:
@@ -30,12 +28,7 @@ def train(folder: Path, scenario: dict[str, Any]) -> None:
     os.environ["ACCELERATE_DEEPSPEED_CONFIG_FILE"] = scenario["engine"] or ""
     config = load_config(scenario["preset"], scenario["flags"])
     runtime, spec, batch_size = Runtime.of(config), config.data.hole_spec, config.training.global_batch_size
-    networks = {
-        name: runtime.prepare(name, module, {"lr": 1e-3, "betas": (0.5, 0.999)}, False)
-        for name, module in zip(("generator", "discriminator"), build_networks(config), strict=True)
-    }
-    steps = Steps(runtime, networks["generator"], networks["discriminator"], config)
-    ema = Ema(build_networks(config)[0].to(runtime.dtype), config.ema)
+    task = InpaintingTask(config, runtime)
 
     keys = np.arange(4 * batch_size, dtype=np.uint64)
     pixels = np.random.default_rng(0).integers(0, 256, (len(keys), spec.image_size, spec.image_size, 3), dtype=np.uint8)
@@ -43,18 +36,16 @@ def train(folder: Path, scenario: dict[str, Any]) -> None:
     feed = Feed(pictures, config.data, 0, batch_size, runtime.rank, runtime.world_size, runtime.device, runtime.dtype)
     batches = feed.batches(1, 0)
     for number, phase in enumerate(scenario["phases"], start=1):
-        steps(phase, next(batches).split(runtime.micro_batch_size), 1.0)
-        ema.update(networks["generator"], number * batch_size, batch_size)
+        task.step(phase, next(batches).split(runtime.micro_batch_size), number * batch_size)
     batches.close()
 
-    files = {"generator_ema": ema.module.state_dict()}
-    for name, network in networks.items():
-        files |= {name: network.weights(), f"optimizer_{name}": network.optimizer_state()}
+    files = task.state()
+    for network in runtime.networks:
         network.release()
     if runtime.is_main:
         torch.save(files, folder / f"{scenario['name']}.pt")
     runtime.networks.clear()
-    del steps
+    del task
     gc.collect()
     runtime.barrier()
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from inpaint.training.steps import Steps, Terms
+from inpaint.training.task import InpaintingTask, Terms
 
 
 class Killed(BaseException):
@@ -16,11 +16,11 @@ class Killed(BaseException):
 
 def at_step(number: int, act: Callable[[], None], patch: pytest.MonkeyPatch) -> None:
     """Do something in the middle of the run's step `number`, counted from where this process begins."""
-    original, count = Steps.__call__, iter(range(1, 10_000))
+    original, count = InpaintingTask.step, iter(range(1, 10_000))
 
-    def step(self: Steps, *arguments: Any) -> Terms:
+    def step(self: InpaintingTask, *arguments: Any) -> Terms:
         if next(count) == number:
             act()
         return original(self, *arguments)
 
-    patch.setattr(Steps, "__call__", step)
+    patch.setattr(InpaintingTask, "step", step)

@@ -15,7 +15,7 @@ from benchmarks.measuring import Figure, middle, rate, ratio, table, take_turns
 from benchmarks.step import picture_files
 from benchmarks.subject import Subject, configured
 from inpaint.resolve import load_config
-from inpaint.training.build import build_networks
+from inpaint.training.task import build_networks
 
 ROOT = Path(__file__).parent.parent
 TINY = {"model__width": 4, "data__image_size": 16}
@@ -76,7 +76,7 @@ def test_the_bare_loop_does_what_the_trainer_does() -> None:
         batch = subject.batch()
         subject.step(phase, batch)
         bare.step(phase, batch)
-    for ours, theirs in zip((subject.generator, subject.discriminator), bare.networks, strict=True):
+    for ours, theirs in zip(subject.task.networks.values(), bare.networks, strict=True):
         for (name, value), other in zip(ours.module.state_dict().items(), theirs.state_dict().values(), strict=True):
             assert torch.allclose(value, other, atol=1e-3), name
     subject.close()

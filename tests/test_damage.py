@@ -23,7 +23,7 @@ from inpaint.files import read_json_lines
 from inpaint.training import run_lock
 from inpaint.training.launch import main
 from inpaint.training.run_directory import finished_step
-from inpaint.training.steps import Steps, Terms
+from inpaint.training.task import InpaintingTask, Terms
 
 LAST = 20
 
@@ -235,9 +235,9 @@ def full_for_a_while(
     config: Path, straight: Path, disk: SmallDisk, run: Path, first: int, last: int, patch: pytest.MonkeyPatch
 ) -> None:
     """Full from the middle of one step to that of another: the run ends as if nothing had been."""
-    original, count = Steps.__call__, iter(range(1, 10_000))
+    original, count = InpaintingTask.step, iter(range(1, 10_000))
 
-    def step(self: Steps, *arguments: Any) -> Terms:
+    def step(self: InpaintingTask, *arguments: Any) -> Terms:
         number = next(count)
         if number == first:
             disk.fill()
@@ -247,7 +247,7 @@ def full_for_a_while(
         return original(self, *arguments)
 
     with patch.context() as patched:
-        patched.setattr(Steps, "__call__", step)
+        patched.setattr(InpaintingTask, "step", step)
         finish(config, run)
     assert_same_weights(run, straight)
     told = [(line["step"], "evaluation/hole_psnr" in line) for line in metrics(run)]

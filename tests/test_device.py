@@ -96,9 +96,9 @@ def train_watched(config: Config, folder: Path) -> tuple[Waits, dict[int, tuple[
         pictures = {split: pictures_of(config, num) for split, num in (("train", 50), ("validation", 7), ("test", 9))}
         trainer = Trainer(config, Options(run.path), runtime, run, stop, heartbeat, pictures)
         if runtime.world_size > 1:
-            for network in (trainer.generator, trainer.discriminator):
+            for network in trainer.task.networks.values():
                 network.engine.register_comm_hook(None, already_reduced)  # type: ignore[operator]
-        whole_step, train_step = trainer._step, trainer.steps
+        whole_step, train_step = trainer._step, trainer.task.step
 
         def step(batches: Any) -> int:
             number, before = trainer.progress.step + 1, len(seen.waits)
@@ -110,7 +110,7 @@ def train_watched(config: Config, folder: Path) -> tuple[Waits, dict[int, tuple[
             steps[trainer.progress.step + 1] = (phase, [])
             return train_step(phase, *arguments)
 
-        trainer._step, trainer.steps = step, phase_of  # type: ignore[method-assign, assignment]
+        trainer._step, trainer.task.step = step, phase_of  # type: ignore[method-assign]
         assert trainer.run() == "finished"
         trainer.store.wait()
     heartbeat.close(in_order=True)

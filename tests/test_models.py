@@ -20,7 +20,7 @@ from inpaint.holes.spec import HoleSpec
 from inpaint.models.discriminator import Discriminator
 from inpaint.models.generator import Generator, GeneratorConfig
 from inpaint.models.layers import convolution
-from inpaint.training.build import build_networks
+from inpaint.training.task import build_networks
 
 NORMS = ["batch", "group", "none"]
 

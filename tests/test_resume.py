@@ -126,7 +126,7 @@ def poison(monkeypatch: pytest.MonkeyPatch, epoch: int, position: int) -> None:
         here = (self.progress.epoch, self.progress.position)
         if here == (epoch, position) and [epoch, position] not in self.progress.skipped:
             with torch.no_grad():
-                next(self.generator.module.parameters()).fill_(float("nan"))
+                next(self.task.generator.module.parameters()).fill_(float("nan"))
         return original(self, batches)
 
     monkeypatch.setattr(trainer.Trainer, "_step", step)

@@ -18,8 +18,7 @@ from inpaint.data.pictures import Pictures
 from inpaint.distributed.network import Network
 from inpaint.distributed.runtime import Runtime
 from inpaint.losses import adversarial_loss, discriminator_losses, reconstruction_loss
-from inpaint.training.build import build_networks
-from inpaint.training.steps import Steps
+from inpaint.training.task import InpaintingTask
 
 SIZE, BATCH = 16, 8
 RATES = {"generator_learning_rate": 1e-3, "discriminator_learning_rate": 1e-3}
@@ -41,19 +40,15 @@ class Setup:
         sections["model"] = {"width": 4, **sections.get("model", {})}
         self.config = Config.model_validate(sections)
         self.runtime = Runtime(precision, BATCH, micro)
-        self.generator, self.discriminator = (
-            self.runtime.prepare(name, network, {"lr": 1.0, "betas": (0.5, 0.999)}, False)
-            for name, network in zip(("generator", "discriminator"), build_networks(self.config), strict=True)
-        )
-        self.steps = Steps(self.runtime, self.generator, self.discriminator, self.config)
-        self.dtype = torch.float64 if precision == "float64" else torch.float32
+        self.task = InpaintingTask(self.config, self.runtime)
+        self.generator, self.discriminator = self.task.generator, self.task.discriminator
 
     def batch(self, step: int = 0) -> Batch:
         random, spec, size = np.random.default_rng(0), self.config.data.hole_spec, self.config.data.image_size
         where, windows = draws.stored_holes(random.integers(0, 2**63, 64, dtype=np.uint64), spec)
         pixels = random.integers(0, 256, (64, size, size, 3), dtype=np.uint8)
         pictures = Pictures(pixels, where, windows, [""] * 64)
-        feed = Feed(pictures, self.config.data, 0, BATCH, device=self.runtime.device, dtype=self.dtype)
+        feed = Feed(pictures, self.config.data, 0, BATCH, device=self.runtime.device, dtype=self.runtime.dtype)
         batches = feed.batches(1, step)
         try:
             return next(batches)
@@ -61,7 +56,8 @@ class Setup:
             batches.close()
 
     def __call__(self, phase: int, step: int = 0, lr_scale: float = 1.0) -> dict[str, Tensor]:
-        return self.steps(phase, self.batch(step).split(self.runtime.micro_batch_size), lr_scale)
+        micro_batches = self.batch(step).split(self.runtime.micro_batch_size)
+        return self.task.step(phase, micro_batches, (step + 1) * BATCH, lr_scale)
 
 
 @pytest.fixture(autouse=True)
@@ -120,14 +116,14 @@ def test_the_generators_turn_leaves_the_discriminator_as_it_was(monkeypatch: pyt
     setup = Setup()
     discriminator = setup.discriminator.module
     before, looked = state(discriminator, True), []
-    original = setup.steps._train_discriminator
+    original = setup.task._train_discriminator
 
     def look(output: Tensor, batch: Batch) -> Any:
         looked.append(all(p.grad is None or not p.grad.any() for p in discriminator.parameters()))
         looked.append(not moved(before, state(discriminator, True)))
         return original(output, batch)
 
-    monkeypatch.setattr(setup.steps, "_train_discriminator", look)
+    monkeypatch.setattr(setup.task, "_train_discriminator", look)
     setup(3)
     assert looked == [True, True]
     tracked = [buffer for name, buffer in discriminator.named_buffers() if name.endswith("num_batches_tracked")]

@@ -16,7 +16,7 @@ from running import finish_writing, steps, tiny_config, weights
 from inpaint import Generator, cli
 from inpaint.training.launch import main
 from inpaint.training.saved_generator import load_generator
-from inpaint.training.steps import Steps, Terms
+from inpaint.training.task import InpaintingTask, Terms
 
 
 class Killed(BaseException):
@@ -35,16 +35,16 @@ def config(folder: Path) -> str:
 
 def killed(run: Path, number: int, *arguments: str) -> Path:
     """A run that ends in the middle of the step `number` of this start."""
-    original, count = Steps.__call__, iter(range(1, 10_000))
+    original, count = InpaintingTask.step, iter(range(1, 10_000))
 
-    def step(self: Steps, *given: Any) -> Terms:
+    def step(self: InpaintingTask, *given: Any) -> Terms:
         if next(count) == number:
             finish_writing()
             raise Killed
         return original(self, *given)
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(Steps, "__call__", step)
+        patch.setattr(InpaintingTask, "step", step)
         main([*arguments, "--run-dir", str(run)])
     return run
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from reprlib import repr as shortened
@@ -15,6 +16,7 @@ from huggingface_hub.errors import EntryNotFoundError, HFValidationError, LocalE
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from inpaint.config import Config
 from inpaint.errors import InpaintError, shorten
 from inpaint.hub.errors import CLIENT_ERRORS, redact
 from inpaint.models.layers import Convolution, Norm, convolution, upsampling
@@ -62,6 +64,13 @@ class GeneratorConfig:
         ]
         if faults:
             raise InpaintError("the generator's config is wrong: " + "; ".join(faults))
+
+    @classmethod
+    def for_run(cls, config: Config) -> GeneratorConfig:
+        """That of the generator which a run with these settings trains."""
+        model, data = config.model, config.data
+        shape = (model.width, model.bottleneck, model.mask_channel, model.norm)
+        return cls(*shape, data.image_size, data.hole_spec.max_px)
 
     @classmethod
     def from_dict(cls, values: Any) -> GeneratorConfig:
@@ -137,6 +146,15 @@ class Generator(
         Measured in float32 on a CPU: three times the first layer's activations, less without normalisation.
         """
         return height * width * (10 * self.config.width + 120)
+
+    @classmethod
+    def of(cls, config: GeneratorConfig, weights: Mapping[str, Tensor]) -> Generator:
+        """The generator of these weights, which become as wide as its own would be; nothing is drawn or copied."""
+        with torch.device("meta"):
+            generator = cls(config)
+        kinds = {name: tensor.dtype for name, tensor in generator.state_dict().items()}
+        generator.load_state_dict({name: tensor.to(kinds[name]) for name, tensor in weights.items()}, assign=True)
+        return generator.eval()
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
         return super().generate_model_card(*args, **{"image_size": self.config.image_size, **kwargs})

@@ -132,7 +132,7 @@ def main(argv: list[str]) -> int:
 def dry_run(config: Config, world_size: int) -> None:
     """Print as YAML what this config amounts to."""
     from inpaint.distributed.launcher import divide_batch
-    from inpaint.training.build import build_networks
+    from inpaint.training.task import build_networks
 
     micro, accumulation = divide_batch(config.training.global_batch_size, config.training.micro_batch_size, world_size)
     generator, discriminator = (sum(p.numel() for p in network.parameters()) for network in build_networks(config))
@@ -243,13 +243,15 @@ def _settled(config: Config, options: Options, group: ProcessGroup | None = None
 
 
 def _open_run(run: RunDirectory, config: Config, options: Options) -> None:
-    from inpaint.models.generator import Generator
-    from inpaint.training.build import generator_config
+    from inpaint.models.generator import Generator, GeneratorConfig
     from inpaint.training.saved_generator import init_generator
 
-    if options.init_from is not None and not (options.resume and any(run.path.glob("checkpoints/*step_*"))):
+    generator_config = GeneratorConfig.for_run(config)
+    if options.init_from is not None and options.resume and any(run.path.glob("checkpoints/*step_*")):
+        print("--init-from is for a new run and not used; this one goes on from its own checkpoint", file=sys.stderr)
+    elif options.init_from is not None:
         # A mistake is told now, and not after the data is prepared.
-        init_generator(Generator(generator_config(config)), options.init_from)
+        init_generator(Generator(generator_config), options.init_from)
     for change in run.open(config, options.resume, options.overwrite):
         print(f"changed since this run was last started: {change}", file=sys.stderr)
 
@@ -309,9 +311,10 @@ def _print_start(runtime: Runtime, config: Config, trainer: Trainer, run: RunDir
         )
     for note in notes:
         print(note, file=sys.stderr)
-    generator, discriminator = (count / 1e6 for count in trainer.num_parameters)
+    num_parameters = trainer.task.num_parameters
     print(
-        f"{runtime.describe()}; {generator:.2f} M + {discriminator:.2f} M parameters (generator + discriminator)\n"
+        f"{runtime.describe()}; {' + '.join(f'{num / 1e6:.2f} M' for num in num_parameters.values())} parameters "
+        f"({' + '.join(num_parameters)})\n"
         f"run directory: {run.path}",
         file=sys.stderr,
     )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from inpaint.distributed.runtime import Runtime
-from inpaint.training.steps import Terms
+from inpaint.training.task import Terms
 
 
 @dataclass(frozen=True)

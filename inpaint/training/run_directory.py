@@ -11,17 +11,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from safetensors import SafetensorError
-from torch import Tensor
 from tqdm import tqdm
 
 from inpaint.config import Config
 from inpaint.errors import InpaintError, UsageError
 from inpaint.files import publish_directory, read_json_object, remove_directory, sync_files, write_atomically
 from inpaint.hub.card import write_generator_card
-from inpaint.models.generator import Generator, GeneratorConfig
+from inpaint.models.generator import Generator
 from inpaint.training.checkpoint import CheckpointStore, DamagedCheckpointError, read_state
 from inpaint.training.identity import another_run, differences
 from inpaint.training.metrics_file import DAMAGED, MetricsFile
@@ -170,13 +168,8 @@ class RunDirectory:
             if num := self._metrics.forget_after(step, evaluated_epoch):
                 tqdm.write(f"{num} line(s) of {METRICS} could not be read and are now in {DAMAGED}", file=sys.stderr)
 
-    def save_generator(self, weights: Mapping[str, Tensor], config: GeneratorConfig) -> None:
-        """generator/: `weights` as float32, put in the place of an older one when whole."""
-        with torch.device("meta"):
-            generator = Generator(config)
-        expected = generator.state_dict()
-        cast = {name: tensor.detach().to("cpu", expected[name].dtype) for name, tensor in weights.items()}
-        generator.load_state_dict(cast, assign=True)
+    def save_generator(self, generator: Generator) -> None:
+        """generator/, put in the place of an older one when whole."""
         temporary, final = self.path / ".generator.tmp", self.path / "generator"
         with self.tolerate_io_errors("generator/"):
             try:

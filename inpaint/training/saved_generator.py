@@ -6,14 +6,15 @@ import json
 import sys
 from pathlib import Path
 
-import torch
 import yaml
 
 from inpaint.config import Config
 from inpaint.errors import InpaintError
-from inpaint.models.generator import Generator
-from inpaint.training.build import generator_config
+from inpaint.models.generator import Generator, GeneratorConfig
 from inpaint.training.checkpoint import Checkpoint, CheckpointStore, DamagedCheckpointError, read_checkpoint
+
+# Of a checkpoint, what a generator is made from.
+GENERATOR, AVERAGE = "generator", "generator_ema"
 
 
 def load_generator(source: str | Path, revision: str | None = None) -> Generator:
@@ -68,10 +69,6 @@ def _of_checkpoint(checkpoint: Checkpoint, run_dir: Path) -> tuple[Generator, st
         config = Config.model_validate_json(json.dumps({name: settings[name] for name in ("model", "data")}))
     except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError) as error:
         raise DamagedCheckpointError(f"its settings cannot be read ({str(error).splitlines()[0]})") from error
-    is_averaged = "generator_ema" in checkpoint.tensors
-    weights = checkpoint.tensors["generator_ema" if is_averaged else "generator"]
-    with torch.device("meta"):
-        generator = Generator(generator_config(config))
-    kinds = {name: tensor.dtype for name, tensor in generator.state_dict().items()}
-    generator.load_state_dict({name: tensor.to(kinds[name]) for name, tensor in weights.items()}, assign=True)
-    return generator.eval(), "the averaged generator" if is_averaged else "the generator"
+    name = AVERAGE if AVERAGE in checkpoint.tensors else GENERATOR
+    generator = Generator.of(GeneratorConfig.for_run(config), checkpoint.tensors[name])
+    return generator, "the averaged generator" if name == AVERAGE else "the generator"

@@ -1,4 +1,4 @@
-"""Owns what a checkpoint means: where the run stands, and how its networks, averages and optimizers go out and in."""
+"""Owns where a run stands, what a checkpoint says of it, and what is kept of a batch that broke it."""
 
 from __future__ import annotations
 
@@ -7,26 +7,22 @@ import logging
 from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
 from safetensors.numpy import save_file
-from torch import Tensor
 
-from inpaint.config import Config
+from inpaint.config import Config, TrainingConfig
 from inpaint.data.batches import Feed, plan_epoch
-from inpaint.distributed.network import Network
 from inpaint.distributed.runtime import Runtime
 from inpaint.errors import InpaintError
 from inpaint.sources.keys import KEY_RULE
 from inpaint.training.checkpoint import CheckpointStore
-from inpaint.training.ema import Ema
 from inpaint.training.identity import another_run, is_same_place
 from inpaint.training.meter import NonFiniteError
+from inpaint.training.task import InpaintingTask
 
 log = logging.getLogger(__name__)
-
-GENERATOR, EMA, DISCRIMINATOR = "generator", "generator_ema", "discriminator"
 
 
 @dataclass
@@ -65,13 +61,21 @@ class Progress:
     def next_epoch(self) -> None:
         self.epoch, self.position = self.epoch + 1, 0
 
+    def facts(self) -> dict[str, Any]:
+        """What the report says of it."""
+        seconds = round(self.seconds, 1)
+        return {"steps": self.step, "epochs": self.epoch, "images_seen": self.images_seen, "training_seconds": seconds}
+
+    def steps_left(self, training: TrainingConfig, steps_per_epoch: int) -> int:
+        """How many the run has still to do, as far as these settings let it go."""
+        left = (training.epochs - self.epoch + 1) * steps_per_epoch - self.position
+        return max(0, left if training.max_steps is None else min(left, training.max_steps - self.step))
+
 
 def save_state(
     store: CheckpointStore,
     runtime: Runtime,
-    generator: Network,
-    discriminator: Network,
-    ema: Ema | None,
+    task: InpaintingTask,
     progress: Progress,
     config: Config,
     data_digest: str = "",
@@ -81,14 +85,7 @@ def save_state(
     Args:
         data_digest: of the data that the run is trained on; see `identity.digest_of`.
     """
-    tensors = {
-        GENERATOR: generator.weights(),
-        DISCRIMINATOR: discriminator.weights(),
-        f"optimizer_{GENERATOR}": generator.optimizer_state(),
-        f"optimizer_{DISCRIMINATOR}": discriminator.optimizer_state(),
-    }
-    if ema is not None:
-        tensors[EMA] = runtime.on_main(ema.module.state_dict().items())
+    tensors = task.state()
     if runtime.is_main:
         state = {
             **asdict(progress),
@@ -104,9 +101,7 @@ def save_state(
 def load_state(
     store: CheckpointStore,
     runtime: Runtime,
-    generator: Network,
-    discriminator: Network,
-    ema: Ema | None,
+    task: InpaintingTask,
     config: Config,
     data_digest: str = "",
 ) -> Progress | None:
@@ -135,25 +130,7 @@ def load_state(
             raise another_run(store.root.parent, [changed])
         if runtime.is_main:
             log.warning("the validation images of %s are not those of before; the run goes on with them", before)
-    tensors = runtime.broadcast_tensors(checkpoint.tensors if checkpoint else {})
-    for name, network in ((GENERATOR, generator), (DISCRIMINATOR, discriminator)):
-        found = {key: tuple(tensor.shape) for key, tensor in tensors[name].items()}
-        if differing := {
-            key for key in found.keys() | network.shapes.keys() if found.get(key) != network.shapes.get(key)
-        }:
-            raise InpaintError(
-                f"the checkpoint of step {state['step']} is of another {name} ({min(differing)} and "
-                f"{len(differing) - 1} more differ); give another --run-dir, or the old model settings"
-            )
-        optimizer = tensors[f"optimizer_{name}"]
-        if int(optimizer["num_updates"]):
-            network.initialise_state(*_example_inputs(name, config, runtime))
-        network.load_weights(tensors[name])
-        network.load_optimizer_state(optimizer)
-    if ema is not None:
-        if EMA not in tensors and runtime.is_main:
-            log.warning("the checkpoint holds no average; it starts from the generator's weights")
-        ema.module.load_state_dict(tensors.get(EMA, tensors[GENERATOR]))
+    task.load_state(runtime.broadcast_tensors(checkpoint.tensors if checkpoint else {}), state["step"])
     # Checkpoints of before a field was there have the others.
     progress = Progress(**{item.name: state[item.name] for item in fields(Progress) if item.name in state})
     if state["global_batch_size"] != config.training.global_batch_size:
@@ -178,12 +155,3 @@ def save_debug_bundle(folder: Path, error: NonFiniteError, feed: Feed, config: C
         "config": config.model_dump(mode="json"),
     }
     (folder / "error.json").write_text(json.dumps(facts, indent=1))
-
-
-def _example_inputs(name: str, config: Config, runtime: Runtime) -> tuple[Tensor, ...]:
-    size, window = config.data.image_size, config.data.hole_spec.window_px
-
-    def zeros(channels: int, side: int) -> Tensor:
-        return torch.zeros(2, channels, side, side, device=runtime.device)
-
-    return (zeros(3, size), zeros(1 if name == GENERATOR else 3, size if name == GENERATOR else window))

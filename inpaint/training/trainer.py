@@ -1,12 +1,10 @@
-"""Owns the run: builds what a config asks for, trains, judges, saves and resumes."""
+"""Owns the run: asks its task for steps, judges, saves and resumes; what is trained the task alone knows."""
 
 from __future__ import annotations
 
 import time
 from dataclasses import asdict
 from typing import Any
-
-from torch import nn
 
 from inpaint.arguments import Options
 from inpaint.config import Config
@@ -17,21 +15,17 @@ from inpaint.distributed.signals import StopRequest
 from inpaint.distributed.stop_sync import NOTHING, SAVE, STOP, StopSync
 from inpaint.errors import InpaintError
 from inpaint.evaluation.metrics import sentence
-from inpaint.models.generator import Generator
-from inpaint.training.build import build_networks
 from inpaint.training.checkpoint import BEST, CheckpointStore
 from inpaint.training.console import Console
-from inpaint.training.ema import Ema
 from inpaint.training.evaluator import Evaluator
 from inpaint.training.identity import digest_of
 from inpaint.training.meter import Meter, NonFiniteError, StepInfo
 from inpaint.training.profile import Profiler
 from inpaint.training.publication import Publication
 from inpaint.training.run_directory import RunDirectory, finished_step
-from inpaint.training.saved_generator import init_generator
 from inpaint.training.schedule import LearningRate, phase_at, phase_steps
 from inpaint.training.state import Progress, load_state, save_debug_bundle, save_state
-from inpaint.training.steps import Steps
+from inpaint.training.task import InpaintingTask
 
 
 class Trainer:
@@ -58,27 +52,12 @@ class Trainer:
         pictures: dict[Any, Any],
     ) -> None:
         self.config, self.runtime, self.run_directory, self.heartbeat = config, runtime, run, heartbeat
-        training, rates = config.training, config.optimizer
-        generator, discriminator = build_networks(config)
-        self.init_from = options.init_from
+        training = config.training
         self.store = CheckpointStore(run.path / "checkpoints", config.checkpointing.keep)
-        if options.init_from is not None and not runtime.broadcast(self.store.steps() if runtime.is_main else None):
-            init_generator(generator, options.init_from)
-        self.num_parameters = [sum(p.numel() for p in net.parameters()) for net in (generator, discriminator)]
-        shadow = Generator(generator.config)
-        shadow.load_state_dict(generator.state_dict())
-        adam = {"betas": (rates.beta1, rates.beta2)}
-        self.generator = runtime.prepare(
-            "generator", generator, adam | {"lr": rates.generator_learning_rate}, training.compile
-        )
-        self.discriminator = runtime.prepare(
-            "discriminator", discriminator, adam | {"lr": rates.discriminator_learning_rate}, training.compile
-        )
-        shadow.to(runtime.device, runtime.dtype)
-        self.ema = Ema(shadow, config.ema) if config.ema.half_life_kimg is not None else None
-        self.steps = Steps(runtime, self.generator, self.discriminator, config)
+        is_new = not runtime.broadcast(self.store.steps() if runtime.is_main else None)
+        self.task = InpaintingTask(config, runtime, options.init_from if is_new else None)
         num_profiled = options.profile if runtime.is_main else 0
-        self.profiler = Profiler(num_profiled, run.path / "profile", self.generator, self.discriminator)
+        self.profiler = Profiler(num_profiled, run.path / "profile", *self.task.networks.values())
         self.meter = Meter(runtime)
         self.evaluator = Evaluator(runtime, pictures, config)
         self.feed = Feed(
@@ -92,12 +71,11 @@ class Trainer:
             runtime.dtype,
         )
         self.phases = phase_steps(training.phases, self.feed.steps_per_epoch)
-        self._stand(Progress())
+        self._set_progress(Progress())
         self.publication = Publication(runtime, run, self.store, config)
         self.console = Console(runtime.is_main)
         self.stop_sync = StopSync(runtime, stop, config.checkpointing.every_minutes, self.store.wants_retry)
         self.data_digest = digest_of(pictures["validation"])
-        self.published_step = -1
         self._compiled: set[str] = set()
 
     def run(self) -> str:
@@ -118,8 +96,6 @@ class Trainer:
                 raise InpaintError(f"the first checkpoint cannot be written ({failure}); nothing was trained")
         if self._done() and self.runtime.broadcast(finished_step(self.run_directory.path)) == self.progress.step:
             return "finished"
-        if self.init_from is not None and self.progress.step:
-            self.console.say("--init-from is for a new run and not used; this one goes on from its own checkpoint")
         if self.runtime.is_main:
             self.run_directory.save_config(self.config)
         batch = self.config.training.global_batch_size
@@ -164,10 +140,9 @@ class Trainer:
         self._at(f"step {info.step}, phase {phase}", f"phase {phase}")
         if [info.epoch, info.position] not in progress.skipped:
             images_seen = progress.images_seen + training.global_batch_size
-            factor = self.learning_rate.of_step(images_seen, training.global_batch_size)
-            self.meter.add(info, self.steps(phase, batch.split(self.runtime.micro_batch_size), factor))
-            if self.ema is not None and phase != 2:
-                self.ema.update(self.generator, images_seen, training.global_batch_size)
+            scale = self.learning_rate.of_step(images_seen, training.global_batch_size)
+            micro_batches = batch.split(self.runtime.micro_batch_size)
+            self.meter.add(info, self.task.step(phase, micro_batches, images_seen, scale))
         progress.advance(training.global_batch_size)
         self.console.advance(training.global_batch_size, f"epoch {info.epoch}/{training.epochs} phase {phase}")
         if progress.step % training.log_every == 0 or self._done():
@@ -208,23 +183,18 @@ class Trainer:
 
     def _end_epoch(self) -> bool:
         """Judge the epoch that has just ended; returns whether a stop was asked for meanwhile."""
-        epoch = self.progress.epoch
-        self._save_generator()
+        epoch, push_every = self.progress.epoch, self.config.hub.push_every
+        self.publication.save(self.task, self.progress.step, self.progress.seconds)
         if self.progress.evaluated_epoch >= epoch or epoch % self.config.evaluation.every_epochs:
             return False
-        figures = self.evaluator.validate(self._judged(), self._stop_now)
+        figures = self.evaluator.validate(self.task.evaluation_module, self._stop_now)
         if figures is None:
             return True
-        self.evaluator.save_samples(self._judged(), self.run_directory, epoch)
+        self.evaluator.save_samples(self.task.evaluation_module, self.run_directory, epoch)
         self.progress.evaluated_epoch = epoch
         if self.runtime.is_main:
-            last_phase = phase_at(self.feed.steps_per_epoch - 1, self.phases)
-            line = {
-                "step": self.progress.step,
-                "epoch": epoch,
-                "phase": last_phase,
-                "images_seen": self.progress.images_seen,
-            }
+            phase, images_seen = phase_at(self.progress.position - 1, self.phases), self.progress.images_seen
+            line = {"step": self.progress.step, "epoch": epoch, "phase": phase, "images_seen": images_seen}
             self.run_directory.log(line | {f"evaluation/{name}": value for name, value in figures.items()})
             self.console.say(f"epoch {epoch}, on validation images: {sentence(figures)}")
         is_best = figures["hole_psnr"] > self.progress.best_hole_psnr
@@ -234,32 +204,20 @@ class Trainer:
             if self.runtime.is_main:
                 with self.run_directory.tolerate_io_errors(BEST):
                     self.store.set_best(self.progress.step, figures)
-        push_every = self.config.hub.push_every
         if push_every == "epoch" or (push_every == "best" and is_best):
             self.publication.push(f"epoch-{epoch:04d}" if push_every == "epoch" else "best")
         return False
-
-    def _judged(self) -> nn.Module:
-        return self.ema.module if self.ema is not None else self.generator.module
-
-    def _save_generator(self) -> None:
-        """Write generator/ as it is at this step, unless that was done."""
-        if self.published_step != self.progress.step:
-            self.publication.save(self.generator, self.ema.module if self.ema else None, self.progress.seconds)
-            self.published_step = self.progress.step
 
     def _save(self) -> None:
         """Begin a checkpoint, unless the steps since the last look were not all finite."""
         self.heartbeat.busy(f"step {self.progress.step}, saving a checkpoint")
         self.meter.check()
-        networks = (self.generator, self.discriminator, self.ema)
-        save_state(self.store, self.runtime, *networks, self.progress, self.config, self.data_digest)
+        save_state(self.store, self.runtime, self.task, self.progress, self.config, self.data_digest)
         self.stop_sync.saved()
 
     def _restore(self) -> None:
-        networks = (self.generator, self.discriminator, self.ema)
-        progress = load_state(self.store, self.runtime, *networks, self.config, self.data_digest)
-        self._stand(progress or Progress())
+        progress = load_state(self.store, self.runtime, self.task, self.config, self.data_digest)
+        self._set_progress(progress or Progress())
         self.meter.reset()
         if self.runtime.is_main:
             self.run_directory.forget_after(self.progress.step, self.progress.evaluated_epoch)
@@ -269,7 +227,8 @@ class Trainer:
                     self.store.set_best(self.progress.best_step, {"hole_psnr": self.progress.best_hole_psnr})
             if self.progress.step:
                 at = f"at step {self.progress.step} of {self.total_steps}"
-                limit = "epochs" if self._is_last_epoch_over() else "max_steps"
+                last = (self.config.training.epochs, self.feed.steps_per_epoch)
+                limit = "epochs" if (self.progress.epoch, self.progress.position) >= last else "max_steps"
                 over = f"this run is finished, {at}; a larger training.{limit} extends it"
                 self.console.say(over if self._done() else f"resuming {at}")
 
@@ -291,23 +250,14 @@ class Trainer:
         self.progress.skipped, self.progress.rollbacks = skipped, rollbacks
         self.console.rewind(self.progress.step * self.config.training.global_batch_size)
 
-    def _stand(self, progress: Progress) -> None:
+    def _set_progress(self, progress: Progress) -> None:
         """Go on from `progress`; what is left is counted from there, for the batch may have been another until then."""
-        training, steps_per_epoch = self.config.training, self.feed.steps_per_epoch
-        progress.position = min(progress.position, steps_per_epoch)
+        progress.position = min(progress.position, self.feed.steps_per_epoch)
         self.progress = progress
-        left = max(0, (training.epochs - progress.epoch + 1) * steps_per_epoch - progress.position)
-        if training.max_steps is not None:
-            left = max(0, min(left, training.max_steps - progress.step))
+        left = progress.steps_left(self.config.training, self.feed.steps_per_epoch)
         self.total_steps = progress.step + left
-        total_images = progress.images_seen + left * training.global_batch_size
+        total_images = progress.images_seen + left * self.config.training.global_batch_size
         self.learning_rate = LearningRate.of(self.config.optimizer, total_images)
-
-    def _is_last_epoch_over(self) -> bool:
-        last_position = self.progress.position == self.feed.steps_per_epoch
-        return self.progress.epoch > self.config.training.epochs or (
-            last_position and self.progress.epoch == self.config.training.epochs
-        )
 
     def _done(self) -> bool:
         return self.progress.step >= self.total_steps
@@ -329,17 +279,12 @@ class Trainer:
             return self._leave("preempted")
         outcome = self._leave("finished")
         self.heartbeat.busy("judging the finished generator")
-        facts = {
-            "steps": self.progress.step,
-            "epochs": self.progress.epoch,
-            "images_seen": self.progress.images_seen,
-            "training_seconds": round(self.progress.seconds, 1),
-        }
-        report = self.evaluator.finish(self._judged(), self.run_directory, facts, self._stop_now)
+        module, facts = self.task.evaluation_module, self.progress.facts()
+        report = self.evaluator.finish(module, self.run_directory, facts, self._stop_now)
         if report is None:
             return "preempted" if outcome == "finished" else outcome
-        self.published_step = -1  # with the figures in its card now, and again if there was no room for it
-        self._save_generator()
+        # With the figures in its card now, and again if there was no room for it.
+        self.publication.save(self.task, self.progress.step, self.progress.seconds, again=True)
         if self.runtime.is_main:
             print(f"\n{report}", flush=True)
         if missing := self.runtime.broadcast(self.run_directory.unwritten):

@@ -1,0 +1,222 @@
+"""Owns what is trained: networks, losses, optimizers and average, and what one global batch does to them in each phase.
+
+Only the network being trained pays (paper, "Training in theory"): the generator runs without gradient while the
+discriminator learns alone, and in the generator's turn the discriminator is frozen and called raw, so that no gradient
+of it is computed or reduced. There it is in evaluation mode: a step of the generator moves nothing of it.
+
+In phase 3 each image runs forward through the generator once. Both updates are taken from that one forward and from the
+networks as they were before the step: the generator's turns over all micro batches come first, for the discriminator's
+turns move the statistics that the generator's turns read. So micro batches change only what BatchNorm does in training:
+it normalises each by itself, and its running statistics move once for each.
+
+The discriminator sees real and generated images in one forward of twice the batch; BatchNorm's statistics are those of
+both together.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+
+import torch
+from torch import Tensor, nn
+
+from inpaint.config import Config
+from inpaint.data.batches import Batch, composite, crop
+from inpaint.distributed.network import Network
+from inpaint.distributed.runtime import Runtime
+from inpaint.errors import InpaintError
+from inpaint.losses import adversarial_loss, discriminator_losses, reconstruction_loss
+from inpaint.models.discriminator import Discriminator
+from inpaint.models.generator import Generator, GeneratorConfig
+from inpaint.training.ema import Ema
+from inpaint.training.saved_generator import AVERAGE, GENERATOR, init_generator
+
+DISCRIMINATOR = "discriminator"
+
+log = logging.getLogger(__name__)
+
+Terms = dict[str, Tensor]
+
+
+def build_networks(config: Config) -> tuple[Generator, nn.Module]:
+    """Generator and discriminator with their start values, which depend on the seed alone."""
+    torch.manual_seed(config.training.seed)
+    model, data = config.model, config.data
+    generator = Generator(GeneratorConfig.for_run(config))
+    window_px = data.hole_spec.window_px
+    return generator, Discriminator(data.image_size, window_px, model.width, model.global_average_pooling, model.norm)
+
+
+class InpaintingTask:
+    """A generator and its discriminator in training; every process calls every method alike.
+
+    Args:
+        config: of the run.
+        runtime: where it is trained.
+        init_from: a saved generator to begin from, or None.
+
+    Raises:
+        InpaintError: `init_from` cannot be read or has another shape.
+    """
+
+    def __init__(self, config: Config, runtime: Runtime, init_from: str | None = None) -> None:
+        self.config, self.runtime, self.window_px = config, runtime, config.data.hole_spec.window_px
+        rates = config.optimizer
+        generator, discriminator = build_networks(config)
+        if init_from is not None:
+            init_generator(generator, init_from)
+        # Before an engine takes the generator to pieces.
+        average = copy.deepcopy(generator) if config.ema.half_life_kimg is not None else None
+        modules = {GENERATOR: generator, DISCRIMINATOR: discriminator}
+        self.num_parameters = {name: sum(p.numel() for p in net.parameters()) for name, net in modules.items()}
+        self.learning_rates = {
+            GENERATOR: rates.generator_learning_rate,
+            DISCRIMINATOR: rates.discriminator_learning_rate,
+        }
+        self.networks: dict[str, Network] = {}
+        for name, module in modules.items():
+            adam = {"betas": (rates.beta1, rates.beta2), "lr": self.learning_rates[name]}
+            self.networks[name] = runtime.prepare(name, module, adam, config.training.compile)
+        self.generator, self.discriminator = self.networks[GENERATOR], self.networks[DISCRIMINATOR]
+        self.ema = None if average is None else Ema(average.to(runtime.device, runtime.dtype), config.ema)
+
+    def step(self, phase: int, batches: list[Batch], images_seen: int, lr_scale: float = 1.0) -> Terms:
+        """Train on one global batch.
+
+        Args:
+            phase: 1, 2 or 3.
+            batches: this process's micro batches of the global batch.
+            images_seen: by the run, this batch included.
+            lr_scale: what the schedule leaves of the full learning rates.
+
+        Returns:
+            Scalars on the device, means over this process's images, and the gradients' norms; nothing waits for them.
+        """
+        collected: list[Terms] = [{} for _ in batches]
+        outputs = [
+            self._generate(phase, batch, terms, last=batch is batches[-1])
+            for batch, terms in zip(batches, collected, strict=True)
+        ]
+        if phase != 1:
+            for batch, output, terms in zip(batches, outputs, collected, strict=True):
+                with self.discriminator.micro_step(last=batch is batches[-1]):
+                    terms |= self._train_discriminator(output, batch)
+        terms = collected[0]
+        if len(collected) > 1:
+            terms = {name: torch.stack([part[name] for part in collected]).mean() for name in terms}
+        for name, idle_phase in ((GENERATOR, 2), (DISCRIMINATOR, 1)):
+            if phase != idle_phase:
+                network = self.networks[name]
+                with network.span("optimizer"):
+                    norm = network.step(self.learning_rates[name] * lr_scale)
+                terms[f"gradient_norm/{name}"] = norm
+        if self.ema is not None and phase != 2:
+            self.ema.update(self.generator, images_seen, self.config.training.global_batch_size)
+        return terms
+
+    @property
+    def evaluation_module(self) -> nn.Module:
+        """What is judged: the averaged generator, or without an average the one in training."""
+        return self.generator.module if self.ema is None else self.ema.module
+
+    def published_generator(self) -> Generator | None:
+        """A copy of what is judged, in float32 on the CPU; None on all processes but the main one."""
+        weights = self._average() if self.ema is not None else self.generator.weights()
+        return Generator.of(GeneratorConfig.for_run(self.config), weights) if self.runtime.is_main else None
+
+    def state(self) -> dict[str, dict[str, Tensor]]:
+        """Weights, average and optimizers' states, copies on the CPU of the main process; empty on the others."""
+        tensors: dict[str, dict[str, Tensor]] = {}
+        for name, network in self.networks.items():
+            tensors |= {name: network.weights(), f"optimizer_{name}": network.optimizer_state()}
+        return tensors if self.ema is None else tensors | {AVERAGE: self._average()}
+
+    def load_state(self, tensors: dict[str, dict[str, Tensor]], step: int) -> None:
+        """Take in what `state` gave at `step`, under whichever engine.
+
+        Raises:
+            InpaintError: it is of other networks.
+        """
+        for name, network in self.networks.items():
+            found = {key: tuple(tensor.shape) for key, tensor in tensors[name].items()}
+            if differing := {
+                key for key in found.keys() | network.shapes.keys() if found.get(key) != network.shapes.get(key)
+            }:
+                raise InpaintError(
+                    f"the checkpoint of step {step} is of another {name} ({min(differing)} and {len(differing) - 1} "
+                    "more differ); give another --run-dir, or the old model settings"
+                )
+            optimizer = tensors[f"optimizer_{name}"]
+            if int(optimizer["num_updates"]):
+                network.initialise_state(*self._example_inputs(name))
+            network.load_weights(tensors[name])
+            network.load_optimizer_state(optimizer)
+        if self.ema is not None:
+            if AVERAGE not in tensors and self.runtime.is_main:
+                log.warning("the checkpoint holds no average; it starts from the generator's weights")
+            self.ema.module.load_state_dict(tensors.get(AVERAGE, tensors[GENERATOR]))
+
+    def _average(self) -> dict[str, Tensor]:
+        assert self.ema is not None
+        return self.runtime.on_main(self.ema.module.state_dict().items())
+
+    def _example_inputs(self, name: str) -> tuple[Tensor, ...]:
+        size, channels = self.config.data.image_size, 1 if name == GENERATOR else 3
+        other = size if name == GENERATOR else self.window_px
+        return (
+            torch.zeros(2, 3, size, size, device=self.runtime.device),
+            torch.zeros(2, channels, other, other, device=self.runtime.device),
+        )
+
+    def _generate(self, phase: int, batch: Batch, terms: Terms, last: bool) -> Tensor:
+        """The output for a micro batch, without its graph, after the generator's turn where the phase has one."""
+        if phase == 2:
+            with torch.no_grad(), self.generator.frozen():
+                output = self.generator.module(batch.masked_image, batch.mask)
+        else:
+            with self.generator.micro_step(last):
+                output = self.generator(batch.masked_image, batch.mask)
+                terms |= self._train_generator(output, batch, adversarial=phase == 3)
+        output = output.detach()
+        if len(output) > 1:
+            # How much the outputs differ from one another; near 0 the generator paints one image for all.
+            terms["output/batch_std"] = (output.float() - output.float().mean(dim=0)).square().mean(dim=0).sqrt().mean()
+        return output
+
+    def _train_generator(self, output: Tensor, batch: Batch, adversarial: bool) -> Terms:
+        weights = self.config.loss
+        region = batch.mask if weights.reconstruction_region == "hole" else None
+        reconstruction = reconstruction_loss(output, batch.image, region)
+        terms = {"loss/generator/reconstruction": reconstruction.detach()}
+        total = weights.reconstruction_weight * reconstruction
+        if adversarial:
+            seen = self._shown(output, batch)
+            with self.discriminator.frozen():
+                logits = self.discriminator.module(seen, crop(seen, batch.windows, self.window_px))
+            fooled = adversarial_loss(logits)
+            terms["loss/generator/adversarial"] = fooled.detach()
+            total = total + weights.adversarial_weight * fooled
+        self.generator.backward(total)
+        return terms
+
+    def _train_discriminator(self, output: Tensor, batch: Batch) -> Terms:
+        fake = self._shown(output, batch)
+        images = torch.cat([batch.image, fake])
+        windows = torch.cat([batch.real_windows, batch.windows])
+        logits = self.discriminator(images, crop(images, windows, self.window_px))
+        real_logits, fake_logits = logits.chunk(2)
+        real_loss, fake_loss = discriminator_losses(real_logits, fake_logits)
+        self.discriminator.backward(real_loss + fake_loss)
+        return {
+            "loss/discriminator/real": real_loss.detach(),
+            "loss/discriminator/fake": fake_loss.detach(),
+            "score/real": real_logits.detach().float().sigmoid().mean(),
+            "score/fake": fake_logits.detach().float().sigmoid().mean(),
+        }
+
+    def _shown(self, output: Tensor, batch: Batch) -> Tensor:
+        """What the discriminators see of a generated image."""
+        if self.config.model.discriminator_input == "composite":
+            return composite(output, batch.image, batch.mask)
+        return output.to(batch.image.dtype)
