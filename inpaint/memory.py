@@ -1,4 +1,4 @@
-"""Owns how much memory is free for this process, on the machine, in its container or job, and on a GPU."""
+"""Owns how much memory is free for this process and what it took: on the machine, in its container or job, on a GPU."""
 
 from __future__ import annotations
 
@@ -27,6 +27,22 @@ def free_bytes(device: torch.device, root: Path = _ROOT) -> int | None:
         # What the allocator holds and does not use is free for us too.
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return min([*_machine(root), *_control_groups(root)], default=None)
+
+
+def take_peak_bytes(device: torch.device) -> int:
+    """On a GPU the most memory that torch's tensors took since the last call; else the most this process ever had."""
+    if device.type == "cuda":
+        import torch
+
+        peak = torch.cuda.max_memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        return peak
+    # Not getrusage, which on Linux counts what the process that started this one had.
+    if found := re.search(r"VmHWM:\s+(\d+) kB", _text(_ROOT / "proc/self/status")):
+        return int(found[1]) * 1024
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS: in bytes
 
 
 def _machine(root: Path) -> Iterator[int]:

@@ -17,8 +17,14 @@ DISCRIMINATOR = {"score/real": 0.75, "score/fake": 0.25, "loss/discriminator/rea
         (2, DISCRIMINATOR, "D(real)=0.7500, D(fake)=0.2500"),
         (
             3,
-            {**GENERATOR, **DISCRIMINATOR, "loss/generator/adversarial": 0.5},
-            "mse=0.0312, adv=0.5000, D(real)=0.7500, D(fake)=0.2500",
+            {
+                **GENERATOR,
+                **DISCRIMINATOR,
+                "loss/generator/adversarial": 0.5,
+                "data/wait_s": 2e-3,
+                "memory/peak_gib": 1.26,
+            },
+            "mse=0.0312, adv=0.5000, D(real)=0.7500, D(fake)=0.2500, wait=0.002s, peak=1.3GiB",
         ),
     ],
 )

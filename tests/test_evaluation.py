@@ -348,4 +348,5 @@ def test_a_new_metric_is_a_file_and_a_line_of_the_table(
     assert "| gradient PSNR ↑ |" in card and f" {shown} |\n" in card
     assert "gradient PSNR (dB)" in card.partition("\n---\n")[0]
     status = subprocess.run([sys.executable, "-m", "inpaint", "status", run], capture_output=True, text=True)
+    assert "images/s, peak memory " in status.stdout
     assert "hole PSNR" in status.stdout, status.stderr  # in a process that does not have the file

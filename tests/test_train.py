@@ -99,6 +99,8 @@ def test_the_metrics_tell_every_step(finished: tuple[Path, str]) -> None:
     expected[3] = expected[1] | expected[2] | {"loss/generator/adversarial"}
     for line in training:
         assert {key for key in line if key.startswith("loss/")} == expected[line["phase"]]
+        assert line["time/images_per_s"] > 0 and 0 <= line["data/wait_s"] < 60
+        assert 0.1 < line["memory/peak_gib"] < 16  # torch alone takes as much
     evaluated = [line for line in lines if "evaluation/hole_psnr" in line]
     assert [line["epoch"] for line in evaluated] == [1, 2]
     assert all({"step", "epoch", "phase", "images_seen"} <= line.keys() for line in lines)
@@ -121,6 +123,7 @@ def test_the_report_sets_the_generator_beside_the_baselines(finished: tuple[Path
     assert all(f"| {method} " in report for method in [*BASELINES, "generator"])
     assert "On 32 held-out pictures of 32 px" in report
     assert all(f"- {fact}\n" in report for fact in ("steps: 20", "epochs: 2", "images_seen: 320"))
+    assert re.search(r"- images_per_s: [0-9.]+\n- peak_memory_gib: [0-9.]+\n", report)
     linked = re.findall(r"\]\((.*?)\)", report)
     assert linked == ["samples/epoch_0001.png", "samples/epoch_0002.png"]
     assert all((run / link).is_file() for link in linked)

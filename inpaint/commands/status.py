@@ -15,6 +15,7 @@ from inpaint.errors import InpaintError
 
 # What a line of metrics.jsonl about training holds, of that which is shown here.
 KEYS = {"step", "total_steps", "epoch", "images_seen", "time/total_s"}
+PACE = {"time/images_per_s", "memory/peak_gib"}  # runs of older versions have not noted it
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,6 +43,8 @@ def run(args: argparse.Namespace) -> int:
     if last := next((line for line in reversed(lines) if line.keys() >= KEYS), None):
         total, per_step = last["total_steps"], last["time/total_s"] / max(1, last["step"])
         print(f"step {last['step']} of {total}, epoch {last['epoch']}, {last['images_seen']} images seen")
+        if last.keys() >= PACE:
+            print(f"{last['time/images_per_s']:.0f} images/s, peak memory {last['memory/peak_gib']:.1f} GiB")
         if last["step"] < total:
             print(f"about {(total - last['step']) * per_step / 60:.0f} minutes of training left")
     sound = None

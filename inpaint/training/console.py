@@ -9,12 +9,14 @@ from typing import Any
 
 from tqdm import tqdm
 
-# What stands beside the bar, of the terms that the last steps have.
-SHORT_NAMES = {
-    "loss/generator/reconstruction": "mse",
-    "loss/generator/adversarial": "adv",
-    "score/real": "D(real)",
-    "score/fake": "D(fake)",
+# What stands beside the bar, which shows images/s itself, of the figures that the last steps have.
+SHOWN = {
+    "loss/generator/reconstruction": "mse={:.4f}",
+    "loss/generator/adversarial": "adv={:.4f}",
+    "score/real": "D(real)={:.4f}",
+    "score/fake": "D(fake)={:.4f}",
+    "data/wait_s": "wait={:.3f}s",
+    "memory/peak_gib": "peak={:.1f}GiB",
 }
 
 
@@ -70,13 +72,13 @@ class Console:
         self._bar.reset(self._bar.total)
         self._bar.update(num_done)
 
-    def show(self, step: int, means: Mapping[str, float]) -> None:
+    def show(self, step: int, figures: Mapping[str, float]) -> None:
         """The newest figures beside the bar, and a line where they say that something goes wrong."""
-        shown = {short: f"{means[name]:.4f}" for name, short in SHORT_NAMES.items() if name in means}
-        self._bar.set_postfix(shown, refresh=False)
-        if means.get("score/real", 0) > 0.99 and means.get("score/fake", 1) < 0.01:
+        shown = [form.format(figures[name]) for name, form in SHOWN.items() if name in figures]
+        self._bar.set_postfix_str(", ".join(shown), refresh=False)
+        if figures.get("score/real", 0) > 0.99 and figures.get("score/fake", 1) < 0.01:
             self.say(f"step {step}: the discriminator is saturated (real > 0.99, fake < 0.01)")
-        if means.get("output/batch_std", 1.0) < 1e-4:
+        if figures.get("output/batch_std", 1.0) < 1e-4:
             self.say(f"step {step}: the generator paints the same picture for every input")
 
     def end(self) -> None:

@@ -19,7 +19,7 @@ from inpaint.training.checkpoint import BEST, CheckpointStore
 from inpaint.training.console import Console
 from inpaint.training.evaluator import Evaluator
 from inpaint.training.identity import digest_of
-from inpaint.training.meter import Meter, NonFiniteError, StepInfo
+from inpaint.training.meter import Meter, NonFiniteError, StepInfo, Throughput
 from inpaint.training.profile import Profiler
 from inpaint.training.publication import Publication
 from inpaint.training.run_directory import RunDirectory, finished_step
@@ -58,7 +58,7 @@ class Trainer:
         self.task = InpaintingTask(config, runtime, options.init_from if is_new else None)
         num_profiled = options.profile if runtime.is_main else 0
         self.profiler = Profiler(num_profiled, run.path / "profile", *self.task.networks.values())
-        self.meter = Meter(runtime)
+        self.meter, self.throughput = Meter(runtime), Throughput(runtime)
         self.evaluator = Evaluator(runtime, pictures, config)
         self.feed = Feed(
             pictures["train"],
@@ -134,8 +134,10 @@ class Trainer:
         self.heartbeat.at(f"step {progress.step + 1}, waiting for data")
         phase = phase_at(progress.position, self.phases)
         self.profiler.at(phase)
+        self.throughput.begin_step()
         with self.profiler.span("data wait"):
             batch = next(batches)
+        self.throughput.got_batch()
         info = StepInfo(progress.step + 1, progress.epoch, progress.position, phase)
         self._at(f"step {info.step}, phase {phase}", f"phase {phase}")
         if [info.epoch, info.position] not in progress.skipped:
@@ -168,22 +170,23 @@ class Trainer:
         (self.heartbeat.busy if compiles else self.heartbeat.at)(where)
 
     def _log(self, info: StepInfo) -> None:
-        means = self.meter.compute()
+        batch_size = self.config.training.global_batch_size
+        figures = self.meter.compute() | self.throughput.compute(batch_size)
         if failure := self.store.take_failure():
             self._shout(failure)
-        if not self.runtime.is_main or not means:
+        if not self.runtime.is_main or not figures:
             return
-        line = {**asdict(info), "images_seen": self.progress.images_seen, **means}
-        batch_size = self.config.training.global_batch_size
+        line = {**asdict(info), "images_seen": self.progress.images_seen, **figures}
         line |= {"learning_rate_factor": self.learning_rate.of_step(self.progress.images_seen, batch_size)}
         self.run_directory.log(
             line | {"time/total_s": round(self.progress.seconds, 3), "total_steps": self.total_steps}
         )
-        self.console.show(info.step, means)
+        self.console.show(info.step, figures)
 
     def _end_epoch(self) -> bool:
         """Judge the epoch that has just ended; returns whether a stop was asked for meanwhile."""
         epoch, push_every = self.progress.epoch, self.config.hub.push_every
+        self.throughput.pause()
         self.publication.save(self.task, self.progress.step, self.progress.seconds)
         if self.progress.evaluated_epoch >= epoch or epoch % self.config.evaluation.every_epochs:
             return False
@@ -211,6 +214,7 @@ class Trainer:
     def _save(self) -> None:
         """Begin a checkpoint, unless the steps since the last look were not all finite."""
         self.heartbeat.busy(f"step {self.progress.step}, saving a checkpoint")
+        self.throughput.pause()
         self.meter.check()
         save_state(self.store, self.runtime, self.task, self.progress, self.config, self.data_digest)
         self.stop_sync.saved()
@@ -219,6 +223,7 @@ class Trainer:
         progress = load_state(self.store, self.runtime, self.task, self.config, self.data_digest)
         self._set_progress(progress or Progress())
         self.meter.reset()
+        self.throughput.reset()
         if self.runtime.is_main:
             self.run_directory.forget_after(self.progress.step, self.progress.evaluated_epoch)
             self.run_directory.track(self.config.training.tracker, self.progress.step)
