@@ -11,6 +11,8 @@ They are all imported to print `inpaint --help`, so torch and its like are impor
 from __future__ import annotations
 
 import argparse
+import atexit
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -27,6 +29,7 @@ EXIT_FAILURE, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `inpaint` with `argv` (by default the process's) and return the exit code."""
+    atexit.register(_drop_unread)
     parser = _parser()
     if (sys.argv[1:] if argv is None else argv)[:1] == ["train"]:
         parser.error("training is started with `accelerate launch train.py ...`, or from Python with inpaint.train()")
@@ -41,6 +44,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         print(f"inpaint {args.command}: {_one_line(error)}", file=sys.stderr)
         return EXIT_USAGE if isinstance(error, UsageError) else EXIT_FAILURE
+
+
+def _drop_unread() -> None:
+    """At the end of `inpaint ... | head`: what nobody reads any more is dropped without a word."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _one_line(error: Exception) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,8 @@ import inpaint
 from inpaint.cli import COMMANDS, main
 from inpaint.models.generator import Generator, GeneratorConfig
 from inpaint.pipeline import InpaintingPipeline
+
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="session")
@@ -67,6 +70,16 @@ def test_the_extension_decides_the_format(here: Path, output: str, written: str,
     Path("photo.png").rename("in/photo.png")
     assert fill("-o", output, image="in/photo.png") == 0
     assert Image.open(written).format == kind
+
+
+@pytest.mark.parametrize("program", [["-m", "inpaint"], ["train.py"]])
+def test_help_that_nobody_reads_to_its_end_is_no_error(program: list[str]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command, buffered = [sys.executable, *program, "--help"], {**os.environ, "PYTHONUNBUFFERED": ""}
+    ended = subprocess.run(command, cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, env=buffered)
+    os.close(writer)
+    assert ended.stderr == b""
 
 
 def test_without_an_extension_it_is_png_in_a_process_that_did_nothing_before(here: Path) -> None:

@@ -59,3 +59,17 @@ def test_other_signals_say_what_they_do_and_afterwards_all_is_as_before(capfd: p
         assert ("SIGUSR1: saving..." in capfd.readouterr().err) == is_shown
     assert {number: signal.getsignal(number) for number in before} == before
     assert signal.set_wakeup_fd(-1) == wakeup
+
+
+@pytest.mark.parametrize(("handler", "asked"), [(signal.SIG_DFL, "SIGHUP"), (signal.SIG_IGN, None)])
+def test_a_terminal_that_closes_saves_but_under_nohup(handler: signal.Handlers, asked: str | None) -> None:
+    before = signal.signal(signal.SIGHUP, handler)
+    stop = StopRequest(is_shown=False)
+    try:
+        assert (signal.getsignal(signal.SIGHUP) == signal.SIG_IGN) == (asked is None)
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_DFL:  # else it would end the tests
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert stop.asked == asked
+    finally:
+        stop.restore()
+        assert signal.signal(signal.SIGHUP, before) == handler

@@ -13,7 +13,9 @@ from typing import Any, ClassVar
 
 from inpaint.processes import LAUNCHER_MARKS
 
-STOPPING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+# A terminal that is closed sends SIGHUP. Windows has two of them.
+_NAMES = ("SIGTERM", "SIGUSR1", "SIGHUP", "SIGINT")
+STOPPING = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
 _PR_SET_PDEATHSIG = 1
 
 
@@ -40,7 +42,9 @@ class StopRequest:
         self._thread = threading.Thread(target=self._listen, name="signals", daemon=True)
         self._thread.start()
         self._wakeup_before = signal.set_wakeup_fd(self._wakeup, warn_on_full_buffer=False)
-        self._before = {number: signal.signal(number, self._handle) for number in STOPPING}
+        # `nohup` has a SIGHUP ignored, and means it.
+        heard = [n for n in STOPPING if signal.Signals(n).name != "SIGHUP" or signal.getsignal(n) != signal.SIG_IGN]
+        self._before = {number: signal.signal(number, self._handle) for number in heard}
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self.asked == "SIGINT":

@@ -1,4 +1,4 @@
-"""Owns one push: the oldest waiting snapshot becomes one commit and its tag. Also fetching a run back.
+"""Owns one push: the oldest waiting snapshot becomes one commit and its tag.
 
 Each step may be repeated: a commit whose answer was lost is found again as a commit that changes nothing.
 Run as a program (`python -m inpaint.hub.push RUN`) it makes one try and ends with 0 (pushed, or nothing to push) or 1
@@ -8,7 +8,6 @@ Run as a program (`python -m inpaint.hub.push RUN`) it makes one try and ends wi
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 import threading
 import time
@@ -22,7 +21,6 @@ from huggingface_hub import (
     HfApi,
     get_token,
     set_client_factory,
-    snapshot_download,
 )
 from huggingface_hub.errors import (
     EntryNotFoundError,
@@ -165,32 +163,6 @@ def retried(action: Callable[[], _Result], what: str) -> _Result:
                 raise InpaintError(f"{what}: {failure.reason}") from error
             time.sleep(max(failure.retry_after_s, wait_s))
     raise AssertionError("the last try ends it")
-
-
-def fetch_run(repo_id: str, run_dir: Path, revision: str | None = None) -> Path:
-    """Bring a pushed run with its checkpoint back, so that the same command resumes it on this machine.
-
-    Args:
-        run_dir: must not exist yet; it appears complete or not at all.
-        revision: a tag, branch or commit; None is the newest.
-
-    Raises:
-        InpaintError: the folder exists, the Hub fails, or the repository holds no checkpoint.
-    """
-    if run_dir.exists():
-        raise InpaintError(f"{run_dir} exists already: a run is fetched into a new folder")
-    unfinished = run_dir.with_name(f".{run_dir.name}.fetching")
-    wanted = ["checkpoints/*", "samples/*", "config.yaml", "metrics.jsonl"]
-    retried(
-        lambda: snapshot_download(repo_id, revision=revision, local_dir=unfinished, allow_patterns=wanted),
-        f"{repo_id} could not be fetched",
-    )
-    if not any(unfinished.glob("checkpoints/*/*")):
-        shutil.rmtree(unfinished)
-        raise InpaintError(f"{repo_id} holds no checkpoint; it was pushed without --hub.push-checkpoint")
-    shutil.rmtree(unfinished / ".cache", ignore_errors=True)
-    unfinished.rename(run_dir)
-    return run_dir
 
 
 def limit_waiting() -> None:

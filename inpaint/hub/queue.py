@@ -7,7 +7,6 @@ kill at any moment leaves either none or a whole one. Whoever reads passes over 
 
 from __future__ import annotations
 
-import fcntl
 import itertools
 import json
 import os
@@ -19,6 +18,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from inpaint.hub.errors import Failure
 
@@ -175,12 +176,12 @@ class PushQueue:
     @contextmanager
     def lock(self) -> Iterator[bool]:
         """Whether this process alone may push now; the lock dies with its process."""
-        with (self.folder / "lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield False
-            else:
+        try:
+            held = FileLock(self.folder / "lock").acquire(blocking=False)
+        except Timeout:
+            yield False
+        else:
+            with held:
                 yield True
 
     def pushed(self, repo_id: str) -> dict[str, dict[str, Any]]:

@@ -10,7 +10,6 @@ Passes 2 and 3 are rank 0's. The ranks share a folder and nothing else: what one
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import shutil
 import time
@@ -22,6 +21,7 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 
+from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from inpaint.errors import InpaintError, UsageError
@@ -245,14 +245,12 @@ def _work_folder(options: Options, rank: int) -> Iterator[Path]:
         if out.exists() and any(out.iterdir()) and not work.exists():
             raise UsageError(f"--out {out} holds files that this command did not make; choose an empty folder")
         (work / "chunks").mkdir(parents=True, exist_ok=True)
-        lock = (work / f"rank-{rank}.lock").open("w")
+        lock = FileLock(work / f"rank-{rank}.lock").acquire(blocking=False)
+    except Timeout as error:
+        raise InpaintError(f"another inpaint prepare is at work in {out}; wait for it or stop it") from error
     except OSError as error:
         raise InpaintError(f"--out {out} can't be written to: {error.strerror}") from error
     with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InpaintError(f"another inpaint prepare is at work in {out}; wait for it or stop it") from error
         is_local = Path(options.source).exists()
         settings = {
             "source": str(Path(options.source).resolve()) if is_local else options.source,

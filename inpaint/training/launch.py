@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,8 +63,8 @@ def train(
 ) -> TrainingResult:
     """Train, or go on with the run that is in `run_dir`: what `train.py` does, from Python or a notebook.
 
-    It may be called again in the same process, and from any thread; in the main thread SIGTERM, SIGUSR1 and Ctrl-C save
-    and stop the run, and have their former meaning again afterwards.
+    It may be called again in the same process, and from any thread; in the main thread SIGTERM, SIGUSR1, SIGHUP
+    and Ctrl-C save and stop the run, and have their former meaning again afterwards.
 
     Args:
         config: a preset's name, a .yaml file, or a whole `Config`; None is the preset `quickstart`.
@@ -160,6 +161,10 @@ def dry_run(config: Config, world_size: int) -> None:
 
 
 def _train(config: Config, options: Options) -> str:
+    if find_spec("fcntl") is None:
+        raise UsageError(
+            "training needs Linux or macOS; on Windows start it in WSL, or fill images: inpaint fill --help"
+        )
     wait_passively()
     import torch
 

@@ -8,7 +8,6 @@ renews the file; that is watched, and no clock is compared with another.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import socket
@@ -87,7 +86,7 @@ class RunLock:
             except FileNotFoundError:  # removed by its last holder just now
                 continue
             try:
-                is_locked = _lock(descriptor, fcntl.LOCK_EX)
+                is_locked = _lock(descriptor)
                 if _is_at(descriptor, self.path):
                     holder = _read(self.path)[0]
                     if is_locked and (is_new or holder.get("machine") == _machine()):
@@ -150,7 +149,7 @@ def live_holder(path: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     try:
-        is_locked = _lock(descriptor, fcntl.LOCK_SH)
+        is_locked = _lock(descriptor, shared=True)
         holder = _read(path)[0]
         if is_locked and holder.get("machine") == _machine():
             return None
@@ -161,14 +160,16 @@ def live_holder(path: Path) -> dict[str, Any] | None:
     return holder if _is_renewed(path, LOOK_S) else None
 
 
-def _lock(descriptor: int, kind: int) -> bool:
+def _lock(descriptor: int, shared: bool = False) -> bool:
     """Take the system's lock; False where the file system has none.
 
     Raises:
         BlockingIOError: another process has it.
     """
+    import fcntl  # which Windows lacks; training does not run there
+
     try:
-        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         raise
     except OSError:
