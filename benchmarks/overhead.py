@@ -18,7 +18,7 @@ from benchmarks.measuring import Figure, middle, take_turns
 from benchmarks.subject import configured, noise_pictures, reset_threads
 from inpaint.arguments import Options
 from inpaint.config import Config
-from inpaint.data.batches import Batch, crop
+from inpaint.data.batches import Batch
 from inpaint.distributed.heartbeat import Heartbeat
 from inpaint.distributed.runtime import Runtime
 from inpaint.distributed.signals import StopRequest
@@ -129,7 +129,6 @@ class BareLoop:
         for network in (*self.networks, self.average):
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.adam = [torch.optim.Adam(net.parameters(), 2e-4, (0.5, 0.999), fused=True) for net in self.networks]
-        self.window_px = config.data.hole_spec.window_px
         self.weights = config.loss
 
     def step(self, phase: int, batch: Batch) -> None:
@@ -141,14 +140,14 @@ class BareLoop:
             loss = self.weights.reconstruction_weight * mse_loss(output, batch.image)
             if phase == 3:
                 discriminator.requires_grad_(False).eval()
-                logits = discriminator(output, crop(output, batch.windows, self.window_px))
+                logits = discriminator(output, batch.mask, batch.windows).logits
                 loss = loss + self.weights.adversarial_weight * _cross_entropy(logits, 1.0)
                 discriminator.requires_grad_(True).train()
             loss.backward()
         if phase != 1:
             images = torch.cat([batch.image, output.detach()])
             windows = torch.cat([batch.real_windows, batch.windows])
-            real, fake = discriminator(images, crop(images, windows, self.window_px)).chunk(2)
+            real, fake = discriminator(images, torch.cat([batch.mask] * 2), windows).logits.chunk(2)
             (_cross_entropy(real, 1.0) + _cross_entropy(fake, 0.0)).backward()
         for trained, adam in zip((phase != 2, phase != 1), self.adam, strict=True):
             if trained:

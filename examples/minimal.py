@@ -17,14 +17,15 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from inpaint.config import ModelConfig
 from inpaint.data import draws
-from inpaint.data.batches import crop, hole_masks
+from inpaint.data.batches import hole_masks
 from inpaint.data.synthetic.landscapes import render
 from inpaint.evaluation.grid import sample_grid
 from inpaint.evaluation.metrics import composite_u8, to_u8
 from inpaint.holes.spec import HoleSpec
 from inpaint.losses import adversarial_loss, discriminator_losses, reconstruction_loss
-from inpaint.models.discriminator import Discriminator
+from inpaint.models.discriminators.fused import FusedDiscriminator
 from inpaint.models.generator import Generator, GeneratorConfig
 from inpaint.sources.keys import key_hash
 from inpaint.training.schedule import phase_at, phase_steps
@@ -61,9 +62,9 @@ class Trainer:
 
     def __init__(self, size: int, width: int, device: str, seed: int = 0) -> None:
         torch.manual_seed(seed)
-        self.device, self.window_px = device, HoleSpec.scaled(size).window_px
+        self.device = device
         self.generator = Generator(GeneratorConfig(width))
-        self.discriminator = Discriminator(size, self.window_px, width)
+        self.discriminator = FusedDiscriminator(ModelConfig(width=width), size, HoleSpec.scaled(size).window_px)
         for network in (self.generator, self.discriminator):
             network.to(device, memory_format=torch.channels_last)
         self.generator_optimizer, self.discriminator_optimizer = (
@@ -85,15 +86,15 @@ class Trainer:
             losses["reconstruction"] = total = reconstruction_loss(output, image)
             if phase == 3:
                 with frozen(self.discriminator):
-                    logits = self.discriminator(output, crop(output, windows, self.window_px))
+                    logits = self.discriminator(output, mask, windows).logits
                 losses["adversarial"] = adversarial_loss(logits)
                 total = RECONSTRUCTION_WEIGHT * total + ADVERSARIAL_WEIGHT * losses["adversarial"]
             total.backward()
 
         if phase != 1:  # equation (2), which is the discriminators' part of (3) too: real ones and filled ones together
             shown = torch.cat([image, output.detach()])
-            local = crop(shown, torch.cat([real_windows, windows]), self.window_px)
-            real_logits, fake_logits = self.discriminator(shown, local).chunk(2)
+            judgement = self.discriminator(shown, torch.cat([mask, mask]), torch.cat([real_windows, windows]))
+            real_logits, fake_logits = judgement.logits.chunk(2)
             losses["real"], losses["fake"] = discriminator_losses(real_logits, fake_logits)
             (losses["real"] + losses["fake"]).backward()
 

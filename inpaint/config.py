@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Annotated, Literal, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
+from inpaint.hints import hint
 from inpaint.holes.spec import HoleSpec
+from inpaint.tables import DISCRIMINATORS, GENERATORS
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -20,6 +22,18 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Text = Annotated[str, Field(min_length=1)]
+
+
+def _in(table: Mapping[str, str]) -> AfterValidator:
+    """Takes the names in `table`, and tells of others which is near."""
+
+    def known(name: str) -> str:
+        if name not in table:
+            nearest = f"{meant}; " if (meant := hint(name, [*table])) else ""
+            raise ValueError(f"no such name; {nearest}allowed: {', '.join(table)}")
+        return name
+
+    return AfterValidator(known)
 
 
 class Section(BaseModel):
@@ -31,7 +45,7 @@ class Section(BaseModel):
 class DataConfig(Section):
     path: Text | None = None
     """A folder, tar or zip of images, a folder of parquet shards or a Hub dataset; null: synthetic landscapes."""
-    image_size: Annotated[int, Field(ge=16, le=1024, multiple_of=4)] = 64
+    image_size: Annotated[int, Field(ge=16, le=1024)] = 64
     """Side in pixels; images are cropped square and area-downsampled to it."""
     holes: Literal["stored", "resampled"] = "stored"
     """`stored`: each image keeps one fixed hole; `resampled`: a new hole every epoch."""
@@ -81,6 +95,10 @@ class DataConfig(Section):
 
 
 class ModelConfig(Section):
+    generator: Annotated[str, _in(GENERATORS)] = "dilated"
+    """The generator's architecture."""
+    discriminator: Annotated[str, _in(DISCRIMINATORS)] = "fused"
+    """The discriminator's architecture; `fused` is the paper's pair, which looks at the image and at a window."""
     width: Annotated[int, Field(ge=2, le=512, multiple_of=2)] = 64
     """Channels of the first layer of each network; those of the other layers are multiples of it."""
     bottleneck: Annotated[int, Field(ge=1, le=4)] = 4

@@ -21,7 +21,6 @@ from inpaint.images.given import PictureLike, Pixels, read_mask, read_picture
 from inpaint.memory import free_bytes
 from inpaint.models.generator import Generator
 
-_MULTIPLE_PX = 4
 # Images of one size go through the generator together as long as they are no more pixels than this.
 _BATCH_PIXELS = 2**20
 # A hole is told to be too large from this many times the largest side that the generator has learnt. What `quickstart`
@@ -57,7 +56,8 @@ class InpaintingPipeline:
         pipe("photo.jpg", "mask.png").save("filled.png")
 
     Args:
-        generator: called as `Generator` is; it is moved to `device` and put in evaluation mode.
+        generator: called as `Generator` is, with heights and widths divisible by its `multiple_px`, if it has one; it
+            is moved to `device` and put in evaluation mode.
         device: as torch names it; None or "auto" is CUDA if there is one, else MPS, else the CPU.
 
     Raises:
@@ -235,7 +235,8 @@ class InpaintingPipeline:
         height, width = jobs[0].hole.shape
         # Reflected, not filled with a colour: the generator has never seen a frame around an image. NumPy reflects
         # as often as it must, and repeats the only row or column of an image that has no more.
-        margin = ((0, 0), (0, -height % _MULTIPLE_PX), (0, -width % _MULTIPLE_PX))
+        px = int(getattr(self.generator, "multiple_px", 1))
+        margin = ((0, 0), (0, -height % px), (0, -width % px))
         rgb = np.pad(np.stack([job.rgb() for job in jobs]), (*margin, (0, 0)), mode="reflect")
         hole = np.pad(np.stack([job.hole for job in jobs]), margin, mode="reflect")
         image = torch.from_numpy(rgb).to(self.device).permute(0, 3, 1, 2).float() / 255

@@ -9,6 +9,13 @@ from collections.abc import Mapping
 from pkgutil import resolve_name
 from typing import Any
 
+# Networks by the names that `model.generator` and `model.discriminator` take.
+GENERATORS = {
+    "dilated": "inpaint.models.generators.dilated:DilatedGenerator",
+}
+DISCRIMINATORS = {
+    "fused": "inpaint.models.discriminators.fused:FusedDiscriminator",
+}
 # What filled images are measured by, in the order of every table.
 METRICS = {
     "hole_psnr": "inpaint.evaluation.metrics:HOLE_PSNR",

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from inpaint.config import DataConfig
 from inpaint.data import draws
-from inpaint.data.batches import Batch, Feed, composite, crop, make_batch, plan_epoch
+from inpaint.data.batches import Batch, Feed, composite, make_batch, plan_epoch
 from inpaint.data.pictures import Pictures
 from inpaint.holes.spec import HoleSpec
+from inpaint.models.discriminators.judgement import crop
 
 SIZE, NUM = 16, 25
 SPEC = HoleSpec.scaled(SIZE)

@@ -54,12 +54,6 @@ SETTINGS = st.fixed_dictionaries(
 )
 
 
-def windows_of(images: Tensor, corners: Tensor, px: int) -> Tensor:
-    return torch.stack(
-        [image[:, y : y + px, x : x + px] for image, (x, y) in zip(images, corners.tolist(), strict=True)]
-    )
-
-
 def by_hand(
     setup: Setup, phase: int, generator: nn.Module, discriminator: nn.Module, judge: nn.Module, part: Batch
 ) -> list[list[Tensor]]:
@@ -67,7 +61,7 @@ def by_hand(
 
     `judge` is the discriminator as it was before the step, in evaluation mode.
     """
-    loss, px, num = setup.config.loss, setup.config.data.hole_spec.window_px, len(part.image)
+    loss, num = setup.config.loss, len(part.image)
     generator.train(phase != 2)
     output = generator(part.image * (1 - part.mask), part.mask)
     composite = setup.config.model.discriminator_input == "composite"
@@ -80,7 +74,7 @@ def by_hand(
     slope = loss.reconstruction_weight * 2 * (output.detach() - part.image) * counted / values / num
     if phase == 3:
         # (3): that of -log D with D = sigmoid(s), by s, is D - 1.
-        logits = judge(fake, windows_of(fake, part.windows, px))
+        logits = judge(fake, part.mask, part.windows).logits
         ahead = loss.adversarial_weight * (logits.sigmoid() - 1) / num
         slope = slope + torch.autograd.grad(logits, fake, ahead.detach())[0] * shown
     of_generator = [] if phase == 2 else list(torch.autograd.grad(output, list(generator.parameters()), slope))
@@ -90,7 +84,7 @@ def by_hand(
     # (2): of -log D by s it is D - 1 on real pictures, and of -log(1 - D) it is D on generated ones.
     pictures = torch.cat([part.image, fake.detach()])
     corners = torch.cat([part.real_windows, part.windows])
-    logits = discriminator(pictures, windows_of(pictures, corners, px))
+    logits = discriminator(pictures, torch.cat([part.mask] * 2), corners).logits
     real = (torch.arange(2 * num) < num)[:, None]
     slope = (logits.sigmoid() - real.to(logits.dtype)) / num
     return [of_generator, list(torch.autograd.grad(logits, list(discriminator.parameters()), slope.detach()))]

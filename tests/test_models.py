@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from inpaint.config import Config, DataConfig
+from inpaint.config import Config, DataConfig, ModelConfig
 from inpaint.errors import InpaintError
 from inpaint.holes.spec import HoleSpec
-from inpaint.models.discriminator import Discriminator
+from inpaint.models.discriminators.fused import FusedDiscriminator
 from inpaint.models.generator import Generator, GeneratorConfig
 from inpaint.models.layers import convolution
 from inpaint.training.task import build_networks
@@ -35,8 +35,8 @@ def num_parameters(build: Callable[[], nn.Module]) -> int:
         return sum(parameter.numel() for parameter in build().parameters())
 
 
-def discriminator_of(image_size: int, **settings: Any) -> Discriminator:
-    return Discriminator(image_size, HoleSpec.scaled(image_size).window_px, **settings)
+def discriminator_of(image_size: int, **settings: Any) -> FusedDiscriminator:
+    return FusedDiscriminator(ModelConfig(**settings), image_size, HoleSpec.scaled(image_size).window_px)
 
 
 # --- sizes
@@ -47,7 +47,7 @@ def test_the_papers_number_of_parameters() -> None:
     model = Config().model
     generator = num_parameters(lambda: Generator(GeneratorConfig(model.width, model.bottleneck, model.mask_channel)))
     flattened, pooled = (
-        num_parameters(lambda on=on: Discriminator(64, 28, model.width, on))
+        num_parameters(lambda on=on: discriminator_of(64, global_average_pooling=on))
         for on in (False, True)  # type: ignore[misc]
     )
     assert (generator, flattened, pooled) == (6_067_555, 29_594_753, 10_720_385)
@@ -132,29 +132,42 @@ def test_the_mask_is_seen_only_with_its_channel() -> None:
 @pytest.mark.parametrize("image_size", [16, 20, 64, 100])
 def test_the_discriminator_gives_one_logit_a_picture(norm: Any, pooled: bool, image_size: int) -> None:
     network = discriminator_of(image_size, width=2, global_average_pooling=pooled, norm=norm).double()
-    window = HoleSpec.scaled(image_size).window_px
-    logits = network(torch.rand(3, 3, image_size, image_size).double(), torch.rand(3, 3, window, window).double())
+    image, corner = torch.rand(3, 3, image_size, image_size).double(), torch.zeros(3, 2, dtype=torch.int64)
+    logits, features = network(image, image[:, :1], corner)
     assert (logits.shape, logits.dtype) == ((3, 1), torch.float64)
+    assert all(len(values) == 3 for values in features) and len(features) == 8 + 2 * (image_size > 64)
     assert logits.isfinite().all()
 
 
 def test_the_discriminator_looks_at_both_the_picture_and_the_window() -> None:
-    network = Discriminator(32, 14, width=2, norm="none")
-    image, local = torch.rand(1, 3, 32, 32, requires_grad=True), torch.rand(1, 3, 14, 14, requires_grad=True)
-    network(image, local).sum().backward()
-    assert image.grad.abs().sum() > 0  # type: ignore[union-attr]
-    assert local.grad.abs().sum() > 0  # type: ignore[union-attr]
+    """One branch has no gradient outside the window; to the other the window's place makes no difference."""
+    network = discriminator_of(32, width=2, norm="none")
+    image, mask, corner = (
+        torch.rand(1, 3, 32, 32, requires_grad=True),
+        torch.zeros(1, 1, 32, 32),
+        torch.tensor([[3, 5]]),
+    )
+    with torch.no_grad():
+        network.fusion.weight[:, 64:] = 0  # the global branch's
+    network(image, mask, corner).logits.sum().backward()
+    seen = image.grad.abs().sum(dim=(0, 1)) > 0  # type: ignore[union-attr]
+    assert seen[5:19, 3:17].any() and not seen[:5].any() and not seen[:, 17:].any()
+    with torch.no_grad():
+        network.fusion.weight[:, 64:], network.fusion.weight[:, :64] = 1, 0
+    assert torch.equal(network(image, mask, corner).logits, network(image, mask, corner + 4).logits)
 
 
 @pytest.mark.parametrize("norm", ["group", "none"])
 @pytest.mark.parametrize("pooled", [False, True])
 def test_without_batch_statistics_pictures_do_not_see_one_another(norm: Any, pooled: bool) -> None:
     generator = Generator(GeneratorConfig(width=4, norm=norm)).double()
-    discriminator = Discriminator(32, 14, 4, pooled, norm).double()
+    discriminator = discriminator_of(32, width=4, global_average_pooling=pooled, norm=norm).double()
     image, mask = torch.rand(3, 3, 32, 32).double(), torch.zeros(3, 1, 32, 32).double()
-    together = discriminator(generator(image, mask), image[..., :14, :14])
+    corners = torch.tensor([[0, 0], [3, 5], [18, 18]])
+    together = discriminator(generator(image, mask), mask, corners).logits
     alone = [
-        discriminator(generator(image[i : i + 1], mask[i : i + 1]), image[i : i + 1, :, :14, :14]) for i in range(3)
+        discriminator(generator(*one), one[1], corner).logits
+        for *one, corner in zip(*(tensor.split(1) for tensor in (image, mask, corners)), strict=True)
     ]
     torch.testing.assert_close(together, torch.cat(alone), rtol=1e-9, atol=1e-12)
 
@@ -163,9 +176,9 @@ def test_without_batch_statistics_pictures_do_not_see_one_another(norm: Any, poo
 @pytest.mark.parametrize("pooled", [False, True])
 def test_every_parameter_gets_a_gradient(norm: Any, pooled: bool) -> None:
     generator = Generator(GeneratorConfig(width=8, mask_channel=True, norm=norm)).double()
-    discriminator = Discriminator(32, 14, 8, pooled, norm).double()
+    discriminator = discriminator_of(32, width=8, global_average_pooling=pooled, norm=norm).double()
     output = generator(torch.rand(4, 3, 32, 32).double(), torch.ones(4, 1, 32, 32).double())
-    discriminator(output, output[..., 3:17, 5:19]).square().sum().backward()
+    discriminator(output, output[:, :1], torch.full((4, 2), 3)).logits.square().sum().backward()
     for network in (generator, discriminator):
         for name, parameter in network.named_parameters():
             assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
@@ -260,7 +273,7 @@ def test_half_precision_weights_are_widened(copy: Path) -> None:
         (b'{"width": ' + b"9" * 5000 + b"}", "config.json is not JSON"),
         (b"[1, 2]", "a list, not keys and values"),
         (b"null", "a NoneType, not keys and values"),
-        (b'{"width": 4, "depth": 3, "activation": "elu"}', "['activation', 'depth'] unknown; allowed keys: ['bottle"),
+        (b'{"width": 4, "depth": 3, "activation": "elu"}', "['activation', 'depth'] unknown; allowed keys: ['arch"),
         (b'{"width": "4"}', "width is '4'; allowed: even, 2 to 512"),
         (b'{"width": 4.0}', "width is 4.0"),
         (b'{"width": true}', "width is True"),

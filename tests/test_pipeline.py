@@ -31,6 +31,8 @@ FILL_GREY = Image.new("RGB", (1, 1), FILL).convert("L").getpixel((0, 0))
 class Paint(nn.Module):
     """A generator that paints everything in `FILL` and remembers what it saw."""
 
+    multiple_px = 4
+
     def __init__(self) -> None:
         super().__init__()
         self.seen: list[tuple[Tensor, Tensor]] = []

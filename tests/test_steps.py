@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from inpaint.config import Config
 from inpaint.data import draws
-from inpaint.data.batches import Batch, Feed, composite, crop
+from inpaint.data.batches import Batch, Feed, composite
 from inpaint.data.pictures import Pictures
 from inpaint.distributed.network import Network
 from inpaint.distributed.runtime import Runtime
@@ -175,18 +175,18 @@ def test_both_gradients_are_those_of_the_equations(
     gradients = gradients_at_step(setup, monkeypatch)
     terms = setup(3, step=1)
 
-    batch, px = setup.batch(1), setup.config.data.hole_spec.window_px
+    batch = setup.batch(1)
     output = generator(batch.image * (1 - batch.mask), batch.mask)
     fake = composite(output, batch.image, batch.mask) if seen_by_d == "composite" else output
     discriminator.eval()
-    adversarial = adversarial_loss(discriminator(fake, crop(fake, batch.windows, px)))
+    adversarial = adversarial_loss(discriminator(fake, batch.mask, batch.windows).logits)
     reconstruction = reconstruction_loss(output, batch.image, batch.mask if region == "hole" else None)
     expected = torch.autograd.grad(7.0 * reconstruction + 0.3 * adversarial, list(generator.parameters()))
     torch.testing.assert_close(gradients[setup.generator], list(expected), rtol=1e-9, atol=1e-14)
 
     discriminator.train()
     images, windows = torch.cat([batch.image, fake.detach()]), torch.cat([batch.real_windows, batch.windows])
-    real, fooled = discriminator(images, crop(images, windows, px)).chunk(2)
+    real, fooled = discriminator(images, torch.cat([batch.mask] * 2), windows).logits.chunk(2)
     both = discriminator_losses(real, fooled)
     expected = torch.autograd.grad(sum(both), list(discriminator.parameters()))  # type: ignore[arg-type]
     torch.testing.assert_close(gradients[setup.discriminator], list(expected), rtol=1e-9, atol=1e-14)
@@ -204,13 +204,18 @@ def test_both_gradients_are_those_of_the_equations(
 @pytest.mark.parametrize("seen_by_d", ["output", "composite"])
 def test_what_the_discriminators_see(seen_by_d: str) -> None:
     setup = Setup(model={"discriminator_input": seen_by_d})
-    batch, px, outputs, seen = setup.batch(), setup.config.data.hole_spec.window_px, [], []
+    batch, px, outputs, seen, locals_seen = setup.batch(), setup.config.data.hole_spec.window_px, [], [], []
     setup.generator.module.register_forward_hook(lambda _module, _inputs, output: outputs.append(output.detach()))
     setup.discriminator.module.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs))
+    first = setup.discriminator.module.local_branch[0]
+    first.register_forward_pre_hook(lambda _module, inputs: locals_seen.append(inputs[0]))
     setup(3)
     (output,) = outputs
     known = (batch.mask == 0).expand_as(output)
-    (for_generator, _), (images, local) = seen
+    (for_generator, mask, windows), (images, masks, both_windows) = seen
+    assert torch.equal(mask, batch.mask) and torch.equal(masks, torch.cat([mask, mask]))
+    assert torch.equal(windows, batch.windows) and torch.equal(both_windows, torch.cat([batch.real_windows, windows]))
+    local = locals_seen[1]
     real, fake = images.chunk(2)
     assert torch.equal(real, batch.image)
     assert torch.equal(fake, for_generator)
@@ -234,7 +239,7 @@ def test_micro_batches_with_batch_norm_are_means_over_the_networks_of_before(
     for step in range(4):
         setup(3, step)
     generator, discriminator = (copy.deepcopy(net.module) for net in (setup.generator, setup.discriminator))
-    gradients, px = gradients_at_step(setup, monkeypatch), setup.config.data.hole_spec.window_px
+    gradients = gradients_at_step(setup, monkeypatch)
     terms = setup(phase, step=4)
 
     def mean(losses: list[Tensor], network: nn.Module) -> list[Tensor]:
@@ -245,7 +250,7 @@ def test_micro_batches_with_batch_norm_are_means_over_the_networks_of_before(
     discriminator.eval()
     for part in parts:
         outputs.append(output := generator(part.masked_image, part.mask))
-        fooled = adversarial_loss(discriminator(output, crop(output, part.windows, px)))
+        fooled = adversarial_loss(discriminator(output, part.mask, part.windows).logits)
         for_generator.append(reconstruction_loss(output, part.image) + fooled * (phase == 3))
     if phase != 2:
         expected = mean(for_generator, generator)
@@ -256,7 +261,8 @@ def test_micro_batches_with_batch_norm_are_means_over_the_networks_of_before(
     if phase != 1:
         for part, output in zip(parts, outputs, strict=True):
             images, windows = torch.cat([part.image, output.detach()]), torch.cat([part.real_windows, part.windows])
-            losses = discriminator_losses(*discriminator(images, crop(images, windows, px)).chunk(2))
+            judgement = discriminator(images, torch.cat([part.mask] * 2), windows)
+            losses = discriminator_losses(*judgement.logits.chunk(2))
             for_discriminator.append(losses[0] + losses[1])
         expected = mean(for_discriminator, discriminator)
         torch.testing.assert_close(gradients[setup.discriminator], expected, rtol=1e-9, atol=1e-14)

@@ -236,7 +236,11 @@ def test_a_parent_that_is_a_file_cannot_be_written(tmp_path: Path, capsys: pytes
     ("arguments", "code", "words"),
     [
         (["--training.epcohs", "3"], 2, "--training.epcohs: no such setting; did you mean training.epochs?"),
-        (["--data.image_size", "66"], 2, "data.image_size = 66 (--data.image_size): must be a multiple of 4"),
+        (
+            ["--data.image_size", "66"],
+            2,
+            "data.image_size = 66: must be a multiple of 4 for model.generator = dilated",
+        ),
         (["--data.hole_max_px", "20"], 2, "the hole (up to 20 px) is larger than its local window (14 px)"),
         (["--training.phases", "0.2", "0.2", "0.2"], 2, "must sum to 1; got 0.2 + 0.2 + 0.2 = 0.6"),
         (["--training.micro_batch_size", "5"], 2, "training.micro_batch_size = 5 does not divide the 16 pictures"),

@@ -236,17 +236,6 @@ def hole_masks(holes: Tensor, size: int, dtype: torch.dtype = torch.float32) -> 
     return (down[:, None, :, None] & across[:, None, None, :]).to(dtype)
 
 
-def crop(image: Tensor, windows: Tensor, size: int) -> Tensor:
-    """The local windows [B, C, size, size] of [B, C, H, W] at `windows` [B, 2] (x, y), in one gather."""
-    batch, channels, _, width = image.shape
-    offsets = torch.arange(size, device=image.device)
-    rows, columns = windows[:, 1, None] + offsets, windows[:, 0, None] + offsets
-    places = (rows[:, :, None] * width + columns[:, None, :]).reshape(batch, size * size, 1)
-    # Pixel by pixel, as the pictures lie in memory; so the windows do too.
-    local = image.permute(0, 2, 3, 1).flatten(1, 2).gather(1, places.expand(-1, -1, channels))
-    return local.reshape(batch, size, size, channels).permute(0, 3, 1, 2)
-
-
 def composite(output: Tensor, image: Tensor, mask: Tensor) -> Tensor:
     """The hole from the output, the rest from the image: [B, 3, H, W]."""
     return torch.where(mask > 0, output.to(image.dtype), image)

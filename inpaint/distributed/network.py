@@ -70,7 +70,7 @@ class Network:
         self._with_statistics = [layer for layer in module.modules() if isinstance(layer, _BatchNorm)]
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.precision == "fp16")
 
-    def __call__(self, *inputs: Tensor) -> Tensor:
+    def __call__(self, *inputs: Tensor) -> Any:
         """Forward, for a backward that will reduce this network's gradients."""
         with self.span("forward"), self.autocast():
             return self.engine(*inputs)

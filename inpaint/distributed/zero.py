@@ -27,7 +27,7 @@ class ZeroNetwork(Network):
         self.stage = self.engine.zero_optimization_stage()
         self._num_updates = 0
 
-    def __call__(self, *inputs: Tensor) -> Tensor:
+    def __call__(self, *inputs: Tensor) -> Any:
         with self.span("forward"):
             return self.engine(*inputs)
 
@@ -113,5 +113,6 @@ class ZeroNetwork(Network):
         """
         for last in range(self.settings.accumulation - 1, -1, -1):
             with self.micro_step(not last):
-                self.backward(self(*inputs).float().sum() * 0)
+                output = self(*inputs)
+                self.backward((output if isinstance(output, Tensor) else output[0]).float().sum() * 0)
         self.step(0.0)

@@ -1,4 +1,4 @@
-"""Owns the generator: a picture with a black hole in, the whole picture out; saved and loaded as safetensors + JSON."""
+"""Owns the generator, whatever its architecture: image with a black hole in, whole image out, and its files."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from inpaint.config import Config
-from inpaint.errors import InpaintError, shorten
+from inpaint.errors import InpaintError, UsageError, shorten
 from inpaint.hub.errors import CLIENT_ERRORS, redact
-from inpaint.models.layers import Convolution, Norm, convolution, upsampling
+from inpaint.models.layers import Norm
+from inpaint.tables import GENERATORS, load
 
-DILATIONS = (2, 4, 8, 16)
 # What `save_pretrained` writes as README.md where none is; whoever knows the run fills in more (`inpaint.hub.card`).
 MODEL_CARD = Path(__file__).parents[1] / "hub" / "model_card.md"
 
@@ -35,6 +35,7 @@ class GeneratorConfig:
         bottleneck: dilated convolutions in the middle, 1 to 4, with dilations 2, 4, 8, 16 (paper: 4; Table 1 also 3).
         mask_channel: whether the mask is a fourth input (paper: no, it sees only the picture with a black region).
         norm: `batch` (GLCIC), `group` or `none`.
+        architecture: of `tables.GENERATORS`; a config.json without it is of before there were others than `dilated`.
         image_size: side in pixels of the images it was trained on; None: not recorded. No part of its shape.
         hole_max_px: largest side in pixels of the holes it was trained on; the same.
 
@@ -46,15 +47,17 @@ class GeneratorConfig:
     bottleneck: int = 4
     mask_channel: bool = False
     norm: Norm = "batch"
+    architecture: str = "dilated"
     image_size: int | None = field(default=None, compare=False)
     hole_max_px: int | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         allowed = {
             "width": (type(self.width) is int and 2 <= self.width <= 512 and self.width % 2 == 0, "even, 2 to 512"),
-            "bottleneck": (type(self.bottleneck) is int and 1 <= self.bottleneck <= len(DILATIONS), "1, 2, 3 or 4"),
+            "bottleneck": (type(self.bottleneck) is int and 1 <= self.bottleneck <= 4, "1, 2, 3 or 4"),
             "mask_channel": (type(self.mask_channel) is bool, "true or false"),
             "norm": (self.norm in get_args(Norm), "batch, group or none"),
+            "architecture": (self.architecture in [*GENERATORS], " or ".join(GENERATORS)),
             **{name: (_is_px(getattr(self, name)), "1 or more, or null") for name in ("image_size", "hole_max_px")},
         }
         faults = [
@@ -67,10 +70,19 @@ class GeneratorConfig:
 
     @classmethod
     def for_run(cls, config: Config) -> GeneratorConfig:
-        """That of the generator which a run with these settings trains."""
-        model, data = config.model, config.data
-        shape = (model.width, model.bottleneck, model.mask_channel, model.norm)
-        return cls(*shape, data.image_size, data.hole_spec.max_px)
+        """That of the generator which a run with these settings trains.
+
+        Raises:
+            UsageError: images of this size do not fit the architecture.
+        """
+        model, size = config.model, config.data.image_size
+        if size % (px := load(GENERATORS, model.generator).multiple_px):
+            raise UsageError(
+                f"data.image_size = {size}: must be a multiple of {px} for model.generator = {model.generator}; use "
+                f"{size - size % px} or {size - size % px + px}"
+            )
+        shape = (model.width, model.bottleneck, model.mask_channel, model.norm, model.generator)
+        return cls(*shape, size, config.data.hole_spec.max_px)
 
     @classmethod
     def from_dict(cls, values: Any) -> GeneratorConfig:
@@ -94,58 +106,43 @@ class Generator(
     tags=["inpaint", "image-inpainting", "gan", "landscapes"],
     model_card_template=MODEL_CARD.read_text(encoding="utf-8"),
 ):
-    """Fill the black hole of a picture (paper, "The generator network"; layers and kernels of GLCIC, table 1).
+    """Fill the black hole of an image of any height and width divisible by `multiple_px`.
 
-    Encoder with two strided convolutions, a bottleneck of dilated ones, decoder with two transposed ones, sigmoid.
-    Any height and width divisible by 4.
+    Around an architecture, `layers`: a module made from a `GeneratorConfig` and called as this one is, which says what
+    sizes it takes (`multiple_px`) and what memory (`inference_bytes_per_px`).
     """
 
     def __init__(self, config: GeneratorConfig | None = None) -> None:
         super().__init__()
         self.config = config = config or GeneratorConfig()
-        one, two, four, norm = config.width, 2 * config.width, 4 * config.width, config.norm
-        self.layers = nn.Sequential(
-            convolution(3 + config.mask_channel, one, 5, norm),
-            convolution(one, two, 3, norm, stride=2),
-            convolution(two, two, 3, norm),
-            convolution(two, four, 3, norm, stride=2),
-            convolution(four, four, 3, norm),
-            convolution(four, four, 3, norm),
-            *(convolution(four, four, 3, norm, dilation=dilation) for dilation in DILATIONS[: config.bottleneck]),
-            convolution(four, four, 3, norm),
-            convolution(four, four, 3, norm),
-            upsampling(four, two, norm),
-            convolution(two, two, 3, norm),
-            upsampling(two, one, norm),
-            convolution(one, one // 2, 3, norm),
-            Convolution(one // 2, 3, 3, padding=1),
-        )
+        self.layers = load(GENERATORS, config.architecture)(config)
+
+    @property
+    def multiple_px(self) -> int:
+        """What height and width must be divisible by."""
+        return self.layers.multiple_px
 
     def forward(self, masked_image: Tensor, mask: Tensor) -> Tensor:
-        """The output picture.
+        """The output image.
 
         Args:
-            masked_image: [B, 3, H, W] in [0, 1], black (0) in the hole; H and W divisible by 4.
+            masked_image: [B, 3, H, W] in [0, 1], black (0) in the hole; H and W divisible by `multiple_px`.
             mask: [B, 1, H, W], 1 in the hole; read only with `mask_channel`.
 
         Returns:
             [B, 3, H, W] in [0, 1].
 
         Raises:
-            ValueError: H or W is not divisible by 4.
+            ValueError: H or W is not divisible by `multiple_px`.
         """
-        if masked_image.shape[-1] % 4 or masked_image.shape[-2] % 4:
-            height, width = masked_image.shape[-2:]
-            raise ValueError(f"height and width must be divisible by 4; got {height} x {width}. Pad the picture first.")
-        inputs = torch.cat([masked_image, mask], dim=1) if self.config.mask_channel else masked_image
-        return torch.sigmoid(self.layers(inputs))
+        (height, width), px = masked_image.shape[-2:], self.multiple_px
+        if height % px or width % px:
+            raise ValueError(f"height and width must be divisible by {px}; got {height} x {width}: pad the image first")
+        return self.layers(masked_image, mask)
 
     def inference_bytes(self, height: int, width: int) -> int:
-        """About how much memory the filling of one image takes at most, in and out included and weights not.
-
-        Measured in float32 on a CPU: three times the first layer's activations, less without normalisation.
-        """
-        return height * width * (10 * self.config.width + 120)
+        """About how much memory the filling of one image takes at most, in and out included and weights not."""
+        return height * width * self.layers.inference_bytes_per_px
 
     @classmethod
     def of(cls, config: GeneratorConfig, weights: Mapping[str, Tensor]) -> Generator:

@@ -22,13 +22,13 @@ import torch
 from torch import Tensor, nn
 
 from inpaint.config import Config
-from inpaint.data.batches import Batch, composite, crop
+from inpaint.data.batches import Batch, composite
 from inpaint.distributed.network import Network
 from inpaint.distributed.runtime import Runtime
 from inpaint.errors import InpaintError
 from inpaint.losses import adversarial_loss, discriminator_losses, reconstruction_loss
-from inpaint.models.discriminator import Discriminator
 from inpaint.models.generator import Generator, GeneratorConfig
+from inpaint.tables import DISCRIMINATORS, load
 from inpaint.training.ema import Ema
 from inpaint.training.saved_generator import AVERAGE, GENERATOR, init_generator
 
@@ -44,8 +44,7 @@ def build_networks(config: Config) -> tuple[Generator, nn.Module]:
     torch.manual_seed(config.training.seed)
     model, data = config.model, config.data
     generator = Generator(GeneratorConfig.for_run(config))
-    window_px = data.hole_spec.window_px
-    return generator, Discriminator(data.image_size, window_px, model.width, model.global_average_pooling, model.norm)
+    return generator, load(DISCRIMINATORS, model.discriminator)(model, data.image_size, data.hole_spec.window_px)
 
 
 class InpaintingTask:
@@ -61,7 +60,7 @@ class InpaintingTask:
     """
 
     def __init__(self, config: Config, runtime: Runtime, init_from: str | None = None) -> None:
-        self.config, self.runtime, self.window_px = config, runtime, config.data.hole_spec.window_px
+        self.config, self.runtime = config, runtime
         rates = config.optimizer
         generator, discriminator = build_networks(config)
         if init_from is not None:
@@ -162,12 +161,9 @@ class InpaintingTask:
         return self.runtime.on_main(self.ema.module.state_dict().items())
 
     def _example_inputs(self, name: str) -> tuple[Tensor, ...]:
-        size, channels = self.config.data.image_size, 1 if name == GENERATOR else 3
-        other = size if name == GENERATOR else self.window_px
-        return (
-            torch.zeros(2, 3, size, size, device=self.runtime.device),
-            torch.zeros(2, channels, other, other, device=self.runtime.device),
-        )
+        image = torch.zeros(2, 3, *[self.config.data.image_size] * 2, device=self.runtime.device)
+        windows = torch.zeros(2, 2, dtype=torch.int64, device=self.runtime.device)
+        return (image, image[:, :1]) if name == GENERATOR else (image, image[:, :1], windows)
 
     def _generate(self, phase: int, batch: Batch, terms: Terms, last: bool) -> Tensor:
         """The output for a micro batch, without its graph, after the generator's turn where the phase has one."""
@@ -191,10 +187,10 @@ class InpaintingTask:
         terms = {"loss/generator/reconstruction": reconstruction.detach()}
         total = weights.reconstruction_weight * reconstruction
         if adversarial:
-            seen = self._shown(output, batch)
+            shown = self._shown(output, batch)
             with self.discriminator.frozen():
-                logits = self.discriminator.module(seen, crop(seen, batch.windows, self.window_px))
-            fooled = adversarial_loss(logits)
+                judgement = self.discriminator.module(shown, batch.mask, batch.windows)
+            fooled = adversarial_loss(judgement.logits)
             terms["loss/generator/adversarial"] = fooled.detach()
             total = total + weights.adversarial_weight * fooled
         self.generator.backward(total)
@@ -204,8 +200,8 @@ class InpaintingTask:
         fake = self._shown(output, batch)
         images = torch.cat([batch.image, fake])
         windows = torch.cat([batch.real_windows, batch.windows])
-        logits = self.discriminator(images, crop(images, windows, self.window_px))
-        real_logits, fake_logits = logits.chunk(2)
+        judgement = self.discriminator(images, torch.cat([batch.mask, batch.mask]), windows)
+        real_logits, fake_logits = judgement.logits.chunk(2)
         real_loss, fake_loss = discriminator_losses(real_logits, fake_logits)
         self.discriminator.backward(real_loss + fake_loss)
         return {
