@@ -284,7 +284,7 @@ class Trainer:
             return self._leave("preempted")
         outcome = self._leave("finished")
         self.heartbeat.busy("judging the finished generator")
-        module, facts = self.task.evaluation_module, self.progress.facts()
+        module, facts = self.task.evaluation_module, self.progress.facts() | self.throughput.summary
         report = self.evaluator.finish(module, self.run_directory, facts, self._stop_now)
         if report is None:
             return "preempted" if outcome == "finished" else outcome
