@@ -1,4 +1,4 @@
-"""Owns the way from a user's image and mask to the filled image: any size and kind in, the same out."""
+"""Owns inference: an image and a mask of any size and kind to the filled image of the same size and kind."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from inpaint.images.given import PictureLike, Pixels, read_mask, read_picture
 from inpaint.memory import free_bytes
 from inpaint.models.generator import Generator
 
-# Images of one size go through the generator together as long as they are no more pixels than this.
+# Images of one size go through the generator together, up to this many pixels.
 _BATCH_PIXELS = 2**20
-# A hole is told to be too large from this many times the largest side that the generator has learnt. What `quickstart`
-# makes (holes of up to 25 px at 64) beats Telea up to 1.5 times that, 37 px, by 0.6 dB, and loses at 44 px by 0.8 dB.
+# Warn of holes larger than this many times the largest side in training. A generator of `quickstart` (holes of up to
+# 25 px at 64) is 0.6 dB better than Telea at 1.5 times that, 37 px, and 0.8 dB worse at 44 px.
 _TOO_LARGE = 1.5
 
 
 class Filled(NamedTuple):
-    """A filled image with all its bits."""
+    """A filled image at its full bit depth."""
 
     pixels: Pixels
     """uint8 or uint16, [H, W] if grey, else [H, W, 2 (grey, alpha), 3 or 4]."""
     icc_profile: bytes | None
     num_filled: int
-    """How many pixels the mask held."""
+    """How many pixels were filled."""
 
     def to_image(self) -> Image.Image:
-        """As Pillow's.
+        """The same as a Pillow image.
 
         Raises:
             InpaintError: 16 bits a channel in colour, which Pillow cannot hold.
@@ -58,7 +58,7 @@ class InpaintingPipeline:
     Args:
         generator: called as `Generator` is, with heights and widths divisible by its `multiple_px`, if it has one; it
             is moved to `device` and put in evaluation mode.
-        device: as torch names it; None or "auto" is CUDA if there is one, else MPS, else the CPU.
+        device: as torch names it; None or "auto" takes CUDA if available, else MPS, else the CPU.
 
     Raises:
         UsageError: there is no such device.
@@ -112,12 +112,12 @@ class InpaintingPipeline:
             options: `private`, `token`, `branch`, `commit_message`, as `huggingface_hub`'s mixin takes them.
 
         Raises:
-            InpaintError: the Hub or the network does not let it.
+            InpaintError: the Hub refuses it or cannot be reached.
         """
         try:
             return str(self._saveable().push_to_hub(repo_id, **options))
         except CLIENT_ERRORS as error:
-            raise InpaintError(f"{repo_id} could not be pushed to: {describe(error).reason}") from error
+            raise InpaintError(f"could not push to {repo_id}: {describe(error).reason}") from error
 
     def __repr__(self) -> str:
         millions = sum(parameter.numel() for parameter in self.generator.parameters()) / 1e6
@@ -148,34 +148,32 @@ class InpaintingPipeline:
         *,
         resize_mask: bool = False,
     ) -> Image.Image | list[Image.Image]:
-        """The image with the hole filled and every other pixel exactly as it was.
+        """The image with the hole filled and all other pixels unchanged.
 
         Grey, 16-bit grey, RGB and transparent images stay what they are; filled pixels are opaque. Palette images
-        become RGB (RGBA if transparent), 1-bit ones grey, CMYK and other colour spaces RGB. A rotation noted in EXIF is
-        carried out. An empty (black) mask gives the image back. Pillow holds no 16 bits in colour: use `fill` there.
+        become RGB (RGBA if transparent), 1-bit ones grey, CMYK and other colour spaces RGB. EXIF rotation is applied. A
+        black mask returns the image unchanged. Pillow cannot hold 16-bit colour: use `fill` for it.
 
         Args:
             image: an open image, a file's path, an array [H, W] or [H, W, 3 or 4], or a tensor [C, H, W], of uint8,
                 uint16 or floats in [0, 1] (rounded to 8 bits); or a list of such, or a tensor [B, C, H, W].
-            mask_image: the same, white (128 of 255 or more) where to fill and transparent parts black; also booleans.
-                One for each image, or one for all.
+            mask_image: the same, or booleans: white (128 of 255 or more) where to fill; transparent parts count as
+                black. One for each image, or one for all.
             resize_mask: scale a mask of another size to the image's instead of refusing it.
 
         Raises:
-            InpaintError: an unreadable image, a mask of another size or without white, more memory needed than there
-                is, or a generator that gives no numbers.
+            InpaintError: an unreadable image, a mask of another size or without white, too little memory, or a
+                generator whose output is not finite.
             UsageError: lists of different lengths, or one image with several masks.
 
         Warns:
-            InpaintWarning: a hole is much larger than the generator has learnt to fill.
+            InpaintWarning: a hole is much larger than those the generator was trained on.
         """
         images, masks = _unbatched(image), _unbatched(mask_image)
         if isinstance(images, list) and not isinstance(masks, list):
             masks = [masks] * len(images)
         if isinstance(images, list) != isinstance(masks, list) or len(_listed(images)) != len(_listed(masks)):
-            raise UsageError(
-                f"every image needs its own mask, or all the same; got {_count(images)} and {_count(masks)}"
-            )
+            raise UsageError(f"give one mask for each image, or one for all; got {_count(images)} and {_count(masks)}")
         jobs = [_Job.of(*pair, resize_mask) for pair in zip(_listed(images), _listed(masks), strict=True)]
         for job in jobs:
             _require_pillow(job.pixels)
@@ -183,7 +181,7 @@ class InpaintingPipeline:
         return filled if isinstance(images, list) else filled[0]
 
     def fill(self, image: PictureLike, mask_image: PictureLike, *, resize_mask: bool = False) -> Filled:
-        """As a call with one image, but of any depth: known pixels of 16 bits stay, the fill has 8 spread to 16.
+        """Like a call with one image, but also for 16-bit colour: known pixels keep 16 bits, the fill has 8 scaled up.
 
         Raises, warns: as a call does.
         """
@@ -210,7 +208,7 @@ class InpaintingPipeline:
         largest_px = max((job.largest_square_px() for job in jobs), default=0) if learnt_px else 0
         if learnt_px and largest_px > _TOO_LARGE * learnt_px:
             warnings.warn(
-                f"a hole is up to {largest_px} px wide and high, and this generator has learnt holes of up to "
+                f"a hole is up to {largest_px} px wide and high, but this generator was trained on holes of up to "
                 f"{learnt_px} px: the middle will be wrong; scale the image down by {largest_px / learnt_px:.1f} "
                 "first, or fill less",
                 InpaintWarning,
@@ -224,9 +222,9 @@ class InpaintingPipeline:
         needed = batch_size * self.generator.inference_bytes(height, width)
         if needed > free:
             raise InpaintError(
-                f"to fill {width}x{height} pixels ({width * height / 1e6:.1f} megapixels) takes about "
+                f"filling {width}x{height} pixels ({width * height / 1e6:.1f} megapixels) needs about "
                 f"{needed / 2**30:.1f} GiB of memory with this generator, and {free / 2**30:.1f} GiB are free on "
-                f"{self.device}; cut out the part around the hole, or scale the image down"
+                f"{self.device}; crop the image around the hole, or scale it down"
             )
 
     @torch.inference_mode()
@@ -247,11 +245,11 @@ class InpaintingPipeline:
             if isinstance(error, RuntimeError) and "memory" not in str(error):
                 raise
             raise InpaintError(
-                f"to fill {width}x{height} pixels takes more memory than {self.device} gives; cut out the part around "
-                "the hole, or scale the image down"
+                f"filling {width}x{height} pixels needs more memory than {self.device} has; crop the image around the "
+                "hole, or scale it down"
             ) from error
         if not output.isfinite().all():
-            raise InpaintError("the generator's output holds values that are no numbers: its weights are broken")
+            raise InpaintError("the generator's output is not finite: its weights are broken")
         return to_u8(output)[:, :, :height, :width].permute(0, 2, 3, 1).cpu().numpy()
 
 
@@ -269,13 +267,13 @@ class _Job:
         return cls(pixels, icc_profile, read_mask(mask_image, pixels.shape[:2], resize_mask))
 
     def rgb(self) -> NDArray[np.uint8]:
-        """What the generator is to see of the image: [H, W, 3]."""
+        """The generator's input: [H, W, 3]."""
         pixels = self.pixels if self.pixels.ndim == 3 else self.pixels[:, :, None]
         colours = pixels[:, :, [0, 0, 0]] if pixels.shape[2] < 3 else pixels[:, :, :3]
         return np.rint(colours / 257).astype(np.uint8) if colours.dtype == np.uint16 else colours
 
     def composite(self, output: NDArray[np.uint8]) -> Pixels:
-        """The image with the hole from `output` [H, W, 3]: of the image's kind, and its pixels where known."""
+        """The image with the hole filled from `output` [H, W, 3]; of the image's kind, known pixels unchanged."""
         num_channels = self.pixels.shape[2] if self.pixels.ndim == 3 else 1
         mode = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[num_channels]
         fills = np.asarray(Image.fromarray(output).convert(mode))
@@ -297,7 +295,7 @@ class _Job:
 def _require_pillow(pixels: Pixels) -> None:
     if pixels.dtype == np.uint16 and pixels.ndim == 3:
         raise InpaintError(
-            "the image has 16 bits a channel in colour, which Pillow cannot hold: use pipe.fill(...), which gives an "
+            "the image has 16 bits per colour channel, which Pillow cannot hold: use pipe.fill(...), which returns an "
             "array, or the command `inpaint fill`, or save it with 8 bits"
         )
 

@@ -44,11 +44,11 @@ def damage_column(out: Path, name: str, value: object) -> None:
 
 DAMAGES = {
     "damaged or cut short; delete it": damage_shard,
-    "train has 1 of its 2 shards": damage_count,
+    "train has only 1 of its 2 shards": damage_count,
     "1 images of validation can't be decoded": lambda out: damage_column(out, "image", {"bytes": b"x", "path": None}),
-    "1 images of validation stand in another split": lambda out: damage_column(out, "image", None),
+    "1 images of validation are in another split too": lambda out: damage_column(out, "image", None),
     "1 holes of validation do not lie in their 28 px window": lambda out: damage_column(out, "hole", [60, 0, 20, 20]),
-    "does not say the same as the columns": lambda out: damage_column(out, "hole", None),
+    "disagrees with the columns": lambda out: damage_column(out, "hole", None),
 }
 
 

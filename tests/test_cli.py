@@ -118,7 +118,7 @@ def test_known_pixels_are_kept_or_the_format_is_refused(
         filled = np.asarray(Image.open(output).convert(photo.mode))
         assert np.array_equal(filled[:, 5:], np.asarray(photo)[:, 5:])
     else:
-        assert "PNG takes every kind of image" in capsys.readouterr().err
+        assert "PNG can hold every kind of image" in capsys.readouterr().err
         assert not Path(output).exists()
 
 
@@ -168,7 +168,7 @@ FAULTS = {
     "no model": (1, {"model": "folder"}, "config.json"),
     "mask of another size": (1, {"mask": "small.png"}, "4x4 pixels and the image 10x7"),
     "no image has a mask": (1, {"image": "folder", "mask": "model", "output": "out"}, "has the name of a mask"),
-    "no folder can be made": (1, {"output": "photo.png/deep/out.png"}, "cannot make the folder"),
+    "no folder can be made": (1, {"output": "photo.png/deep/out.png"}, "cannot create the folder"),
     "a name that is too long": (1, {"image": "x" * 300 + ".png"}, "error: File name too long: xxx"),
     "no place of so long a name": (1, {"output": "x" * 300 + ".png"}, "error: File name too long: "),
     "no white in the mask": (1, {"mask": "red.png"}, "largest value, as grey, is 76 of 255"),

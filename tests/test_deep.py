@@ -72,7 +72,7 @@ def test_known_pixels_keep_their_sixteen_bits(
     filled = pipe.fill(path, hole)
     assert_kept(filled.pixels, pixels, hole)
     assert (filled.icc_profile, filled.num_filled) == (PROFILE, 16)
-    with pytest.raises(InpaintError, match="16 bits a channel in colour, which Pillow cannot hold"):
+    with pytest.raises(InpaintError, match="16 bits per colour channel, which Pillow cannot hold"):
         pipe(path, hole)
     with pytest.raises(InpaintError, match="which Pillow cannot hold"):
         filled.to_image()

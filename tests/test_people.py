@@ -172,7 +172,7 @@ def test_wrong_weights_are_named(tmp_path: Path, damage: str) -> None:
 def test_settings_that_cannot_be_right_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="use one of none, darknet, onnx, transformers"):
         PeopleFilter("yolo")  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match="--darknet-weights, a file; got None"):
+    with pytest.raises(UsageError, match="needs a file for --darknet-weights; got None"):
         PeopleFilter("darknet", cfg=write_darknet(tmp_path).cfg)
     people = write_darknet(tmp_path)
     with pytest.raises(UsageError, match=r"no class 'cat'; it has dog, person"):

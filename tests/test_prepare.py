@@ -228,14 +228,14 @@ BAD_CALLS = {
     "no such folder": (["--source", "{tmp}/none"], "none does not exist; give a folder of images"),
     "not a tar": (["--source", "{places}/train/beach/notes.txt"], "is a file, but no tar or zip"),
     "odd size": (["--size", "63"], "--size is 63; it must be a multiple of 4 from 16 to 1024"),
-    "out in source": (["--out", "{places}/out"], "lies in the source"),
+    "out in source": (["--out", "{places}/out"], "is inside the source"),
     "no classes in common": (
         ["--classes", "{tmp}/moon.txt"],
         "none of the 1 classes is in {places}, which has airfield",
     ),
     "empty list": (["--classes", "{tmp}/empty.yaml"], "holds no list of names"),
-    "filled folder": (["--out", "{tmp}"], "holds files that this command did not make"),
-    "no weights": (["--people-filter", "darknet"], "needs --darknet-cfg, a file; got None"),
+    "filled folder": (["--out", "{tmp}"], "holds files that are not from this command"),
+    "no weights": (["--people-filter", "darknet"], "needs a file for --darknet-cfg; got None"),
 }
 
 
@@ -294,7 +294,7 @@ def test_a_full_disk_is_told_before_or_while_and_loses_nothing(
                 raise OSError(errno.ENOSPC, "No space left on device")
 
         patch.setattr(os, "fsync", full)
-        with pytest.raises(InpaintError, match="is full; make room and run the same command again"):
+        with pytest.raises(InpaintError, match="is full; free some space and run the same command again"):
             prepare(options(places, out))
     assert list((out / WORK_FOLDER / "chunks").glob("*.arrow"))
     prepare(options(places, out))
@@ -307,7 +307,7 @@ def test_two_at_once_in_one_folder_are_kept_apart(places: Path, tmp_path: Path) 
     prepare(options(places, tmp_path / "out"))
     with (tmp_path / "out" / WORK_FOLDER / "rank-0.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(InpaintError, match="another inpaint prepare is at work"):
+        with pytest.raises(InpaintError, match="another inpaint prepare is running"):
             prepare(options(places, tmp_path / "out"))
     with pytest.raises(UsageError, match=r"was begun from .* at size 64"):
         prepare(replace(options(places, tmp_path / "out"), size=32))
@@ -333,7 +333,7 @@ def test_what_is_damaged_in_out_is_made_anew_or_told_in_one_line(
         capsys.readouterr()
         prepare(settings_)
         assert contents(tmp_path / "out") == whole, file
-        assert file.name == "plan.json" or f"{file} is damaged: it is made anew" in capsys.readouterr().out
+        assert file.name == "plan.json" or f"{file} is damaged and will be remade" in capsys.readouterr().out
     (work / "settings.json").write_bytes(DAMAGED[damage]((work / "settings.json").read_bytes()))
     with pytest.raises(InpaintError, match=r"settings.json is damaged .*; delete it if --out .* was begun from"):
         prepare(settings_)

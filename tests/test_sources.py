@@ -156,8 +156,8 @@ def test_a_sources_own_splits_are_kept_unless_it_is_to_be_parted_anew(
     assert kept is not None and anew is not None
     assert [len(kept.order[split]) for split in SPLITS] == [60, 9, 7]
     said = capsys.readouterr().out
-    assert "has the splits test, train, validation: kept; --resplit parts them anew" in said
-    assert "has the splits test, train, validation: --resplit: parted anew by the images' keys" in said
+    assert "has the splits test, train, validation: kept; --resplit splits anew" in said
+    assert "has the splits test, train, validation: --resplit: split anew by the images' keys" in said
     by_key = Counter(split_of(key_hash(f"lake/{name.rsplit('/', 1)[1]}")) for name in names)
     assert {split: len(anew.order[split]) for split in SPLITS} == {split: by_key[split] for split in SPLITS}
     cards = [(tmp_path / name / "README.md").read_text() for name in ("kept", "anew")]

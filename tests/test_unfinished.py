@@ -143,8 +143,8 @@ def test_a_new_run_begins_from_an_unfinished_one(early: Path, config: str, tmp_p
 def test_status_says_what_can_be_used(early: Path, later: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = status(early, capsys)
     assert "not running; the same command resumes it" in said
-    assert f"usable now: inpaint fill --model {early} takes the generator of step_00000006" in said
-    assert f"usable now: inpaint fill --model {later} takes its generator/" in status(later, capsys)
+    assert f"usable now: inpaint fill --model {early} uses the generator in step_00000006" in said
+    assert f"usable now: inpaint fill --model {later} uses its generator/" in status(later, capsys)
 
 
 def test_an_extended_run_that_died_is_not_finished(
@@ -178,6 +178,6 @@ def test_status_of_a_damaged_run(
     for name, act in DAMAGES.items():
         act(run / name)
     said = status(run, capsys)
-    assert said.startswith("not running") and f"last sound checkpoint: {run}/checkpoints/step_00000015" in said
+    assert said.startswith("not running") and f"last intact checkpoint: {run}/checkpoints/step_00000015" in said
     (run / "config.yaml").unlink()
     assert "step_00000015" in status(run, capsys)

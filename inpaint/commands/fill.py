@@ -1,11 +1,12 @@
 """Fill the white part of a mask in an image, or in every image of a folder.
 
-IMAGE and MASK are two files or two folders. In folders an image and a mask belong together when their names without
-the extension are the same; what has no partner is named and left out. Pixels outside the mask stay exactly as they are,
-16 bits included, so save as PNG: a JPEG changes them all a little. What a format cannot hold (16 bits, transparency) is
-refused. Of the fill 8 bits are new, whatever the image has.
+IMAGE and MASK are two files or two folders. In folders, an image and a mask belong together if their names without the
+extension are the same; files without a partner are listed and skipped. Pixels outside the mask stay exactly as they
+are, also with 16 bits, so save as PNG: a JPEG changes all of them a little. What a format cannot hold (16 bits,
+transparency) is refused. The fill itself has a precision of 8 bits.
 
-A generator fills holes of about the size that it has learnt, in pixels; a hole much larger gets a warning, and a blur.
+A generator fills holes of about the size that it was trained on, in pixels; a much larger hole gets a warning, and a
+blur.
 
 examples:
   inpaint fill photo.jpg --mask mask.png -o filled.png --model runs/quickstart
@@ -43,10 +44,10 @@ class Job(NamedTuple):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("image", type=Path, metavar="IMAGE", help="an image, or a folder of images")
     parser.add_argument(
-        "--mask", type=Path, required=True, help="white where to fill, of the image's size; or a folder"
+        "--mask", type=Path, required=True, help="white where to fill, as large as the image; or a folder of masks"
     )
     parser.add_argument(
-        "-o", "--output", required=True, metavar="OUT", help="file, format by extension; or folder/ (PNG)"
+        "-o", "--output", required=True, metavar="OUT", help="a file, whose extension sets the format; or folder/ (PNG)"
     )
     parser.add_argument(
         "--model", required=True, metavar="DIR_OR_ID", help="a run directory, its generator/, or a Hub id"
@@ -66,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise InpaintError(f"cannot make the folder {folder}: {error.strerror}") from error
+            raise InpaintError(f"cannot create the folder {folder}: {error.strerror}") from error
 
     from tqdm import tqdm
 
@@ -90,13 +91,13 @@ def run(args: argparse.Namespace) -> int:
             for told in [warning.message for warning in warned] + [nothing] * (filled.num_filled == 0):
                 tqdm.write(f"inpaint fill: warning: {job.image}: {told}", file=sys.stderr)
     if num_failed:
-        raise InpaintError(f"{num_failed} of {len(jobs)} images could not be filled; they are named above")
+        raise InpaintError(f"{num_failed} of {len(jobs)} images could not be filled; see above")
     print(f"filled {len(jobs)} images: {args.output}" if is_folder else f"filled: {jobs[0].output}")
     return 0
 
 
 def file_job(image: Path, mask: Path, output: Path) -> Job:
-    """One image; an `output` that is a folder gets it as PNG under its own name.
+    """The job for one image; if `output` is a folder, the result goes there as PNG under the image's name.
 
     Raises:
         InpaintError: a file is missing.
@@ -115,22 +116,22 @@ def file_job(image: Path, mask: Path, output: Path) -> Job:
 
 
 def folder_jobs(images: Path, masks: Path, output: Path) -> list[Job]:
-    """Every image of a folder that has a mask of its name, in the order of names; the others are named on stderr.
+    """A job for every image of a folder that has a mask of the same name; the others are listed on stderr.
 
     Raises:
         InpaintError: no image has a mask.
-        UsageError: a folder is none, or a name stands for two files.
+        UsageError: only one of the two is a folder, or two files have one name.
     """
     if not masks.is_dir():
-        raise UsageError(f"{images} is a folder and the mask {masks} is none: give two files or two folders")
+        raise UsageError(f"{images} is a folder and the mask {masks} is not: give two files or two folders")
     if output.exists() and not output.is_dir():
         raise UsageError(f"the output {output} is a file; for a folder of images it must be a folder")
     image_of, mask_of = _by_stem(images), _by_stem(masks)
     paired = sorted(image_of.keys() & mask_of)
     if not paired:
         raise InpaintError(
-            f"no image of {images} ({len(image_of)}) has the name of a mask of {masks} ({len(mask_of)}), "
-            "the extension left aside"
+            f"no image in {images} ({len(image_of)}) has the name of a mask in {masks} ({len(mask_of)}); names are "
+            "compared without the extension"
         )
     for missing, lonely in (("mask", image_of.keys() - mask_of), ("image", mask_of.keys() - image_of)):
         if lonely:
@@ -142,7 +143,7 @@ def save(filled: Filled, path: Path) -> None:
     """Write an image in the format of the path's extension, whole or not at all.
 
     Raises:
-        InpaintError: the place or the format does not take it.
+        InpaintError: it cannot be written there, or not in that format.
     """
     from inpaint.images import deep
 
@@ -158,14 +159,14 @@ def save(filled: Filled, path: Path) -> None:
                 raise ValueError(f"{kind} cannot hold an image of this kind ({picture.mode}) exactly")
         part.replace(path)
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or f"{error}; PNG takes every kind of image"
+        reason = getattr(error, "strerror", None) or f"{error}; PNG can hold every kind of image"
         raise InpaintError(f"cannot write {path}: {reason}") from error
     finally:
         part.unlink(missing_ok=True)
 
 
 def _holds(path: Path, picture: Image.Image) -> bool:
-    """Whether a file gives an image back as it was written."""
+    """Whether reading the file gives exactly the image that was written."""
     from PIL import Image
 
     with Image.open(path) as back:

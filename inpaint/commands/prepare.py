@@ -1,7 +1,7 @@
-"""Make a dataset of photographs: people and copies out, small squares, splits, holes written down.
+"""Make a training dataset of images: small squares without people or duplicates, with splits and fixed holes.
 
-SRC is the Places365 "easyformat" folder, a tar of it (read without unpacking), any folder of images, or a dataset of
-the Hub that has a column of images. The same command goes on where it was stopped. On several GPUs or machines:
+SRC is the Places365 "easyformat" folder, a tar of it (read without unpacking), any folder of images, or a dataset on
+the Hub that has a column of images. If it is stopped, the same command continues. On several GPUs or machines:
 accelerate launch -m inpaint prepare ..., all with the same --out.
 
 examples:
@@ -27,20 +27,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--source", metavar="SRC", help="a folder, tar, zip, or ORG/NAME[:CONFIG][@REVISION] on the Hub"
     )
-    parser.add_argument("--out", type=Path, metavar="DIR", help="where the dataset goes; an empty folder or a new one")
-    parser.add_argument("--check", metavar="DIR_OR_ID", help="say whether a dataset will train, and what is wrong")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where to write the dataset; an empty or new folder")
+    parser.add_argument(
+        "--check", metavar="DIR_OR_ID", help="check whether a dataset can be trained on, and say what is wrong"
+    )
     parser.add_argument("--size", type=int, default=64, metavar="PX", help="side of the images (default: %(default)s)")
     parser.add_argument(
         "--classes", metavar="FILE|all", help="default: 50 natural classes of a Places365 tree, all of any other source"
     )
-    parser.add_argument("--resplit", action="store_true", help="part the images anew though the source has splits")
-    parser.add_argument("--limit", type=int, metavar="N", help="for a first look: N images, evenly from all")
+    parser.add_argument(
+        "--resplit", action="store_true", help="ignore the splits of the source and split the images anew"
+    )
+    parser.add_argument(
+        "--limit", type=int, metavar="N", help="for a first look: only N images, spread evenly over the source"
+    )
     parser.add_argument(
         "--grey-steps",
         type=float,
         default=2.5,
         metavar="STEPS",
-        help="mean difference of the channels, of 255, below which an image is left out as grey; 0 keeps all "
+        help="leave out images as grey whose channels differ by less than this on average, of 255; 0 keeps all "
         "(default: %(default)s)",
     )
     people = parser.add_argument_group("people")
@@ -49,7 +55,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     people.add_argument("--person-threshold", type=float, default=0.3, metavar="SCORE", help="default: %(default)s")
     people.add_argument(
-        "--person-min-area", type=float, default=0.0, metavar="SHARE", help="smallest box that counts, of the image"
+        "--person-min-area",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="ignore boxes smaller than this share of the image",
     )
     people.add_argument("--person-class", default="person", metavar="NAME", help="what to find (default: %(default)s)")
     people.add_argument("--darknet-cfg", type=Path, metavar="FILE", help="such as yolov3.cfg")
@@ -60,29 +70,41 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--darknet-names",
         type=Path,
         metavar="FILE",
-        help="its classes; default: coco.names beside it",
+        help="the detector's classes; default: coco.names next to its file",
     )
     people.add_argument(
-        "--detector-size", "--darknet-size", type=int, metavar="PX", help="side of its input (default: the cfg's, 416)"
+        "--detector-size",
+        "--darknet-size",
+        type=int,
+        metavar="PX",
+        help="side of the detector's input (default: the cfg's, else 416)",
     )
-    people.add_argument("--detector", metavar="ID[@REVISION]", help="the checkpoint that transformers is to use")
+    people.add_argument("--detector", metavar="ID[@REVISION]", help="the checkpoint for transformers")
     work = parser.add_argument_group("work")
-    work.add_argument("--workers", type=int, metavar="N", help="processes; the result does not depend on it")
+    work.add_argument("--workers", type=int, metavar="N", help="number of processes; the result does not depend on it")
     work.add_argument(
-        "--chunk-pictures", type=int, default=500, metavar="N", help="done at a time by a worker (default: %(default)s)"
+        "--chunk-pictures",
+        type=int,
+        default=500,
+        metavar="N",
+        help="images that a worker does at a time (default: %(default)s)",
     )
     work.add_argument(
-        "--rank-timeout-s", type=float, default=600.0, metavar="S", help="then rank 0 does what others did not finish"
+        "--rank-timeout-s",
+        type=float,
+        default=600.0,
+        metavar="S",
+        help="how long rank 0 waits before it does what others left undone",
     )
     work.add_argument("--push-to", metavar="ORG/NAME", help="publish the finished dataset there")
-    work.add_argument("--private", action="store_true", help="make that repository private if it has to be made")
+    work.add_argument("--private", action="store_true", help="if the repository is new, make it private")
 
 
 def run(args: argparse.Namespace) -> int:
     if args.check is not None:
         return _check(args.check)
     if args.source is None or args.out is None:
-        raise UsageError("say --source SRC and --out DIR, or --check DIR_OR_ID")
+        raise UsageError("give --source SRC and --out DIR, or --check DIR_OR_ID")
     if args.push_to is not None and args.push_to.count("/") != 1:
         raise UsageError(f"--push-to is {args.push_to!r}; it must be ORG/NAME")
     from inpaint.prepare.people import DEFAULT_MODEL, PeopleFilter
@@ -124,17 +146,17 @@ def run(args: argparse.Namespace) -> int:
 
 
 def push(folder: Path, repo_id: str, private: bool) -> None:
-    """Publishes a finished dataset; what is on the Hub already is not sent again.
+    """Publish a finished dataset; what is on the Hub already is not sent again.
 
     Raises:
-        InpaintError: it failed for good or too often.
+        InpaintError: it failed permanently, or too often.
     """
     from huggingface_hub import HfApi
 
     from inpaint.hub.push import limit_waiting, retried
 
     limit_waiting()
-    api, trouble = HfApi(), f"the dataset is whole in {folder}, but could not be pushed to {repo_id}"
+    api, trouble = HfApi(), f"the dataset is complete in {folder}, but could not be pushed to {repo_id}"
     retried(lambda: api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True), trouble)
     ours = ["data/*.parquet", "README.md", "*.csv", "figure.png"]
     commit = retried(
@@ -146,7 +168,7 @@ def push(folder: Path, repo_id: str, private: bool) -> None:
             delete_patterns=["data/*.parquet"],
             commit_message="Dataset prepared by inpaint",
         ),
-        f"{trouble}; the same command goes on",
+        f"{trouble}; the same command continues",
     )
     print(f"pushed to {commit.repo_url}")
 
@@ -157,15 +179,13 @@ def _report(plan: Plan, out: Path) -> None:
     dropped = ", ".join(f"{num} {reason}" for reason, num in counts.items() if num and reason != "kept")
     print(f"{out}: {counts['kept']} of {counts.total()} images kept ({splits}); left out: {dropped or 'none'}")
     if num_alike := len(plan.alike()):
-        print(f"{num_alike} of them are like another, such as crops of one image: see {out}/alike.csv")
+        print(f"{num_alike} of them are near-duplicates, such as crops of one image: see {out}/alike.csv")
     if num_straddling := plan.num_straddling():
-        print(
-            f"{num_straddling} are in another split than one they are like, as in the source; --resplit parts it anew"
-        )
+        print(f"{num_straddling} near-duplicates are in different splits, as in the source; --resplit splits it anew")
     for split, pictures in plan.order.items():
         if not len(pictures):
-            print(f"there is no image in {split}: training needs all three splits, so it takes more images")
-    print(f"{out}/.prepare may be deleted; while it is there, another --person-threshold needs no new detection")
+            print(f"there is no image in {split}: training needs all three splits; prepare more images")
+    print(f"{out}/.prepare may be deleted; as long as it exists, another --person-threshold needs no new detection")
 
 
 def _check(name: str) -> int:
@@ -175,6 +195,6 @@ def _check(name: str) -> int:
     for fault in found:
         print(f"- {fault}")
     if found:
-        raise InpaintError(f"{name} will not train as it should: {len(found)} fault(s), listed above")
-    print(f"{name} will train")
+        raise InpaintError(f"{name} cannot be trained on as it is: {len(found)} fault(s), listed above")
+    print(f"{name} can be trained on")
     return 0

@@ -1,7 +1,7 @@
 """Publish a run on the Hugging Face Hub, or finish what its training could not push.
 
-First everything in the run's queue is pushed, one commit and one tag each, then the run as it is now. What is there
-already is not sent again. The token comes from `hf auth login` or from HF_TOKEN.
+First everything in the run's queue is pushed, one commit and one tag each, then the run as it is now. What is on the
+Hub already is not sent again. The token comes from `hf auth login` or from HF_TOKEN.
 
 examples:
   inpaint push runs/quickstart --repo-id ORG/NAME --private
@@ -22,10 +22,12 @@ LONGEST_TIMEOUT_S = 604_800
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run_dir", type=Path, metavar="RUN", help="a run directory, such as runs/quickstart")
-    parser.add_argument("--repo-id", metavar="ORG/NAME", help="default: where the run has pushed to or should have")
-    parser.add_argument("--private", action="store_true", help="make the repository private if it has to be made")
     parser.add_argument(
-        "--timeout-s", type=float, default=900.0, help="give up after so many seconds (default: %(default)g)"
+        "--repo-id", metavar="ORG/NAME", help="default: the repository that the run pushed to, or tried to"
+    )
+    parser.add_argument("--private", action="store_true", help="if the repository is new, make it private")
+    parser.add_argument(
+        "--timeout-s", type=float, default=900.0, help="give up after this many seconds (default: %(default)g)"
     )
 
 
@@ -34,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     from inpaint.hub.queue import PushQueue
 
     if not (args.run_dir / "generator" / "config.json").is_file():
-        raise UsageError(f"{args.run_dir} is no run that can be pushed: it has no generator/config.json")
+        raise UsageError(f"{args.run_dir} cannot be pushed: it has no generator/config.json; give a run directory")
     if not 0 < args.timeout_s <= LONGEST_TIMEOUT_S:  # nan is in no range
         raise UsageError(f"--timeout-s is {args.timeout_s:g}; give seconds, more than 0 and up to {LONGEST_TIMEOUT_S}")
     queue = PushQueue(args.run_dir)
@@ -45,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     if isinstance(hub.get("repo_id"), str):
         known.append((hub["repo_id"], hub.get("private") is True))
     if args.repo_id is None and not known:
-        raise UsageError(f"{args.run_dir} has not been pushed yet: say where to with --repo-id ORG/NAME")
+        raise UsageError(f"{args.run_dir} has not been pushed yet: give --repo-id ORG/NAME")
     repo_id = args.repo_id or known[0][0]
     is_private = args.private or (repo_id, True) in known
     publisher = HubPublisher(repo_id, is_private, args.run_dir, show_progress=True)
@@ -58,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _hub_settings(config: Path) -> dict[str, Any]:
-    """What the run's own settings say of the Hub; nothing if they cannot be read."""
+    """The section `hub` of the run's own settings; empty if they cannot be read."""
     import yaml
 
     try:

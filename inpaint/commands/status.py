@@ -1,6 +1,6 @@
-"""Say where a run stands: its step, the time left, its last sound checkpoint.
+"""Show the state of a run: its step, the time left, its last intact checkpoint.
 
-Looks only at the run's files, so it may be called while the run goes on.
+It only reads the run's files, so it may be called during training.
 
 Example:
   inpaint status runs/quickstart
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from inpaint.errors import InpaintError
 
-# What a line of metrics.jsonl about training holds, of that which is shown here.
+# What is shown here; lines of metrics.jsonl without it are of evaluations.
 KEYS = {"step", "total_steps", "epoch", "images_seen", "time/total_s"}
 PACE = {"time/images_per_s", "memory/peak_gib"}  # runs of older versions have not noted it
 
@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     if holder := live_holder(folder / LOCK):
         print(f"running: process {holder.get('pid')} on {holder.get('host')}")
     elif (folder / PREEMPTED).exists():
-        print("stopped when asked to; the same command resumes it")
+        print("stopped on request; the same command resumes it")
     else:
         print("finished" if finished_step(folder) in store.steps()[-1:] else "not running; the same command resumes it")
     lines, _ = read_json_lines(folder / METRICS)
@@ -56,11 +56,11 @@ def run(args: argparse.Namespace) -> int:
             continue
         sound = store.folder(step)
         break
-    print(f"last sound checkpoint: {sound}" if sound else "no sound checkpoint yet")
+    print(f"last intact checkpoint: {sound}" if sound else "no intact checkpoint yet")
     if best := store.best():
         print(f"best so far: step {best['step']}, on validation images: {sentence(best)}")
     if (folder / "generator").is_dir():
-        print(f"usable now: inpaint fill --model {folder} takes its generator/")
+        print(f"usable now: inpaint fill --model {folder} uses its generator/")
     elif sound:
-        print(f"usable now: inpaint fill --model {folder} takes the generator of {sound.name}")
+        print(f"usable now: inpaint fill --model {folder} uses the generator in {sound.name}")
     return 0

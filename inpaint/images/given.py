@@ -1,4 +1,4 @@
-"""Owns what a user may give as an image or as a mask: files, open images, arrays, tensors; to plain arrays.
+"""Owns how what a user gives as image or mask (a file, open image, array or tensor) becomes a plain array.
 
 An image becomes uint8 or uint16 pixels, [H, W] if grey, else [H, W, 2 (grey, alpha), 3 or 4], upright. A mask becomes
 booleans [H, W], true = hole.
@@ -44,7 +44,7 @@ def read_picture(source: PictureLike) -> tuple[Pixels, bytes | None]:
     """The pixels, and the colour profile where it still holds.
 
     Raises:
-        InpaintError: it is no image, damaged, or of a kind that cannot be kept.
+        InpaintError: it is not an image, is damaged, or is of a kind that cannot be kept.
     """
     if isinstance(source, np.ndarray | Tensor):
         return _from_array(source, "image"), None
@@ -67,7 +67,7 @@ def read_mask(source: PictureLike, size: tuple[int, int], resize: bool) -> NDArr
     """The hole, of the image's `size` (height, width).
 
     Raises:
-        InpaintError: it is no image, of another size and not to be resized, or without white yet not black.
+        InpaintError: it is not an image, has another size and is not to be resized, or is neither black nor has white.
     """
     if isinstance(source, np.ndarray | Tensor):
         mask = Image.fromarray(_from_array(source, "mask"))
@@ -79,28 +79,28 @@ def read_mask(source: PictureLike, size: tuple[int, int], resize: bool) -> NDArr
     if grey.size != size[::-1]:
         if not resize:
             raise InpaintError(
-                f"the mask is {grey.width}x{grey.height} pixels and the image {size[1]}x{size[0]}; they must be of "
-                "one size (or have the mask scaled: resize_mask=True, --resize-mask)"
+                f"the mask is {grey.width}x{grey.height} pixels and the image {size[1]}x{size[0]}; they must have "
+                "the same size (or have the mask scaled: resize_mask=True, --resize-mask)"
             )
         grey = grey.resize(size[::-1], Image.Resampling.BILINEAR)
     hole = np.asarray(grey) >= 128
     if brightest == 1:
-        raise InpaintError("the mask's largest value is 1, and white is 255: multiply it by 255, or give booleans")
+        raise InpaintError("the mask's largest value is 1, but white is 255: multiply it by 255, or give booleans")
     if 0 < brightest < 128:
         raise InpaintError(
-            f"the mask has no white: its largest value, as grey, is {brightest} of 255, and what is 128 or more gets "
+            f"the mask has no white: its largest value, as grey, is {brightest} of 255, and only 128 or more is "
             "filled; paint the hole white"
         )
     if brightest and not hole.any():
         raise InpaintError(
-            f"the mask's white is too fine: nothing is left of it at {size[1]}x{size[0]} pixels; paint it thicker"
+            f"the white in the mask is too thin: none of it is left at {size[1]}x{size[0]} pixels; paint it thicker"
         )
     return hole
 
 
 @contextmanager
 def _opened(source: object, what: str) -> Iterator[Image.Image]:
-    """The image, not yet decoded; whatever goes wrong within becomes one line about `what` it is."""
+    """The image, not yet decoded; any error within becomes one line about `what` it is (image or mask)."""
     try:
         if isinstance(source, Image.Image):
             yield source
@@ -156,7 +156,7 @@ def _to_kind(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
         return _sixteen_bits(image)
     if image.mode == "F":
-        raise InpaintError("an image of floats has no known white; save it with 8 or 16 bits")
+        raise InpaintError("it is not known which value is white in an image of floats; save it with 8 or 16 bits")
     if image.has_transparency_data:
         return image.convert("LA" if image.mode in ("L", "LA") else "RGBA")
     return image.convert(image.mode if image.mode in _KINDS else {"1": "L"}.get(image.mode, "RGB"))
@@ -166,7 +166,7 @@ def _sixteen_bits(image: Image.Image) -> Image.Image:
     values = np.asarray(image)
     if values.min() < 0 or values.max() > 65_535:
         raise InpaintError(
-            f"the image's values go from {values.min()} to {values.max()}; save it with 8 or 16 bits (0 to 65535)"
+            f"the image's values range from {values.min()} to {values.max()}; save it with 8 or 16 bits (0 to 65535)"
         )
     return Image.fromarray(values.astype(np.uint16))
 

@@ -1,4 +1,4 @@
-"""Owns `inpaint prepare --check`: what would keep a dataset from training, read the way training reads it."""
+"""Owns `inpaint prepare --check`: finds what would spoil training, reading the dataset as training does."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ AGAIN = "run the command that made it again"
 
 
 def faults(name: str, show_progress: bool = True) -> list[str]:
-    """What is wrong with a dataset (a folder or a Hub id) and how to mend it, one sentence each; empty if nothing is.
+    """What is wrong with a dataset (a folder or a Hub id) and how to fix it, one sentence each; empty if it is fine.
 
-    Every image is decoded. Copies are told by their bytes.
+    Every image is decoded. Copies are recognised by their bytes.
     """
     found = list(_shard_faults(Path(name))) if Path(name).is_dir() else []
     if found:
@@ -35,7 +35,7 @@ def faults(name: str, show_progress: bool = True) -> list[str]:
     try:
         source = open_source(name, "--check")
         survey = source.survey()
-        found += [f"{path} can't be used: {why}; mend or delete it" for path, why in survey.bad]
+        found += [f"{path} can't be used: {why}; fix or delete it" for path, why in survey.bad]
         seen = _Seen()
         for entry in tqdm(source.entries(), "checking", survey.num_pictures, unit="image", disable=not show_progress):
             seen.add(split_for(entry.key_hash, entry.split, survey.own_splits), entry)
@@ -58,11 +58,11 @@ def _shard_faults(folder: Path) -> Iterator[str]:
             wanted.setdefault((match[1], match[3]), set()).add(match[2])
     for (split, num), present in wanted.items():
         if len(present) != int(num):
-            yield f"{split} has {len(present)} of its {int(num)} shards; {AGAIN}, or fetch the missing ones"
+            yield f"{split} has only {len(present)} of its {int(num)} shards; {AGAIN}, or download the missing ones"
 
 
 class _Seen:
-    """What was seen of all images."""
+    """What is collected over all images."""
 
     def __init__(self) -> None:
         self.num: Counter[Split] = Counter()
@@ -94,12 +94,12 @@ class _Seen:
         for split in SPLITS:
             bad, copies = self._bad[split], self._copies[split]
             if not self.num[split]:
-                yield f"there is no image in {split}; it takes some hundred images for each split to get its share"
+                yield f"there is no image in {split}; with a few hundred images each split gets its share"
             if bad:
                 yield f"{len(bad)} images of {split} can't be decoded, such as {bad[0]}; prepare the source again"
             if copies:
                 yield (
-                    f"{len(copies)} images of {split} stand in another split, such as {copies[0]}; prepare drops copies"
+                    f"{len(copies)} images of {split} are in another split too, such as {copies[0]}; prepare drops them"
                 )
         if self.rows:
             yield from self._coordinate_faults()
@@ -133,4 +133,4 @@ def _is_inside(numbers: list[int], window: int, size: int) -> bool:
 def _table_faults(table: Path, rows: list[list[str]]) -> Iterator[str]:
     with table.open(encoding="utf-8", newline="") as file:
         if sorted(list(csv.reader(file))[1:]) != sorted(rows):
-            yield f"{table} does not say the same as the columns `hole` and `crop`; delete it and {AGAIN}"
+            yield f"{table} disagrees with the columns `hole` and `crop`; delete it and {AGAIN}"

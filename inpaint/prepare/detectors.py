@@ -180,7 +180,7 @@ class TransformersDetector:
         names = {name.lower(): index for index, name in self.network.config.id2label.items()}
         if people.class_name.lower() not in names:
             known = ", ".join(sorted(names)[:10])
-            raise UsageError(f"{people.model} knows no class {people.class_name!r}; it has {known}, ...")
+            raise UsageError(f"{people.model} has no class {people.class_name!r}; it has {known}, ...")
         self.class_index = names[people.class_name.lower()]
 
     def detect(self, pictures: Sequence[NDArray[np.uint8]]) -> list[list[Box]]:
@@ -278,7 +278,7 @@ def _cfg_number(cfg: Path, wanted: str) -> int:
         key, _, value = line.partition("=")
         if key.strip() == wanted and value.strip().isdigit():
             return int(value)
-    raise UsageError(f"{cfg} states no {wanted}; mend it, or for the width say --detector-size")
+    raise UsageError(f"{cfg} has no {wanted}; add it, or give the width with --detector-size")
 
 
 def _check_weights(network: Any, cfg: Path, weights: Path) -> None:
@@ -301,9 +301,9 @@ def _class_index(people: PeopleFilter, beside: Path) -> int:
         if people.class_name == "person":
             return 0
         raise UsageError(
-            f"which class is {people.class_name!r}? Say --detector-names, the list of the detector's classes"
+            f"which class is {people.class_name!r}? Give --detector-names, the list of the detector's classes"
         )
     names = names_file.read_text(encoding="utf-8").split("\n")
     if people.class_name not in names:
-        raise UsageError(f"{names_file} knows no class {people.class_name!r}; it has {', '.join(names[:10])}, ...")
+        raise UsageError(f"{names_file} has no class {people.class_name!r}; it has {', '.join(names[:10])}, ...")
     return names.index(people.class_name)

@@ -88,9 +88,9 @@ class PeopleFilter:
         }
         for flag, path in files.get(self.kind, {}).items():
             if path is None or not path.is_file():
-                raise UsageError(f"--people-filter {self.kind} needs {flag}, a file; got {path}")
+                raise UsageError(f"--people-filter {self.kind} needs a file for {flag}; got {path}")
         if self.names is not None and not self.names.is_file():
-            raise UsageError(f"--detector-names is {self.names}, which is no file")
+            raise UsageError(f"--detector-names is {self.names}, which is not a file")
 
     def identity(self) -> str:
         """What decides the scores: the same string, the same scores. The threshold is not part of it."""

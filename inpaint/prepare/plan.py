@@ -63,7 +63,9 @@ class ChunkFiles:
             return [np.asarray(Image.open(io.BytesIO(row["png"]))) for row in rows]
         except (OSError, SyntaxError) as error:  # Pillow's for what is no PNG
             folder = self.files[0].parent
-            raise InpaintError(f"images in {folder} are damaged ({error}); delete it and run this again") from error
+            raise InpaintError(
+                f"images in {folder} are damaged ({error}); delete it and run the command again"
+            ) from error
 
     def looks(self, is_wanted: NDArray[np.bool_]) -> Iterator[tuple[NDArray[np.int64], Looks]]:
         """Some thousand of the wanted images at a time, and how they look: [n, V, D]."""

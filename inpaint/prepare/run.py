@@ -93,7 +93,7 @@ def prepare(options: Options) -> Plan | None:
         raise UsageError(f"--limit is {options.limit}; it must be 1 or more")
     source = open_source(options.source, "--source")
     if options.out.resolve().is_relative_to(Path(options.source).resolve()):
-        raise UsageError(f"--out {options.out} lies in the source; choose a place outside {options.source}")
+        raise UsageError(f"--out {options.out} is inside the source; choose a folder outside {options.source}")
     check_detector(options.people)
     try:
         with _work_folder(options, rank) as work:
@@ -107,7 +107,7 @@ def prepare(options: Options) -> Plan | None:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise InpaintError(
-            f"the disk of {options.out} is full; make room and run the same command again: what is done is kept"
+            f"the disk of {options.out} is full; free some space and run the same command again: finished work is kept"
         ) from error
 
 
@@ -217,7 +217,7 @@ def _report_survey(options: Options, survey: Survey, classes: Classes) -> None:
     if survey.remark:
         print(survey.remark)
     if survey.own_splits:
-        done = "--resplit: parted anew by the images' keys" if options.resplit else "kept; --resplit parts them anew"
+        done = "--resplit: split anew by the images' keys" if options.resplit else "kept; --resplit splits anew"
         print(f"the source has the splits {', '.join(sorted(survey.own_splits))}: {done}")
     for kind, num in survey.passed_over.items():
         print(f"passed over: {num} {kind}, such as {survey.examples[kind]!r}")
@@ -229,7 +229,7 @@ def _check_room(options: Options, survey: Survey, classes: Classes) -> None:
     written = sum(path.stat().st_size for path in options.out.rglob("*") if path.is_file())
     free = shutil.disk_usage(options.out).free
     needed = human_size(max(0, expected - written))
-    print(f"needs about {needed} in {options.out}, {human_size(free)} are free")
+    print(f"about {needed} are needed in {options.out}, {human_size(free)} are free")
     if expected - written > free:
         raise InpaintError(
             f"{options.out} has {human_size(free)} free and about {needed} are needed; make room or choose another "
@@ -243,13 +243,13 @@ def _work_folder(options: Options, rank: int) -> Iterator[Path]:
     out, work = options.out, options.out / WORK_FOLDER
     try:
         if out.exists() and any(out.iterdir()) and not work.exists():
-            raise UsageError(f"--out {out} holds files that this command did not make; choose an empty folder")
+            raise UsageError(f"--out {out} holds files that are not from this command; choose an empty folder")
         (work / "chunks").mkdir(parents=True, exist_ok=True)
         lock = FileLock(work / f"rank-{rank}.lock").acquire(blocking=False)
     except Timeout as error:
-        raise InpaintError(f"another inpaint prepare is at work in {out}; wait for it or stop it") from error
+        raise InpaintError(f"another inpaint prepare is running in {out}; wait for it or stop it") from error
     except OSError as error:
-        raise InpaintError(f"--out {out} can't be written to: {error.strerror}") from error
+        raise InpaintError(f"cannot write to --out {out}: {error.strerror}") from error
     with lock:
         is_local = Path(options.source).exists()
         settings = {
@@ -305,7 +305,7 @@ def _do_chunks(
             if not is_mine(index, chunk.file):
                 continue
             if chunk.file.exists() and not is_sound(chunk.file):
-                print(f"{chunk.file} is damaged: it is made anew")
+                print(f"{chunk.file} is damaged and will be remade")
                 chunk.file.unlink()
             if chunk.file.exists():
                 with open_chunk(chunk.file) as table:

@@ -71,7 +71,7 @@ def write_shards(plan: Plan, out: Path, work: Path, size: int, show_progress: bo
             for index, (start, stop) in enumerate(shards):
                 path = out / "data" / f"{split}-{index:05d}-of-{len(shards):05d}.parquet"
                 if path.exists() and not _is_sound(path, stop - start):
-                    print(f"{path} is damaged: it is made anew")
+                    print(f"{path} is damaged and will be remade")
                     path.unlink()
                 if not path.exists():
                     _write_shard(path, plan, pictures[start:stop], schema, size)
