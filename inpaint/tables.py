@@ -21,6 +21,7 @@ METRICS = {
     "hole_psnr": "inpaint.evaluation.metrics:HOLE_PSNR",
     "hole_l1": "inpaint.evaluation.metrics:HOLE_L1",
     "hole_ssim": "inpaint.evaluation.metrics:HOLE_SSIM",
+    "sharpness": "inpaint.evaluation.metrics:SHARPNESS",
     "psnr": "inpaint.evaluation.metrics:PSNR",
     "l1": "inpaint.evaluation.metrics:L1",
     "ssim": "inpaint.evaluation.metrics:SSIM",

@@ -45,7 +45,7 @@ def sums_of(fill: Fill, images: NDArray[np.uint8], holes: NDArray[np.int32], bat
     masks, sums = hole_masks(torch.from_numpy(holes), images.shape[1]), no_sums()
     for start in range(0, len(images), batch_size):
         batch = slice(start, start + batch_size)
-        sums += metric_sums(fill, images[batch], masks[batch])
+        sums += metric_sums(Filled.by(fill, images[batch], masks[batch]))
     return sums
 
 
@@ -130,6 +130,28 @@ def test_identical_pictures_score_the_cap_and_empty_holes_nothing() -> None:
     assert figures["hole_psnr"][0].item() == MAX_PSNR_DB
     assert figures["ssim"].tolist() == pytest.approx([1, 1])
     assert all(figures[name][1].isnan() for name in ("hole_psnr", "hole_l1", "hole_ssim"))
+
+
+def test_sharpness_is_the_gradient_energy_of_all_holes_over_that_of_the_truths() -> None:
+    image, other = pictures(3), pictures(3, seed=1)
+    image[2] = 90  # whose energy is 0 counts with its fill's
+    mask = torch.cat([mask_of(1, 2, 6, 9), mask_of(0, 0, 24, 3), mask_of(20, 20, 4, 4)])
+    composite = torch.where(mask > 0, other, image)
+
+    def energy(images: Tensor) -> float:
+        total = 0.0
+        for values, hole in zip(images.double().numpy() / 255, mask[:, 0].numpy() > 0, strict=True):
+            for y, x in zip(*np.nonzero(hole), strict=True):
+                for below, beside in ((y + 1, x), (y, x + 1)):
+                    if below < 24 and beside < 24 and hole[below, beside]:
+                        total += ((values[:, y, x] - values[:, below, beside]) ** 2).sum()
+        return total
+
+    sharpness = means(metric_sums(Filled(composite, image, mask, composite / 255)))["sharpness"]
+    assert sharpness == pytest.approx(energy(composite) / energy(image), rel=1e-5)
+    blurred = torch.nn.functional.avg_pool2d(image.float(), 5, 1, 2, count_include_pad=False).round().byte()
+    assert means(metric_sums(Filled(blurred, image, mask, blurred / 255)))["sharpness"] < 0.9
+    assert means(metric_sums(Filled(image, image, mask, image / 255)))["sharpness"] == 1
 
 
 # --- composite
@@ -224,12 +246,12 @@ def test_a_picture_without_a_hole_counts_only_where_it_has_figures() -> None:
 class MeanColourDistance(Metric):
     """Of a whole set: how far the mean colour of the composites is from the true images'."""
 
-    def update(self, filled: Filled) -> Tensor:
-        colours = torch.cat([filled.composite, filled.image], dim=1).double().mean((2, 3)).sum(0)
-        return torch.cat([colours, torch.tensor([len(filled.image)])])
+    def rows(self, filled: Filled) -> Tensor:
+        colours = torch.cat([filled.composite, filled.image], dim=1).double().mean((2, 3))
+        return torch.cat([colours, torch.ones(len(colours), 1)], dim=1)
 
-    def compute(self, state: Tensor) -> float:
-        return (state[:3] - state[3:6]).norm().item() / state[6].item()
+    def compute(self, state: Tensor) -> Tensor:
+        return (state[..., :3] - state[..., 3:6]).norm(dim=-1) / state[..., 6]
 
 
 def test_a_metric_of_a_whole_set_is_summed_over_processes_as_the_others_are(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -271,11 +293,11 @@ def test_the_fill_sees_a_black_hole_at_x_y_width_height() -> None:
 
 
 def test_markdown() -> None:
-    row = {"hole_psnr": 20.123, "hole_l1": 0.05, "hole_ssim": math.nan, "psnr": 30.0, "l1": 0.01, "ssim": 0.9}
-    assert markdown_table({"Telea": row}).splitlines() == [
-        "| method | hole PSNR | hole L1 | hole SSIM |  PSNR |     L1 |   SSIM |",
-        "| ------ | --------: | ------: | --------: | ----: | -----: | -----: |",
-        "| Telea  |     20.12 |  0.0500 |         - | 30.00 | 0.0100 | 0.9000 |",
+    row = {"hole_psnr": 20.123, "hole_l1": 0.05, "hole_ssim": math.nan, "sharpness": 0.0976, "psnr": 30.0, "l1": 0.01}
+    assert markdown_table({"Telea": row | {"ssim": 0.9}}).splitlines() == [
+        "| method | hole PSNR | hole L1 | hole SSIM | sharpness |  PSNR |     L1 |   SSIM |",
+        "| ------ | --------: | ------: | --------: | --------: | ----: | -----: | -----: |",
+        "| Telea  |     20.12 |  0.0500 |         - |     0.098 | 30.00 | 0.0100 | 0.9000 |",
     ]
     images, holes = split(2)
     assert list({method: evaluate(fill, images, holes, 2) for method, fill in BASELINES.items()}) == [

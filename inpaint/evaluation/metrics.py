@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from inpaint import tables
@@ -36,6 +38,28 @@ class Filled:
     image: Tensor
     mask: Tensor
     output: Tensor
+
+    @classmethod
+    def by(
+        cls,
+        fill: Callable[[Tensor, Tensor], Tensor],
+        images_u8: NDArray[np.uint8],
+        masks: Tensor,
+        device: torch.device | str = "cpu",
+    ) -> Filled:
+        """What `fill` makes of some images.
+
+        Args:
+            fill: (masked_image [B, 3, H, W] in [0, 1], mask [B, 1, H, W]) -> output [B, 3, H, W]; a network in eval
+                mode.
+            images_u8: [B, H, W, 3], filled at once.
+            masks: float [B, 1, H, W], 1 in the hole.
+            device: where `fill` wants its tensors.
+        """
+        image, mask = torch.from_numpy(images_u8).to(device).permute(0, 3, 1, 2), masks.to(device)
+        with torch.no_grad():
+            output = fill(image.float() / 255 * (1 - mask), mask)
+        return cls(composite_u8(output, image, mask), image, mask, output)
 
     @property
     def precision(self) -> torch.dtype:
@@ -66,6 +90,13 @@ class Filled:
         )
         return similarity
 
+    def energy_in_hole(self, image_u8: Tensor) -> Tensor:
+        """The squared differences of neighbouring pixels, both in the hole, summed over it: [B], full range as 1."""
+        values = image_u8.to(self.precision) / 255
+        across = values.diff(dim=3).square() * self.hole[..., 1:] * self.hole[..., :-1]
+        down = values.diff(dim=2).square() * self.hole[..., 1:, :] * self.hole[..., :-1, :]
+        return across.sum((1, 2, 3)) + down.sum((1, 2, 3))
+
     def mean_in_hole(self, values: Tensor) -> Tensor:
         """The mean of `values` [B, C, H, W] over the pixels of each hole: [B], nan where it is empty."""
         return _mean_over(values, self.hole)
@@ -77,36 +108,39 @@ class Filled:
 
 @dataclass(frozen=True)
 class Metric:
-    """A figure of a set of images: the mean of each image's own.
+    """A figure of a set of images: the mean of each image's own, or a ratio of two sums over the set.
 
-    What is gathered on the way to it, the state, is a tensor that images and processes add to. A figure that only the
-    whole set has, such as a distance of distributions, is a subclass with another `state_size`, `update` and `compute`.
+    What is gathered on the way to it, the state, is a vector that images and processes add to. A figure that only the
+    whole set has, such as a distance of distributions, is a subclass with another `state_size`, `rows` and `compute`.
 
     Attributes:
         heading: its name in tables.
         decimals: how many are shown.
-        better: which direction is.
+        better: which direction is; `one`: neither, it should be 1.
         per_image: the figure of each image, [B] float; nan where an image has none.
+        divisor: what the sum of `per_image` is divided by, of each image, [B] float; None: 1, which makes it a mean.
         unit: shown behind the figure in a sentence.
         state_size: how many float64 numbers the state is.
     """
 
     heading: str
     decimals: int
-    better: Literal["higher", "lower"]
+    better: Literal["higher", "lower", "one"]
     per_image: Callable[[Filled], Tensor] | None = None
     unit: str = ""
     state_size: int = 2
+    divisor: Callable[[Filled], Tensor] | None = None
 
-    def update(self, filled: Filled) -> Tensor:
-        """What these images add to the state: float64 [state_size] on the CPU, here the sum and the count."""
+    def rows(self, filled: Filled) -> Tensor:
+        """What each image adds to the state: float64 [B, state_size] on the CPU, here the two sums' terms."""
         assert self.per_image is not None
         values = self.per_image(filled).cpu().double()  # Apple's GPUs have no float64
-        return torch.stack([values.nansum(), values.isfinite().sum()])
+        divisors = torch.ones_like(values) if self.divisor is None else self.divisor(filled).cpu().double()
+        return torch.stack([values, divisors], dim=1).where(values.isfinite()[:, None], 0.0)
 
-    def compute(self, state: Tensor) -> float:
-        """The figure, once everything is added up; nan where no image had it."""
-        return (state[0] / state[1]).item()
+    def compute(self, state: Tensor) -> Tensor:
+        """The figures [...] of states [..., state_size], once everything is added up; nan where no image had one."""
+        return state[..., 0] / state[..., 1]
 
     def text(self, value: float) -> str:
         return "-" if math.isnan(value) else f"{value:.{self.decimals}f}"
@@ -164,4 +198,12 @@ L1 = Metric("L1", 4, "lower", lambda it: it.mean(it.difference.abs()))
 # Wang et al. 2004 (Gaussian window of 11x11, sigma 1.5) on each colour channel; the whole image's is the mean of its
 # map, borders included by reflection, the hole's the mean of the same map over the hole's pixels.
 HOLE_SSIM = Metric("hole SSIM", 4, "higher", lambda it: it.mean_in_hole(it.similarity))
+# Gradient energy in the hole, the fill's over the truth's: far below 1 is blur, above it noise.
+SHARPNESS = Metric(
+    "sharpness",
+    3,
+    "one",
+    lambda it: it.energy_in_hole(it.composite),
+    divisor=lambda it: it.energy_in_hole(it.image),
+)
 SSIM = Metric("SSIM", 4, "higher", lambda it: it.mean(it.similarity))

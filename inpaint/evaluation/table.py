@@ -4,33 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from inpaint.evaluation.baselines import Fill
-from inpaint.evaluation.metrics import Filled, all_metrics, composite_u8
+from inpaint.evaluation.metrics import Filled, all_metrics
 
 
-@torch.no_grad()
-def metric_sums(fill: Fill, images_u8: NDArray[np.uint8], masks: Tensor, device: torch.device | str = "cpu") -> Tensor:
+def metric_sums(filled: Filled) -> Tensor:
     """What some images add to the states of all metrics: add it up over batches and processes, then take `means`.
-
-    Args:
-        fill: (masked_image [B, 3, H, W] in [0, 1], mask [B, 1, H, W]) -> output [B, 3, H, W]; a network in eval mode.
-        images_u8: [B, H, W, 3], filled at once.
-        masks: float [B, 1, H, W], 1 in the hole.
-        device: where `fill` wants its tensors.
 
     Returns:
         float64 [the states' sizes together] on the CPU, in the order of the table.
     """
-    image = torch.from_numpy(images_u8).to(device).permute(0, 3, 1, 2)
-    mask = masks.to(device)
-    output = fill(image.float() / 255 * (1 - mask), mask)
-    filled = Filled(composite_u8(output, image, mask), image, mask, output)
-    return torch.cat([metric.update(filled) for metric in all_metrics().values()])
+    return torch.cat([metric.rows(filled).sum(0) for metric in all_metrics().values()])
 
 
 def no_sums() -> Tensor:
@@ -42,7 +28,7 @@ def means(sums: Tensor) -> dict[str, float]:
     """Every metric's figure from `metric_sums`, added up; nan where no image had it."""
     metrics = all_metrics()
     states = sums.split([metric.state_size for metric in metrics.values()])
-    return {name: metric.compute(state) for (name, metric), state in zip(metrics.items(), states, strict=True)}
+    return {name: metric.compute(state).item() for (name, metric), state in zip(metrics.items(), states, strict=True)}
 
 
 def markdown_table(rows: Mapping[str, Mapping[str, float]]) -> str:
@@ -50,13 +36,18 @@ def markdown_table(rows: Mapping[str, Mapping[str, float]]) -> str:
     metrics = all_metrics()
     cells = [["method", *(metric.heading for metric in metrics.values())]]
     cells += [[method, *(metrics[name].text(figures[name]) for name in metrics)] for method, figures in rows.items()]
+    return aligned(cells)
+
+
+def aligned(cells: list[list[str]]) -> str:
+    """Markdown of rows, the headings first: the first column to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    cells.insert(1, ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])])
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
     return "\n".join(
         f"| {first:<{widths[0]}} | "
         + " | ".join(f"{cell:>{width}}" for cell, width in zip(others, widths[1:], strict=True))
         + " |"
-        for first, *others in cells
+        for first, *others in [cells[0], rule, *cells[1:]]
     )
 
 

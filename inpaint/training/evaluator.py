@@ -19,7 +19,7 @@ from inpaint.data.pictures import Pictures
 from inpaint.distributed.runtime import Runtime
 from inpaint.evaluation.baselines import BASELINES, Fill
 from inpaint.evaluation.grid import sample_grid
-from inpaint.evaluation.metrics import all_metrics, composite_u8, to_u8
+from inpaint.evaluation.metrics import Filled, all_metrics, composite_u8, to_u8
 from inpaint.evaluation.table import behind, markdown_table, means, metric_sums, no_sums
 from inpaint.sources.keys import Split
 from inpaint.training.run_directory import EVALUATION, REPORT, RunDirectory
@@ -123,7 +123,7 @@ class Evaluator:
             # ZeRO-3 gathers the weights in each call, so all processes call equally often; some for a picture too many.
             seen = mine if len(mine) else chunk[:1]
             masks = hole_masks(torch.from_numpy(split.holes[seen]), split.pixels.shape[1])
-            added = metric_sums(fill, split.pixels[seen], masks, device)
+            added = metric_sums(Filled.by(fill, split.pixels[seen], masks, device))
             sums += added if len(mine) else 0
         return means(self.runtime.reduce_sum(sums))
 
