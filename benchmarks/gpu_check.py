@@ -143,7 +143,7 @@ def _first_terms(check: Check, batch_size: int, precision: str, on_cpu: bool) ->
         batch = next(
             Feed(subject.feed.pictures, config.data, 0, batch_size, 0, 1, subject.runtime.device, dtype).batches(1, 0)
         )
-        for key, value in subject.task.step(phase, [batch], batch_size).items():
+        for key, value in subject.task.step(phase, [batch], 1, batch_size).items():
             terms[f"phase {phase} {key}"] = float(value)
         subject.close()
     return terms

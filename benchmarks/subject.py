@@ -58,7 +58,7 @@ class Subject:
         """One step on the next batch, or on `batch`, with all that belongs to it: metrics and the average."""
         micro = (batch or self.batch()).split(self.runtime.micro_batch_size)
         self.images_seen += self.batch_size
-        self.task.step(phase, micro, self.images_seen)
+        self.task.step(phase, micro, self.images_seen // self.batch_size, self.images_seen)
 
     def close(self) -> None:
         """Frees the memory and the threads."""

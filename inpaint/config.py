@@ -5,16 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from functools import cache
+from functools import cache, partial
 from typing import Annotated, Literal, get_args, get_origin
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
+from inpaint.errors import shorten
 from inpaint.hints import hint
 from inpaint.holes.spec import HoleSpec
-from inpaint.tables import DISCRIMINATORS, GENERATORS
+from inpaint.tables import ADVERSARIAL_LOSSES, DISCRIMINATOR_LOSSES, DISCRIMINATORS, GENERATORS, LOSSES
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -24,16 +25,11 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Text = Annotated[str, Field(min_length=1)]
 
 
-def _in(table: Mapping[str, str]) -> AfterValidator:
-    """Takes the names in `table`, and tells of others which is near."""
-
-    def known(name: str) -> str:
-        if name not in table:
-            nearest = f"{meant}; " if (meant := hint(name, [*table])) else ""
-            raise ValueError(f"no such name; {nearest}allowed: {', '.join(table)}")
-        return name
-
-    return AfterValidator(known)
+def _known(name: str, table: Mapping[str, str]) -> str:
+    if name not in table:
+        nearest = f"{meant}; " if (meant := hint(name, [*table])) else ""
+        raise ValueError(f"there is no {shorten(name)}; {nearest}allowed: {', '.join(table)}")
+    return name
 
 
 class Section(BaseModel):
@@ -95,9 +91,9 @@ class DataConfig(Section):
 
 
 class ModelConfig(Section):
-    generator: Annotated[str, _in(GENERATORS)] = "dilated"
+    generator: Annotated[str, AfterValidator(partial(_known, table=GENERATORS))] = "dilated"
     """The generator's architecture."""
-    discriminator: Annotated[str, _in(DISCRIMINATORS)] = "fused"
+    discriminator: Annotated[str, AfterValidator(partial(_known, table=DISCRIMINATORS))] = "fused"
     """The discriminator's architecture; `fused` is the paper's pair, which looks at the image and at a window."""
     width: Annotated[int, Field(ge=2, le=512, multiple_of=2)] = 64
     """Channels of the first layer of each network; those of the other layers are multiples of it."""
@@ -120,6 +116,23 @@ class LossConfig(Section):
     """Weight of the adversarial loss: w2 of equation (3)."""
     reconstruction_region: Literal["image", "hole"] = "image"
     """Where the mean squared error is taken: over the whole image (paper: M_c is all ones), or over the hole only."""
+    terms: dict[str, Weight] = {}
+    """Weights of further losses by name, such as {charbonnier: 1.0}; `real` and `fake` weigh 1 unless named here."""
+
+    @field_validator("terms")
+    @classmethod
+    def _terms_are_losses(cls, terms: dict[str, float]) -> dict[str, float]:
+        for name in terms:
+            _known(name, LOSSES | ADVERSARIAL_LOSSES | DISCRIMINATOR_LOSSES)
+            if f"{name}_weight" in cls.model_fields:
+                raise ValueError(f"{name} has a setting of its own, loss.{name}_weight")
+        return terms
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Those of all losses."""
+        paper = {"reconstruction": self.reconstruction_weight, "adversarial": self.adversarial_weight}
+        return {**paper, "real": 1.0, "fake": 1.0, **self.terms}
 
 
 class OptimizerConfig(Section):

@@ -16,6 +16,19 @@ GENERATORS = {
 DISCRIMINATORS = {
     "fused": "inpaint.models.discriminators.fused:FusedDiscriminator",
 }
+# Losses, functions of a `losses.seen.Seen`, by the names that `loss.terms` weighs. The generator's in phases 1 and 3:
+LOSSES = {
+    "reconstruction": "inpaint.losses.paper:reconstruction",
+}
+# The generator's in phase 3, which ask for the discriminator's judgements:
+ADVERSARIAL_LOSSES = {
+    "adversarial": "inpaint.losses.paper:adversarial",
+}
+# The discriminator's in phases 2 and 3:
+DISCRIMINATOR_LOSSES = {
+    "real": "inpaint.losses.paper:real",
+    "fake": "inpaint.losses.paper:fake",
+}
 # What filled images are measured by, in the order of every table.
 METRICS = {
     "hole_psnr": "inpaint.evaluation.metrics:HOLE_PSNR",

@@ -36,7 +36,7 @@ def train(folder: Path, scenario: dict[str, Any]) -> None:
     feed = Feed(pictures, config.data, 0, batch_size, runtime.rank, runtime.world_size, runtime.device, runtime.dtype)
     batches = feed.batches(1, 0)
     for number, phase in enumerate(scenario["phases"], start=1):
-        task.step(phase, next(batches).split(runtime.micro_batch_size), number * batch_size)
+        task.step(phase, next(batches).split(runtime.micro_batch_size), number, number * batch_size)
     batches.close()
 
     files = task.state()

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from inpaint.config import DataConfig
 from inpaint.data import draws
-from inpaint.data.batches import Batch, Feed, composite, make_batch, plan_epoch
+from inpaint.data.batches import Batch, Feed, make_batch, plan_epoch
 from inpaint.data.pictures import Pictures
 from inpaint.holes.spec import HoleSpec
 from inpaint.models.discriminators.judgement import crop
@@ -94,18 +94,6 @@ def test_the_crop_passes_its_gradient_to_the_place_it_is_from() -> None:
     expected = torch.zeros(1, 3, 6, 6)
     expected[:, :, 2:5, 1:4] = 1
     assert torch.equal(image.grad, expected)  # type: ignore[arg-type]
-
-
-def test_the_composite_keeps_known_pixels_and_their_type() -> None:
-    image, output = torch.rand(2, 3, 4, 4).double(), torch.rand(2, 3, 4, 4).bfloat16()
-    mask = torch.zeros(2, 1, 4, 4).double()
-    mask[0, 0, 1:3, :2] = 1
-    output[1] = torch.nan
-    whole = composite(output, image, mask)
-    assert whole.dtype == torch.float64
-    assert torch.equal(whole[0, :, 1:3, :2], output[0, :, 1:3, :2].double())
-    whole[0, :, 1:3, :2] = image[0, :, 1:3, :2]
-    assert torch.equal(whole, image)
 
 
 def test_micro_batches_are_the_batch_cut_in_order() -> None:

@@ -85,11 +85,11 @@ def test_no_step_waits_for_the_device(device: None, precision: str, norm: str) -
     assert setup.runtime.device.type == "cuda"
     batches = setup.batch().split(setup.runtime.micro_batch_size)
     for phase in (1, 2, 3):
-        setup.task.step(phase, batches, BATCH)  # the first use of a kernel may wait
+        setup.task.step(phase, batches, 1, BATCH)  # the first use of a kernel may wait
     try:
         torch.cuda.set_sync_debug_mode("error")
         for phase in (1, 2, 3):
-            setup.task.step(phase, batches, BATCH)
+            setup.task.step(phase, batches, 1, BATCH)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 

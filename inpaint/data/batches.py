@@ -234,8 +234,3 @@ def hole_masks(holes: Tensor, size: int, dtype: torch.dtype = torch.float32) -> 
     from_corner = torch.arange(size, device=holes.device) - holes[:, :2, None]
     across, down = ((from_corner >= 0) & (from_corner < holes[:, 2:4, None])).unbind(1)
     return (down[:, None, :, None] & across[:, None, None, :]).to(dtype)
-
-
-def composite(output: Tensor, image: Tensor, mask: Tensor) -> Tensor:
-    """The hole from the output, the rest from the image: [B, 3, H, W]."""
-    return torch.where(mask > 0, output.to(image.dtype), image)

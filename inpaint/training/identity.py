@@ -30,6 +30,9 @@ def differences(before: Mapping[str, Any], config: Config) -> tuple[list[str], l
         What makes it another run, and what may change.
     """
     old, new = flat(before), flat(config.model_dump(mode="json"))
+    # A loss is named by its weight: one that is not there weighs nothing.
+    terms = {key: 0.0 for key in [*old, *new] if key.startswith("loss.terms.")}
+    old, new = terms | old, new | {key: new.get(key, 0.0) for key in terms}
     another: list[str] = []
     allowed: list[str] = []
     for key, value in new.items():
@@ -39,6 +42,8 @@ def differences(before: Mapping[str, Any], config: Config) -> tuple[list[str], l
         if key.startswith("data.synthetic_") and None not in (old.get("data.path"), new["data.path"]):
             continue  # of no effect
         is_another = None in (was, value) if key == "data.path" else key.startswith(IDENTITY)
+        if key in terms:
+            is_another = not (was and value)
         (another if is_another else allowed).append(f"{key}: {was} -> {value}")
     return another, allowed
 

@@ -17,18 +17,21 @@ from __future__ import annotations
 
 import copy
 import logging
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from inpaint.config import Config
-from inpaint.data.batches import Batch, composite
+from inpaint.data.batches import Batch
 from inpaint.distributed.network import Network
 from inpaint.distributed.runtime import Runtime
 from inpaint.errors import InpaintError
-from inpaint.losses import adversarial_loss, discriminator_losses, reconstruction_loss
+from inpaint.losses.seen import Seen
+from inpaint.models.discriminators.judgement import Judgement
 from inpaint.models.generator import Generator, GeneratorConfig
-from inpaint.tables import DISCRIMINATORS, load
+from inpaint.tables import ADVERSARIAL_LOSSES, DISCRIMINATOR_LOSSES, DISCRIMINATORS, LOSSES, load
 from inpaint.training.ema import Ema
 from inpaint.training.saved_generator import AVERAGE, GENERATOR, init_generator
 
@@ -37,6 +40,7 @@ DISCRIMINATOR = "discriminator"
 log = logging.getLogger(__name__)
 
 Terms = dict[str, Tensor]
+Loss = Callable[[Seen], Tensor | None]
 
 
 def build_networks(config: Config) -> tuple[Generator, nn.Module]:
@@ -78,14 +82,18 @@ class InpaintingTask:
             adam = {"betas": (rates.beta1, rates.beta2), "lr": self.learning_rates[name]}
             self.networks[name] = runtime.prepare(name, module, adam, config.training.compile)
         self.generator, self.discriminator = self.networks[GENERATOR], self.networks[DISCRIMINATOR]
+        self.weights = config.loss.weights
+        self.losses, self.adversarial_losses = self._losses(LOSSES), self._losses(ADVERSARIAL_LOSSES)
+        self.discriminator_losses = self._losses(DISCRIMINATOR_LOSSES)
         self.ema = None if average is None else Ema(average.to(runtime.device, runtime.dtype), config.ema)
 
-    def step(self, phase: int, batches: list[Batch], images_seen: int, lr_scale: float = 1.0) -> Terms:
+    def step(self, phase: int, batches: list[Batch], step: int, images_seen: int, lr_scale: float = 1.0) -> Terms:
         """Train on one global batch.
 
         Args:
             phase: 1, 2 or 3.
             batches: this process's micro batches of the global batch.
+            step: its number in the run, from 1.
             images_seen: by the run, this batch included.
             lr_scale: what the schedule leaves of the full learning rates.
 
@@ -94,13 +102,13 @@ class InpaintingTask:
         """
         collected: list[Terms] = [{} for _ in batches]
         outputs = [
-            self._generate(phase, batch, terms, last=batch is batches[-1])
+            self._generate(phase, batch, step, terms, last=batch is batches[-1])
             for batch, terms in zip(batches, collected, strict=True)
         ]
         if phase != 1:
             for batch, output, terms in zip(batches, outputs, collected, strict=True):
                 with self.discriminator.micro_step(last=batch is batches[-1]):
-                    terms |= self._train_discriminator(output, batch)
+                    self._train_discriminator(output, batch, step, terms)
         terms = collected[0]
         if len(collected) > 1:
             terms = {name: torch.stack([part[name] for part in collected]).mean() for name in terms}
@@ -165,7 +173,7 @@ class InpaintingTask:
         windows = torch.zeros(2, 2, dtype=torch.int64, device=self.runtime.device)
         return (image, image[:, :1]) if name == GENERATOR else (image, image[:, :1], windows)
 
-    def _generate(self, phase: int, batch: Batch, terms: Terms, last: bool) -> Tensor:
+    def _generate(self, phase: int, batch: Batch, step: int, terms: Terms, last: bool) -> Tensor:
         """The output for a micro batch, without its graph, after the generator's turn where the phase has one."""
         if phase == 2:
             with torch.no_grad(), self.generator.frozen():
@@ -173,46 +181,49 @@ class InpaintingTask:
         else:
             with self.generator.micro_step(last):
                 output = self.generator(batch.masked_image, batch.mask)
-                terms |= self._train_generator(output, batch, adversarial=phase == 3)
+                self._train_generator(output, batch, step, terms, adversarial=phase == 3)
         output = output.detach()
         if len(output) > 1:
             # How much the outputs differ from one another; near 0 the generator paints one image for all.
             terms["output/batch_std"] = (output.float() - output.float().mean(dim=0)).square().mean(dim=0).sqrt().mean()
         return output
 
-    def _train_generator(self, output: Tensor, batch: Batch, adversarial: bool) -> Terms:
-        weights = self.config.loss
-        region = batch.mask if weights.reconstruction_region == "hole" else None
-        reconstruction = reconstruction_loss(output, batch.image, region)
-        terms = {"loss/generator/reconstruction": reconstruction.detach()}
-        total = weights.reconstruction_weight * reconstruction
-        if adversarial:
-            shown = self._shown(output, batch)
+    def _train_generator(self, output: Tensor, batch: Batch, step: int, terms: Terms, adversarial: bool) -> None:
+        def judge(*inputs: Tensor) -> Judgement:
             with self.discriminator.frozen():
-                judgement = self.discriminator.module(shown, batch.mask, batch.windows)
-            fooled = adversarial_loss(judgement.logits)
-            terms["loss/generator/adversarial"] = fooled.detach()
-            total = total + weights.adversarial_weight * fooled
-        self.generator.backward(total)
-        return terms
+                return self.discriminator.module(*inputs)
 
-    def _train_discriminator(self, output: Tensor, batch: Batch) -> Terms:
-        fake = self._shown(output, batch)
-        images = torch.cat([batch.image, fake])
-        windows = torch.cat([batch.real_windows, batch.windows])
+        seen = self._seen(output, batch, step, judge)
+        losses = self.losses | self.adversarial_losses if adversarial else self.losses
+        self.generator.backward(self._total(losses, seen, f"loss/{GENERATOR}", terms, output))
+
+    def _train_discriminator(self, output: Tensor, batch: Batch, step: int, terms: Terms) -> None:
+        def judge(*inputs: Tensor) -> Judgement:
+            with self.discriminator.autocast():
+                return self.discriminator.module(*inputs)
+
+        seen = self._seen(output, batch, step, judge)
+        images, windows = torch.cat([batch.image, seen.generated]), torch.cat([batch.real_windows, batch.windows])
         judgement = self.discriminator(images, torch.cat([batch.mask, batch.mask]), windows)
-        real_logits, fake_logits = judgement.logits.chunk(2)
-        real_loss, fake_loss = discriminator_losses(real_logits, fake_logits)
-        self.discriminator.backward(real_loss + fake_loss)
-        return {
-            "loss/discriminator/real": real_loss.detach(),
-            "loss/discriminator/fake": fake_loss.detach(),
-            "score/real": real_logits.detach().float().sigmoid().mean(),
-            "score/fake": fake_logits.detach().float().sigmoid().mean(),
-        }
+        seen = replace(seen, judgements=judgement.chunk(2))
+        total = self._total(self.discriminator_losses, seen, f"loss/{DISCRIMINATOR}", terms, judgement.logits)
+        self.discriminator.backward(total)
+        terms["score/real"] = seen.real.logits.detach().float().sigmoid().mean()
+        terms["score/fake"] = seen.fake.logits.detach().float().sigmoid().mean()
 
-    def _shown(self, output: Tensor, batch: Batch) -> Tensor:
-        """What the discriminators see of a generated image."""
-        if self.config.model.discriminator_input == "composite":
-            return composite(output, batch.image, batch.mask)
-        return output.to(batch.image.dtype)
+    def _seen(self, output: Tensor, batch: Batch, step: int, judge: Callable[..., Judgement]) -> Seen:
+        where = (batch.image, batch.mask, output, batch.windows, batch.real_windows)
+        return Seen(*where, step, self.config.loss, self.config.model.discriminator_input == "composite", judge)
+
+    def _losses(self, table: Mapping[str, str]) -> dict[str, Loss]:
+        """Of `table` those that weigh anything."""
+        return {name: load(table, name) for name in table if self.weights.get(name)}
+
+    def _total(self, losses: Mapping[str, Loss], seen: Seen, prefix: str, terms: Terms, reached: Tensor) -> Tensor:
+        """The weighted sum, with each loss as it is in `terms`; nothing of `reached` where there is none."""
+        weighted = []
+        for name, loss in losses.items():
+            if (value := loss(seen)) is not None:
+                terms[f"{prefix}/{name}"] = value.detach()
+                weighted.append(self.weights[name] * value)
+        return sum(weighted[1:], weighted[0]) if weighted else 0 * reached.float().sum()

@@ -144,7 +144,7 @@ class Trainer:
             images_seen = progress.images_seen + training.global_batch_size
             scale = self.learning_rate.of_step(images_seen, training.global_batch_size)
             micro_batches = batch.split(self.runtime.micro_batch_size)
-            self.meter.add(info, self.task.step(phase, micro_batches, images_seen, scale))
+            self.meter.add(info, self.task.step(phase, micro_batches, info.step, images_seen, scale))
         progress.advance(training.global_batch_size)
         self.console.advance(training.global_batch_size, f"epoch {info.epoch}/{training.epochs} phase {phase}")
         if progress.step % training.log_every == 0 or self._done():

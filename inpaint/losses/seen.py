@@ -1,0 +1,70 @@
+"""Owns what a loss is given: what the step saw of a micro batch, and the discriminator's judgements if asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from inpaint.config import LossConfig
+from inpaint.models.discriminators.judgement import Judgement
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One micro batch in the turn of one network.
+
+    A loss is a function of it to a scalar, a mean over the images so that micro batches change nothing, not weighted;
+    or to None where it skips this step. All processes and micro batches must skip alike: by `step`.
+
+    Attributes:
+        image: [B, 3, S, S] in [0, 1], the real images.
+        mask: [B, 1, S, S], 1 in the hole.
+        output: [B, 3, S, S], the generator's; without gradient in the discriminator's turn.
+        windows, real_windows: [B, 2] int64, x and y of the local windows on generated and on real images.
+        step: the step's number, from 1.
+        settings: of the losses.
+        shows_composite: whether the discriminator sees `composite`, else `output`.
+        discriminator: called with (image, mask, windows). In the generator's turn it is frozen, and gradients pass
+            through it; in its own it is in training, so that each call costs a forward and a backward.
+        judgements: in the discriminator's turn what became `real` and `fake`, from one forward of both.
+    """
+
+    image: Tensor
+    mask: Tensor
+    output: Tensor
+    windows: Tensor
+    real_windows: Tensor
+    step: int
+    settings: LossConfig
+    shows_composite: bool
+    discriminator: Callable[[Tensor, Tensor, Tensor], Judgement]
+    judgements: list[Judgement] | None = None
+
+    @cached_property
+    def composite(self) -> Tensor:
+        """[B, 3, S, S], the hole from the output, the rest from the image."""
+        return torch.where(self.mask > 0, self.output.to(self.image.dtype), self.image)
+
+    @property
+    def generated(self) -> Tensor:
+        """What the discriminator sees of the output."""
+        return self.composite if self.shows_composite else self.output.to(self.image.dtype)
+
+    @cached_property
+    def fake(self) -> Judgement:
+        """The discriminator's judgement on `generated`."""
+        if self.judgements is not None:
+            return self.judgements[1]
+        return self.discriminator(self.generated, self.mask, self.windows)
+
+    @cached_property
+    def real(self) -> Judgement:
+        """Its judgement on `image`; without gradient in the generator's turn."""
+        if self.judgements is not None:
+            return self.judgements[0]
+        with torch.no_grad():
+            return self.discriminator(self.image, self.mask, self.real_windows)
