@@ -1,14 +1,6 @@
 """Train an inpainting GAN: `accelerate launch train.py --help`."""
 
-import sys
-
-from inpaint.distributed.signals import StopRequest, die_with_launcher
+from runpy import run_module
 
 if __name__ == "__main__":
-    die_with_launcher()  # before the imports, which take seconds
-    StopRequest.ends_process = True
-    from inpaint.training.console import Unfailing
-    from inpaint.training.launch import main
-
-    sys.stdout, sys.stderr = Unfailing(sys.stdout), Unfailing(sys.stderr)
-    sys.exit(main(sys.argv[1:]))
+    run_module("inpaint.training", run_name="__main__")
