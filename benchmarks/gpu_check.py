@@ -35,7 +35,7 @@ from benchmarks.measuring import Figure, machine, matmul_peak, middle, now, tabl
 from benchmarks.step import PHASES, flops, host_syncs  # noqa: E402
 from benchmarks.subject import Subject, configured, noise_pictures  # noqa: E402
 from inpaint.config import DataConfig  # noqa: E402
-from inpaint.data.batches import Feed  # noqa: E402
+from inpaint.data.batches import BatchLoader  # noqa: E402
 from inpaint.training.profile import Profiler  # noqa: E402
 
 EPOCH_PICTURES, GOAL_S = 170_000, 6.0
@@ -141,7 +141,9 @@ def _first_terms(check: Check, batch_size: int, precision: str, on_cpu: bool) ->
             subject = Subject(config)
         dtype = torch.float64 if precision == "float64" else torch.float32
         batch = next(
-            Feed(subject.feed.pictures, config.data, 0, batch_size, 0, 1, subject.runtime.device, dtype).batches(1, 0)
+            BatchLoader(subject.feed.split, config.data, 0, batch_size, 0, 1, subject.runtime.device, dtype).batches(
+                1, 0
+            )
         )
         for key, value in subject.task.step(phase, [batch], 1, batch_size).items():
             terms[f"phase {phase} {key}"] = float(value)
@@ -210,7 +212,9 @@ def time_input(check: Check) -> None:
     num, batch_size, num_batches = (64, 8, 4) if check.rehearse else (65_536, 2048, 100)
     for cache in ("on", "off"):
         config = DataConfig(holes="resampled", flip=True, device_cache=cache)
-        batches = Feed(noise_pictures(num, config.hole_spec), config, 0, batch_size, device=check.device).batches(1, 0)
+        batches = BatchLoader(
+            noise_pictures(num, config.hole_spec), config, 0, batch_size, device=check.device
+        ).batches(1, 0)
         for _ in range(3):
             next(batches)
         start = now()

@@ -16,8 +16,8 @@ from benchmarks.measuring import Figure, rate, ratio, take_turns
 from benchmarks.step import picture_files
 from benchmarks.subject import noise_pictures, reset_threads
 from inpaint.config import DataConfig
-from inpaint.data.batches import Feed
-from inpaint.data.pictures import Pictures
+from inpaint.data.batches import BatchLoader
+from inpaint.data.decoded import DecodedSplit
 
 NUM, BATCH, NUM_BATCHES = 4096, 128, 4
 
@@ -32,8 +32,8 @@ def run() -> list[Figure]:
         files = picture_files(folder, 128)
         noise = noise_pictures(NUM, config.hole_spec)
         np.save(folder / "pixels.npy", noise.pixels)
-        mapped = Pictures(np.load(folder / "pixels.npy", mmap_mode="r"), noise.holes, noise.crops, noise.sources)
-        ours = Feed(mapped, config, 0, BATCH).batches(1, 0)
+        mapped = DecodedSplit(np.load(folder / "pixels.npy", mmap_mode="r"), noise.holes, noise.windows, noise.sources)
+        ours = BatchLoader(mapped, config, 0, BATCH).batches(1, 0)
         decoded = iter_forever(DataLoader(PictureFiles(files), BATCH, shuffle=True))
         rows = datasets.Dataset.from_dict(
             {"image": [str(path) for path in files]}, features=datasets.Features({"image": datasets.Image()})

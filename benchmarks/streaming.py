@@ -44,12 +44,12 @@ def run() -> list[Figure]:
 def measure(folder: str, size: int, window: int) -> float:
     """Pictures a second; 0 with a window of 0, which reads none."""
     from inpaint.config import DataConfig
-    from inpaint.data.batches import Feed
+    from inpaint.data.batches import BatchLoader
     from inpaint.data.stream import Stream, find_shards
     from inpaint.holes.spec import HoleSpec
 
     stream = Stream(find_shards(folder), HoleSpec.scaled(size), BATCH, window or 1 << 20, 0.0)
-    batches = Feed(stream, DataConfig(image_size=size, path=folder, streaming=True), 0, BATCH).batches(1, 0)
+    batches = BatchLoader(stream, DataConfig(image_size=size, path=folder, streaming=True), 0, BATCH).batches(1, 0)
     if not window:
         return 0.0
     next(batches)

@@ -8,20 +8,20 @@ import numpy as np
 import torch
 
 from inpaint.config import Config
-from inpaint.data.batches import Batch, Feed
+from inpaint.data.batches import Batch, BatchLoader
+from inpaint.data.decoded import DecodedSplit
 from inpaint.data.draws import stored_holes
-from inpaint.data.pictures import Pictures
 from inpaint.distributed.runtime import Runtime
 from inpaint.holes.spec import HoleSpec
 from inpaint.resolve import load_config
 from inpaint.training.task import InpaintingTask
 
 
-def noise_pictures(num: int, spec: HoleSpec) -> Pictures:
+def noise_pictures(num: int, spec: HoleSpec) -> DecodedSplit:
     """A split of `num` pictures of noise, in memory."""
     where, windows = stored_holes(np.arange(num, dtype=np.uint64), spec)
     pixels = np.random.default_rng(0).integers(0, 256, (num, spec.image_size, spec.image_size, 3), dtype=np.uint8)
-    return Pictures(pixels, where, windows, [str(index) for index in range(num)])
+    return DecodedSplit(pixels, where, windows, [str(index) for index in range(num)])
 
 
 def configured(preset: str, batch_size: int, precision: str = "float32", **flags: Any) -> Config:
@@ -33,13 +33,13 @@ def configured(preset: str, batch_size: int, precision: str = "float32", **flags
 class Subject:
     """Networks, optimizers, average and feed of a config, as the trainer builds them."""
 
-    def __init__(self, config: Config, pictures: Pictures | None = None) -> None:
+    def __init__(self, config: Config, pictures: DecodedSplit | None = None) -> None:
         training = config.training
         self.config, self.batch_size = config, training.global_batch_size
         self.runtime = Runtime.of(config)
         self.task = InpaintingTask(config, self.runtime)
         pictures = pictures or noise_pictures(max(4 * self.batch_size, 256), config.data.hole_spec)
-        self.feed = Feed(
+        self.feed = BatchLoader(
             pictures,
             config.data,
             training.seed,

@@ -19,10 +19,11 @@ from tqdm import tqdm
 
 from inpaint.config import ModelConfig
 from inpaint.data import draws
-from inpaint.data.batches import hole_masks
+from inpaint.data.batches import to_unit
 from inpaint.data.synthetic.landscapes import render
 from inpaint.evaluation.grid import sample_grid
 from inpaint.evaluation.metrics import composite_u8, to_u8
+from inpaint.holes.rectangle import rasterise
 from inpaint.holes.spec import HoleSpec
 from inpaint.losses import adversarial_loss, discriminator_losses, reconstruction_loss
 from inpaint.models.discriminators.fused import FusedDiscriminator
@@ -51,9 +52,8 @@ class Landscapes:
         real_windows = draws.real_windows(num, self.spec, self.seed, epoch)
         for start in range(0, num - size + 1, size):
             chosen = order[start : start + size]
-            pixels = torch.from_numpy(self.pixels[chosen])
-            image = pixels.permute(0, 3, 1, 2).float() / 255
-            mask = hole_masks(torch.from_numpy(self.holes[chosen]), image.shape[-1])
+            image = to_unit(torch.from_numpy(self.pixels[chosen]))
+            mask = rasterise(torch.from_numpy(self.holes[chosen]), image.shape[-1]).float()
             yield image, mask, torch.from_numpy(self.windows[chosen]), torch.from_numpy(real_windows[chosen])
 
 
@@ -149,7 +149,7 @@ def main() -> None:
 def save_samples(generator: Generator, data: Landscapes, path: Path, device: str, num: int = 30) -> None:
     """Original, masked, output and composite of the first pictures."""
     image = torch.from_numpy(data.pixels[:num]).permute(0, 3, 1, 2)
-    mask = hole_masks(torch.from_numpy(data.holes[:num]), image.shape[-1])
+    mask = rasterise(torch.from_numpy(data.holes[:num]), image.shape[-1]).float()
     masked = image * (1 - mask)
     output = generator((masked / 255).to(device), mask.to(device)).cpu()
     columns = (image, masked.byte(), to_u8(output), composite_u8(output, image, mask))

@@ -15,7 +15,7 @@ from pydantic.fields import FieldInfo
 from inpaint.errors import shorten
 from inpaint.hints import hint
 from inpaint.holes.spec import HoleSpec
-from inpaint.tables import ADVERSARIAL_LOSSES, DISCRIMINATOR_LOSSES, DISCRIMINATORS, GENERATORS, LOSSES
+from inpaint.tables import ADVERSARIAL_LOSSES, DISCRIMINATOR_LOSSES, DISCRIMINATORS, GENERATORS, HOLES, LOSSES
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -32,6 +32,9 @@ def _known(name: str, table: Mapping[str, str]) -> str:
     return name
 
 
+HoleName = Annotated[str, AfterValidator(partial(_known, table=HOLES))]
+
+
 class Section(BaseModel):
     """A group of settings: immutable, strict about types, closed to unknown keys. Every setting needs a docstring."""
 
@@ -45,6 +48,8 @@ class DataConfig(Section):
     """Side in pixels; images are cropped square and area-downsampled to it."""
     holes: Literal["stored", "resampled"] = "stored"
     """`stored`: each image keeps one fixed hole; `resampled`: a new hole every epoch."""
+    hole_kinds: Annotated[dict[HoleName, Positive], Field(min_length=1)] = {"rectangle": 1.0}
+    """Kinds of holes, each with its weight in the mixture; kinds other than rectangle need `holes: resampled`."""
     local_real: Literal["random", "hole"] = "random"
     """The window of a real image that the local discriminator sees: a random one (paper) or the one around the hole."""
     hole_min_px: Count | None = None
@@ -81,6 +86,15 @@ class DataConfig(Section):
             raise ValueError("data.streaming needs data.path: synthetic landscapes are not streamed")
         if self.streaming and self.device_cache == "on":
             raise ValueError("data.streaming and data.device_cache = on exclude each other; use device_cache = auto")
+        return self
+
+    @model_validator(mode="after")
+    def _kinds_are_stored(self) -> DataConfig:
+        if self.holes == "stored" and self.hole_kinds.keys() != {"rectangle"}:
+            raise ValueError(
+                f"data.holes = stored is each image's own rectangle; for data.hole_kinds = {self.hole_kinds} use "
+                "data.holes = resampled, which draws new ones each epoch"
+            )
         return self
 
     @model_validator(mode="after")

@@ -131,7 +131,7 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _describe(fault: Any, origin: Mapping[str, str]) -> str:
     """One fault in a line: the setting, its value, where it stands, what is allowed."""
-    key = ".".join(str(part) for part in fault["loc"] if not isinstance(part, int))
+    key = ".".join(str(part) for part in fault["loc"] if not isinstance(part, int) and part != "[key]")
     known = dict(settings())
     where = f" ({origin[key]})" if key in origin else ""
     told = f"{shorten(key)} = {_short(fault['input'])}{where}"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from inpaint.arguments import parse_arguments
 from inpaint.data.cache import build_once, check_room
-from inpaint.data.pictures import SyntheticSpec, open_pictures
+from inpaint.data.decoded import SyntheticSpec, open_pictures
 from inpaint.errors import InpaintError, UsageError
 
 

@@ -44,7 +44,7 @@ class Recorder:
     def __init__(self, trainer: Trainer) -> None:
         self.inner = trainer.task.step
         self.networks = trainer.task.networks
-        self.index = {_digest([torch.from_numpy(row.copy())]): i for i, row in enumerate(trainer.feed.pictures.pixels)}
+        self.index = {_digest([torch.from_numpy(row.copy())]): i for i, row in enumerate(trainer.feed.split.pixels)}
         self.steps: list[dict[str, Any]] = []
         self.now: dict[str, Any] = {}
         self.micro_batches_backward = 0

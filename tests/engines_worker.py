@@ -16,8 +16,8 @@ import torch
 from accelerate.state import AcceleratorState
 
 from inpaint.data import draws
-from inpaint.data.batches import Feed
-from inpaint.data.pictures import Pictures
+from inpaint.data.batches import BatchLoader
+from inpaint.data.decoded import DecodedSplit
 from inpaint.distributed.runtime import Runtime
 from inpaint.resolve import load_config
 from inpaint.training.task import InpaintingTask
@@ -32,8 +32,10 @@ def train(folder: Path, scenario: dict[str, Any]) -> None:
 
     keys = np.arange(4 * batch_size, dtype=np.uint64)
     pixels = np.random.default_rng(0).integers(0, 256, (len(keys), spec.image_size, spec.image_size, 3), dtype=np.uint8)
-    pictures = Pictures(pixels, *draws.stored_holes(keys, spec), [""] * len(keys))
-    feed = Feed(pictures, config.data, 0, batch_size, runtime.rank, runtime.world_size, runtime.device, runtime.dtype)
+    pictures = DecodedSplit(pixels, *draws.stored_holes(keys, spec), [""] * len(keys))
+    feed = BatchLoader(
+        pictures, config.data, 0, batch_size, runtime.rank, runtime.world_size, runtime.device, runtime.dtype
+    )
     batches = feed.batches(1, 0)
     for number, phase in enumerate(scenario["phases"], start=1):
         task.step(phase, next(batches).split(runtime.micro_batch_size), number, number * batch_size)

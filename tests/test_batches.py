@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import islice
 
 import numpy as np
@@ -13,20 +14,23 @@ from numpy.typing import NDArray
 
 from inpaint.config import DataConfig
 from inpaint.data import draws
-from inpaint.data.batches import Batch, Feed, make_batch, plan_epoch
-from inpaint.data.pictures import Pictures
+from inpaint.data.batches import Batch, BatchLoader, make_batch, plan_epoch
+from inpaint.data.decoded import DecodedSplit
+from inpaint.holes.kinds import HoleMixture
+from inpaint.holes.rectangle import rasterise
 from inpaint.holes.spec import HoleSpec
 from inpaint.models.discriminators.judgement import crop
 
 SIZE, NUM = 16, 25
 SPEC = HoleSpec.scaled(SIZE)
+RECTANGLES = HoleMixture({"rectangle": 1.0}, SPEC)
 
 
-def make_pictures(num: int = NUM) -> Pictures:
+def make_pictures(num: int = NUM) -> DecodedSplit:
     random = np.random.default_rng(0)
     where, windows = draws.stored_holes(random.integers(0, 2**63, num, dtype=np.uint64), SPEC)
     pixels = random.integers(0, 256, (num, SIZE, SIZE, 3), dtype=np.uint8)
-    return Pictures(pixels, where, windows, [str(index) for index in range(num)])
+    return DecodedSplit(pixels, where, windows, [str(index) for index in range(num)])
 
 
 PICTURES = make_pictures()
@@ -34,6 +38,26 @@ PICTURES = make_pictures()
 
 def config(**changes: object) -> DataConfig:
     return DataConfig(image_size=SIZE, **changes)  # type: ignore[arg-type]
+
+
+def made(
+    chosen: NDArray[np.int64],
+    mask: torch.Tensor | None = None,
+    real_windows: torch.Tensor | None = torch.tensor([[7, 8]]),  # noqa: B008
+    mirrored: Sequence[bool] | NDArray[np.bool_] | None = None,
+    windows: torch.Tensor | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Batch:
+    num = len(chosen)
+    return make_batch(
+        torch.from_numpy(PICTURES.pixels[chosen]),
+        torch.zeros(num, 1, SIZE, SIZE) if mask is None else mask,
+        torch.tensor([[1, 2]] * num) if windows is None else windows,
+        real_windows,
+        torch.zeros(num, dtype=torch.bool) if mirrored is None else torch.as_tensor(mirrored),
+        SPEC.window_px,
+        dtype,
+    )
 
 
 def assert_equal(batch: Batch, other: Batch) -> None:
@@ -44,16 +68,12 @@ def assert_equal(batch: Batch, other: Batch) -> None:
 # --- from integers to tensors
 
 
-def coordinates(hole: list[int], window: list[int], real_window: list[int], mirrored: int) -> torch.Tensor:
-    return torch.tensor([[*hole, *window, *real_window, mirrored]], dtype=torch.int32)
-
-
 @given(st.integers(0, 1000))
 @settings(max_examples=20, deadline=None)
 def test_the_mask_is_1_in_the_hole_and_nowhere_else(seed: int) -> None:
-    where, windows = draws.resampled_holes(6, SPEC, seed, 1)
-    rows = np.concatenate([where, windows, windows, np.zeros((6, 1), np.int32)], axis=1)
-    batch = make_batch(torch.from_numpy(PICTURES.pixels[:6]), torch.from_numpy(rows), torch.float64)
+    where = draws.resampled_holes(6, RECTANGLES, seed, 1)[0][:, 1:].astype(int)
+    mask = rasterise(torch.from_numpy(where), SIZE)
+    batch = made(np.arange(6), mask=mask, dtype=torch.float64)
     expected = torch.zeros(6, 1, SIZE, SIZE, dtype=torch.float64)
     for picture, (x, y, width, height) in enumerate(where):
         for row in range(y, y + height):
@@ -65,19 +85,22 @@ def test_the_mask_is_1_in_the_hole_and_nowhere_else(seed: int) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_batch_holds_the_pixels_as_they_are(dtype: torch.dtype) -> None:
-    batch = make_batch(torch.from_numpy(PICTURES.pixels[:1]), coordinates([2, 3, 5, 6], [1, 2], [7, 8], 0), dtype)
+    batch = made(np.arange(1), dtype=dtype)
     assert (batch.image.shape, batch.image.dtype, batch.mask.dtype) == ((1, 3, SIZE, SIZE), dtype, dtype)
     assert batch.image[0, 1, 4, 9] == torch.tensor(PICTURES.pixels[0, 4, 9, 1].item(), dtype=dtype) / 255
     assert (batch.windows.tolist(), batch.real_windows.tolist()) == ([[1, 2]], [[7, 8]])
 
 
 def test_a_mirrored_picture_is_mirrored_and_its_neighbours_are_not() -> None:
-    rows = torch.cat([coordinates([0, 0, 5, 5], [0, 0], [0, 0], mirrored) for mirrored in (0, 1, 0)])
-    pixels = torch.from_numpy(PICTURES.pixels[:3])
-    image = make_batch(pixels, rows).image
-    plain = make_batch(pixels, rows * torch.tensor([1] * 8 + [0])).image
-    assert torch.equal(image[[0, 2]], plain[[0, 2]])
-    assert torch.equal(image[1], plain[1].flip(-1))
+    mask = torch.rand(3, 1, SIZE, SIZE) > 0.5  # of no shape that has coordinates
+    plain = made(np.arange(3), mask=mask)
+    for real_window, seen in ((torch.tensor([[7, 8]] * 3), [7, 8]), (None, [SIZE - 1 - SPEC.window_px, 2])):
+        batch = made(np.arange(3), mask, real_window, mirrored=(False, True, False))
+        for name in ("image", "mask"):
+            one, other = getattr(batch, name), getattr(plain, name)
+            assert torch.equal(one[[0, 2]], other[[0, 2]]) and torch.equal(one[1], other[1].flip(-1))
+        assert batch.windows.tolist() == [[1, 2], [SIZE - 1 - SPEC.window_px, 2], [1, 2]]
+        assert batch.real_windows[1].tolist() == seen
 
 
 def test_the_crop_by_hand() -> None:
@@ -97,7 +120,7 @@ def test_the_crop_passes_its_gradient_to_the_place_it_is_from() -> None:
 
 
 def test_micro_batches_are_the_batch_cut_in_order() -> None:
-    batch = next(Feed(PICTURES, config(), 0, 12).batches(1, 0))
+    batch = next(BatchLoader(PICTURES, config(), 0, 12).batches(1, 0))
     parts = batch.split(4)
     assert [len(part.image) for part in parts] == [4, 4, 4]
     assert_equal(
@@ -108,28 +131,29 @@ def test_micro_batches_are_the_batch_cut_in_order() -> None:
 # --- the plan of an epoch
 
 
-def test_a_mirrored_pictures_hole_is_mirrored_with_it() -> None:
-    plan, plain = (plan_epoch(PICTURES, config(flip=flip, local_real="hole"), 0, 1) for flip in (True, False))
-    assert 0 < plan.flips.sum() < NUM
-    assert not plain.flips.any()
-    for index in range(NUM):
-        x, y, width, height = plain.holes[index]
-        seen = [SIZE - x - width, y, width, height] if plan.flips[index] else [x, y, width, height]
-        assert plan.holes[index].tolist() == seen
-        x, y = plain.windows[index]
-        assert plan.windows[index].tolist() == ([SIZE - x - SPEC.window_px, y] if plan.flips[index] else [x, y])
-    assert np.array_equal(plan.real_windows, plan.windows)
+@pytest.mark.parametrize("holes", ["stored", "resampled"])
+def test_a_mirrored_pictures_hole_is_mirrored_with_it(holes: str) -> None:
+    settings_ = [config(flip=flip, holes=holes, local_real="hole") for flip in (True, False)]
+    (chosen, seen), (_, plain) = (BatchLoader(PICTURES, each, 0, NUM).global_batch(1, 0) for each in settings_)
+    flips = plan_epoch(PICTURES, settings_[0], 0, 1).flips[chosen]
+    assert 0 < flips.sum() < NUM
+    for index, is_flipped in enumerate(flips):
+        mask, (x, y) = plain.mask[index], plain.windows[index].tolist()
+        assert torch.equal(seen.mask[index], mask.flip(-1) if is_flipped else mask)
+        assert seen.windows[index].tolist() == ([SIZE - x - SPEC.window_px, y] if is_flipped else [x, y])
+        assert mask[:, y : y + SPEC.window_px, x : x + SPEC.window_px].sum() == mask.sum() > 0
+    assert torch.equal(seen.real_windows, seen.windows)
 
 
 def test_stored_holes_stay_and_resampled_ones_change_with_the_epoch() -> None:
-    stored = [plan_epoch(PICTURES, config(holes="stored"), 0, epoch) for epoch in (1, 2)]
-    for plan in stored:
-        assert np.array_equal(plan.holes, PICTURES.holes)
-        assert np.array_equal(plan.windows, PICTURES.crops)
+    for epoch in (1, 2):
+        chosen, batch = BatchLoader(PICTURES, config(holes="stored"), 0, NUM).global_batch(epoch, 0)
+        assert torch.equal(batch.mask, PICTURES.masks(chosen))
+        assert np.array_equal(batch.windows, PICTURES.windows[chosen])
     fresh = [plan_epoch(PICTURES, config(holes="resampled"), 0, epoch) for epoch in (1, 2)]
     assert not np.array_equal(fresh[0].holes, fresh[1].holes)
     for epoch, plan in enumerate(fresh, start=1):
-        assert np.array_equal(plan.holes, draws.resampled_holes(NUM, SPEC, 0, epoch)[0])
+        assert np.array_equal(plan.holes, draws.resampled_holes(NUM, RECTANGLES, 0, epoch)[0])
         assert np.array_equal(plan.real_windows, draws.real_windows(NUM, SPEC, 0, epoch))
         assert np.array_equal(plan.order, draws.epoch_order(NUM, 0, epoch))
 
@@ -154,15 +178,15 @@ def direct(batch_size: int, count: int, seed: int = 0) -> list[Batch]:
         plan = plan_epoch(PICTURES, settings, seed, epoch)
         for start in range(0, NUM - batch_size + 1, batch_size):
             chosen = plan.order[start : start + batch_size]
-            rows = [plan.holes, plan.windows, plan.real_windows, plan.flips[:, None]]
-            rows = torch.from_numpy(np.concatenate([row[chosen] for row in rows], axis=1).astype(np.int32))
-            found.append(make_batch(torch.from_numpy(PICTURES.pixels[chosen]), rows))
+            mask = rasterise(torch.from_numpy(plan.holes[chosen, 1:]), SIZE)
+            windows, real_windows = (torch.from_numpy(each[chosen]) for each in (plan.windows, plan.real_windows))
+            found.append(made(chosen, mask, real_windows, plan.flips[chosen], windows))
     return found[:count]
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 12, 25])
 def test_the_feed_is_the_order_cut_in_batches_without_the_last_partial_one(batch_size: int) -> None:
-    feed = Feed(PICTURES, config(holes="resampled", flip=True), 0, batch_size)
+    feed = BatchLoader(PICTURES, config(holes="resampled", flip=True), 0, batch_size)
     assert feed.steps_per_epoch == NUM // batch_size
     batches = feed.batches(1, 0)
     for batch, expected in zip(batches, direct(batch_size, 30), strict=False):
@@ -174,7 +198,7 @@ def test_the_feed_is_the_order_cut_in_batches_without_the_last_partial_one(batch
 @settings(max_examples=15, deadline=None)
 def test_a_resume_from_anywhere_sees_what_would_have_come(done: int, seed: int) -> None:
     """5 batches of 5 an epoch; at an epoch's end the position is all its steps."""
-    feed = Feed(PICTURES, config(holes="resampled", flip=True), seed, 5)
+    feed = BatchLoader(PICTURES, config(holes="resampled", flip=True), seed, 5)
     expected = direct(5, 18, seed)[done:]
     places = [(1 + done // 5, done % 5)]
     if done and done % 5 == 0:
@@ -190,11 +214,9 @@ def test_a_resume_from_anywhere_sees_what_would_have_come(done: int, seed: int) 
 def test_the_shares_of_the_processes_are_the_global_batch_in_order(world_size: int) -> None:
     whole = direct(12, 5)
     feeds = [
-        Feed(PICTURES, config(holes="resampled", flip=True), 0, 12, rank, world_size) for rank in range(world_size)
+        BatchLoader(PICTURES, config(holes="resampled", flip=True), 0, 12, rank, world_size)
+        for rank in range(world_size)
     ]
-    plan = plan_epoch(PICTURES, feeds[0].config, 0, 1)
-    indices: NDArray[np.int64] = np.concatenate([feed.indices(plan, p) for p in range(2) for feed in feeds])
-    assert indices.tolist() == plan.order[:24].tolist()
     sources = [feed.batches(1, 0) for feed in feeds]
     for expected, *shares in zip(whole, *sources, strict=False):
         joined = (torch.cat(tensors) for tensors in zip(*(vars(share).values() for share in shares), strict=True))
@@ -204,7 +226,7 @@ def test_the_shares_of_the_processes_are_the_global_batch_in_order(world_size: i
 
 
 def test_a_split_in_the_devices_memory_gives_the_same_batches() -> None:
-    feed = Feed(PICTURES, config(holes="resampled", flip=True, device_cache="on"), 0, 4)
+    feed = BatchLoader(PICTURES, config(holes="resampled", flip=True, device_cache="on"), 0, 4)
     batches = feed.batches(1, 0)
     for batch, expected in zip(batches, direct(4, 9), strict=False):
         assert_equal(batch, expected)
@@ -214,11 +236,11 @@ def test_a_split_in_the_devices_memory_gives_the_same_batches() -> None:
 def test_a_closed_feed_leaves_no_thread() -> None:
     import threading
 
-    batches = Feed(PICTURES, config(), 0, 4).batches(1, 0)
+    batches = BatchLoader(PICTURES, config(), 0, 4).batches(1, 0)
     next(batches)
-    assert any(thread.name.startswith("feed") for thread in threading.enumerate())
+    assert any(thread.name.startswith("loader") for thread in threading.enumerate())
     batches.close()
-    assert not any(thread.name.startswith("feed") for thread in threading.enumerate())
+    assert not any(thread.name.startswith("loader") for thread in threading.enumerate())
 
 
 def test_a_fault_while_gathering_reaches_the_loop() -> None:
@@ -226,6 +248,6 @@ def test_a_fault_while_gathering_reaches_the_loop() -> None:
         def __getitem__(self, key: object) -> object:  # type: ignore[override]
             raise OSError("the cache is gone")
 
-    pictures = Pictures(PICTURES.pixels.view(Torn), PICTURES.holes, PICTURES.crops, PICTURES.sources)
+    pictures = DecodedSplit(PICTURES.pixels.view(Torn), PICTURES.holes, PICTURES.windows, PICTURES.sources)
     with pytest.raises(OSError, match="the cache is gone"):
-        next(Feed(pictures, config(), 0, 4).batches(1, 0))
+        next(BatchLoader(pictures, config(), 0, 4).batches(1, 0))

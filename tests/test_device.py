@@ -22,8 +22,8 @@ from waits import DEVICE, Waits, batch_norm_kernels
 
 from inpaint.arguments import Options
 from inpaint.config import Config
+from inpaint.data.decoded import DecodedSplit
 from inpaint.data.draws import stored_holes
-from inpaint.data.pictures import Pictures
 from inpaint.distributed.collectives import device_type
 from inpaint.distributed.heartbeat import Heartbeat
 from inpaint.distributed.launcher import validate_launcher
@@ -66,11 +66,11 @@ def launched_as(monkeypatch: pytest.MonkeyPatch, rank: int, world_size: int) -> 
         monkeypatch.setenv(name, str(value))
 
 
-def pictures_of(config: Config, num: int) -> Pictures:
+def pictures_of(config: Config, num: int) -> DecodedSplit:
     holes, crops = stored_holes(np.arange(num, dtype=np.uint64), config.data.hole_spec)
     size = config.data.image_size
     pixels = np.random.default_rng(0).integers(0, 256, (num, size, size, 3), dtype=np.uint8)
-    return Pictures(pixels, holes, crops, [""] * num)
+    return DecodedSplit(pixels, holes, crops, [""] * num)
 
 
 def config_of(norm: str, processes: int) -> Config:

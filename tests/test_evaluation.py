@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from running import metrics, tiny_config
 from torch import Tensor
 
-from inpaint.data.batches import hole_masks
 from inpaint.evaluation.baselines import BASELINES, Fill, mean_fill
 from inpaint.evaluation.grid import sample_grid
 from inpaint.evaluation.metrics import MAX_PSNR_DB, Filled, Metric, all_metrics, composite_u8, to_u8
 from inpaint.evaluation.table import markdown_table, means, metric_sums, no_sums
+from inpaint.holes.rectangle import rasterise
 from inpaint.tables import METRICS
 from inpaint.training.launch import main
 
@@ -42,7 +42,7 @@ def mask_of(x: int, y: int, width: int, height: int, size: int = 24) -> Tensor:
 
 def sums_of(fill: Fill, images: NDArray[np.uint8], holes: NDArray[np.int32], batch_size: int) -> Tensor:
     """What one process adds up."""
-    masks, sums = hole_masks(torch.from_numpy(holes), images.shape[1]), no_sums()
+    masks, sums = rasterise(torch.from_numpy(holes), images.shape[1]).float(), no_sums()
     for start in range(0, len(images), batch_size):
         batch = slice(start, start + batch_size)
         sums += metric_sums(Filled.by(fill, images[batch], masks[batch]))
@@ -258,7 +258,7 @@ def test_a_metric_of_a_whole_set_is_summed_over_processes_as_the_others_are(monk
     monkeypatch.setitem(METRICS, "colour", f"{__name__}:COLOUR")
     images, holes = split(7)
     summed = sum((sums_of(mean_fill, images[share], holes[share], 2) for share in (slice(3), slice(3, 7))), no_sums())
-    masks = hole_masks(torch.from_numpy(holes), 24)
+    masks = rasterise(torch.from_numpy(holes), 24).float()
     image = torch.from_numpy(images).permute(0, 3, 1, 2)
     composite = composite_u8(mean_fill(image / 255 * (1 - masks), masks), image, masks)
     by_hand = (composite.double().mean((0, 2, 3)) - image.double().mean((0, 2, 3))).norm().item()

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from inpaint.data import draws
+from inpaint.holes.kinds import HoleMixture
+from inpaint.holes.rectangle import scale_holes
 from inpaint.holes.spec import HoleSpec
 from inpaint.sources.keys import SPLITS, key_hash, split_of
 
@@ -33,8 +35,15 @@ def assert_nested(hole: NDArray[np.int32], window: NDArray[np.int32], spec: Hole
     assert (hole[:, 2:] >= 1).all()
 
 
+def resampled(num: int, spec: HoleSpec, seed: int = 0, epoch: int = 1) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Rectangles and windows of an epoch."""
+    holes, windows = draws.resampled_holes(num, HoleMixture({"rectangle": 1.0}, spec), seed, epoch)
+    assert not holes[:, 0].any()
+    return holes[:, 1:].astype(np.int32), windows
+
+
 def both(spec: HoleSpec, seed: int = 0) -> list[tuple[NDArray[np.int32], NDArray[np.int32]]]:
-    return [draws.resampled_holes(2_000, spec, seed, 1), draws.stored_holes(KEYS[:2_000], spec)]
+    return [resampled(2_000, spec, seed), draws.stored_holes(KEYS[:2_000], spec)]
 
 
 # --- geometry
@@ -56,7 +65,7 @@ def test_every_hole_is_in_its_window_in_the_picture(spec: HoleSpec, seed: int) -
 @pytest.mark.parametrize("which", [0, 1])
 def test_every_size_and_place_is_reached_and_sizes_are_even(which: int) -> None:
     """The paper's: sides 20 to 25, both ends included, anywhere in 64 x 64."""
-    hole, window = [draws.resampled_holes(20_000, PAPER, 0, 1), draws.stored_holes(KEYS, PAPER)][which]
+    hole, window = [resampled(20_000, PAPER), draws.stored_holes(KEYS, PAPER)][which]
     for side in (hole[:, 2], hole[:, 3]):
         values, counts = np.unique(side, return_counts=True)
         assert values.tolist() == [20, 21, 22, 23, 24, 25]
@@ -107,7 +116,7 @@ def test_every_stream_depends_on_seed_and_epoch_and_on_nothing_else(seed: int, e
     def drawn(seed: int, epoch: int) -> list[bytes]:
         arrays = [
             draws.epoch_order(200, seed, epoch),
-            *draws.resampled_holes(200, PAPER, seed, epoch),
+            *resampled(200, PAPER, seed, epoch),
             draws.real_windows(200, PAPER, seed, epoch),
             draws.flips(200, seed, epoch),
         ]
@@ -146,7 +155,7 @@ def test_half_are_mirrored() -> None:
 def test_the_numbers_never_change() -> None:
     """One value a stream: runs and datasets of the past depend on them."""
     assert draws.epoch_order(10, 0, 1).tolist() == [6, 8, 0, 7, 3, 1, 2, 5, 4, 9]
-    hole, window = draws.resampled_holes(2, PAPER, 0, 1)
+    hole, window = resampled(2, PAPER)
     assert (hole.tolist(), window.tolist()) == ([[17, 34, 25, 21], [34, 33, 20, 24]], [[15, 34], [26, 31]])
     hole, window = draws.stored_holes(KEYS[:2], PAPER)
     assert (hole.tolist(), window.tolist()) == ([[1, 38, 20, 24], [30, 30, 23, 24]], [[1, 35], [29, 28]])
@@ -170,18 +179,18 @@ def test_the_borders_between_the_splits() -> None:
     ]  # fmt: skip
 
 
-# --- coordinates at another size, and in the mirror
+# --- coordinates at another size
 
 
 @given(specs(), st.integers(1, 4))
 @settings(max_examples=60, deadline=None)
 def test_scaling_up_and_back_is_exact(spec: HoleSpec, factor: int) -> None:
     large = HoleSpec(spec.image_size * factor, spec.min_px * factor, spec.max_px * factor, spec.window_px * factor)
-    hole, window = draws.resampled_holes(200, spec, 0, 1)
-    up = draws.scale_holes(hole, window, spec.image_size, large)
+    hole, window = resampled(200, spec)
+    up = scale_holes(hole, window, spec.image_size, large)
     assert np.array_equal(up[0], hole * factor)
     assert np.array_equal(up[1], window * factor)
-    back = draws.scale_holes(*up, large.image_size, spec)
+    back = scale_holes(*up, large.image_size, spec)
     assert np.array_equal(back[0], hole)
     assert np.array_equal(back[1], window)
 
@@ -189,25 +198,12 @@ def test_scaling_up_and_back_is_exact(spec: HoleSpec, factor: int) -> None:
 @given(specs(), specs())
 @settings(max_examples=60, deadline=None)
 def test_scaled_coordinates_are_nested_whatever_the_sizes(spec: HoleSpec, other: HoleSpec) -> None:
-    scaled = draws.scale_holes(*draws.resampled_holes(200, spec, 0, 1), spec.image_size, other)
+    scaled = scale_holes(*resampled(200, spec), spec.image_size, other)
     assert_nested(*scaled, other)
 
 
 def test_each_picture_is_scaled_from_its_own_side() -> None:
     hole, window = np.array([[8, 4, 20, 24]] * 2, dtype=np.int32), np.array([[4, 2]] * 2, dtype=np.int32)
-    scaled, windows = draws.scale_holes(hole, window, np.array([64, 128], dtype=np.int32), PAPER)
+    scaled, windows = scale_holes(hole, window, np.array([64, 128], dtype=np.int32), PAPER)
     assert scaled.tolist() == [[8, 4, 20, 24], [4, 2, 10, 12]]
     assert windows.tolist() == [[4, 2], [2, 1]]
-
-
-@given(specs())
-@settings(max_examples=40, deadline=None)
-def test_mirroring_twice_is_nothing_and_once_moves_no_row(spec: HoleSpec) -> None:
-    hole, window = draws.resampled_holes(200, spec, 0, 1)
-    mirrored = draws.mirror(hole, window, spec)
-    assert_nested(*mirrored, spec)
-    assert np.array_equal(mirrored[0][:, 1:], hole[:, 1:])
-    assert np.array_equal(mirrored[0][:, 0], spec.image_size - (hole[:, 0] + hole[:, 2]))
-    again = draws.mirror(*mirrored, spec)
-    assert np.array_equal(again[0], hole)
-    assert np.array_equal(again[1], window)

@@ -21,8 +21,8 @@ from hub_server import LoopbackHub
 from PIL import Image
 
 from inpaint.data import cache, recipes
+from inpaint.data.decoded import DecodedSplit, SyntheticSpec, open_pictures
 from inpaint.data.draws import stored_holes
-from inpaint.data.pictures import Pictures, SyntheticSpec, open_pictures
 from inpaint.data.stream import find_shards
 from inpaint.errors import InpaintError, UsageError
 from inpaint.holes.spec import HoleSpec
@@ -70,7 +70,9 @@ def keys(entries: list[Entry]) -> list[str]:
     return [entry.key for entry in entries]
 
 
-def opened(path: Path | str | None, cache_dir: Path, spec: HoleSpec = SPEC, bad: float = 0.0) -> dict[Split, Pictures]:
+def opened(
+    path: Path | str | None, cache_dir: Path, spec: HoleSpec = SPEC, bad: float = 0.0
+) -> dict[Split, DecodedSplit]:
     return open_pictures(
         None if path is None else str(path),
         spec,
@@ -81,7 +83,7 @@ def opened(path: Path | str | None, cache_dir: Path, spec: HoleSpec = SPEC, bad:
     )
 
 
-def names_in(splits: dict[Split, Pictures]) -> set[str]:
+def names_in(splits: dict[Split, DecodedSplit]) -> set[str]:
     return {source for split in splits.values() for source in split.sources}
 
 
@@ -163,7 +165,7 @@ def test_shards_bring_their_names_and_scaled_coordinates(tmp_path: Path) -> None
     assert sorted(pictures["validation"].sources) == ["data/coast/3.jpg", "data/coast/4.jpg"]
     # The centred square leaves out 16 of 160 at the left; 128 becomes 64.
     assert pictures["train"].holes.tolist() == [[10, 20, 15, 25]] * 3
-    assert pictures["train"].crops.tolist() == [[5, 18]] * 3
+    assert pictures["train"].windows.tolist() == [[5, 18]] * 3
     assert keys(read(root)["test"]) == ["coast/5.jpg"]
 
 
@@ -327,7 +329,7 @@ def test_rows_belong_together(tmp_path: Path) -> None:
         assert [key_hash(source) for source in split.sources] == sorted(key_hash(source) for source in split.sources)
         holes, crops = stored_holes(np.array([key_hash(source) for source in split.sources], dtype=np.uint64), SPEC)
         np.testing.assert_array_equal(split.holes, holes)
-        np.testing.assert_array_equal(split.crops, crops)
+        np.testing.assert_array_equal(split.windows, crops)
     assert pictures["train"].sources[-2:] == [pictures["train"].sources[-2], list(pictures["train"].sources)[-1]]
 
 
@@ -383,7 +385,7 @@ import sys, time
 from pathlib import Path
 from inpaint.data.synthetic import landscapes as synthetic
 from inpaint.holes.spec import HoleSpec
-from inpaint.data.pictures import SyntheticSpec, open_pictures
+from inpaint.data.decoded import SyntheticSpec, open_pictures
 render, delay = synthetic.render, float(sys.argv[2])
 def slow(*arguments):
     print("render", flush=True)
@@ -427,7 +429,7 @@ def test_what_is_in_the_cache_is_opened_without_pandas(tmp_path: Path) -> None:
 import sys
 from pathlib import Path
 from inpaint.holes.spec import HoleSpec
-from inpaint.data.pictures import SyntheticSpec, open_pictures
+from inpaint.data.decoded import SyntheticSpec, open_pictures
 made = SyntheticSpec(num_train=40, num_validation=8, num_test=4, seed=1)
 open_pictures(None, HoleSpec.scaled(16), cache_dir=Path({str(tmp_path)!r}), max_bad_fraction=0, synthetic=made,
               show_progress=False)

@@ -12,7 +12,7 @@ import pytest
 from running import tiny_config, train
 from test_photos import SPEC, SYNTHETIC, folder_of, many
 
-from inpaint.data.pictures import Once, open_pictures
+from inpaint.data.decoded import Once, open_pictures
 
 WORKER = """
 import os, sys, time

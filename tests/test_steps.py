@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from inpaint.config import Config
 from inpaint.data import draws
-from inpaint.data.batches import Batch, Feed
-from inpaint.data.pictures import Pictures
+from inpaint.data.batches import Batch, BatchLoader
+from inpaint.data.decoded import DecodedSplit
 from inpaint.distributed.network import Network
 from inpaint.distributed.runtime import Runtime
 from inpaint.losses import adversarial_loss, discriminator_losses, reconstruction_loss
@@ -47,8 +47,8 @@ class Setup:
         random, spec, size = np.random.default_rng(0), self.config.data.hole_spec, self.config.data.image_size
         where, windows = draws.stored_holes(random.integers(0, 2**63, 64, dtype=np.uint64), spec)
         pixels = random.integers(0, 256, (64, size, size, 3), dtype=np.uint8)
-        pictures = Pictures(pixels, where, windows, [""] * 64)
-        feed = Feed(pictures, self.config.data, 0, BATCH, device=self.runtime.device, dtype=self.runtime.dtype)
+        pictures = DecodedSplit(pixels, where, windows, [""] * 64)
+        feed = BatchLoader(pictures, self.config.data, 0, BATCH, device=self.runtime.device, dtype=self.runtime.dtype)
         batches = feed.batches(1, step)
         try:
             return next(batches)

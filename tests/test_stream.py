@@ -21,9 +21,9 @@ from running import differences, tiny_config, train, weights
 
 from inpaint.config import DataConfig
 from inpaint.data import stream as streams
-from inpaint.data.batches import Batch, Feed
+from inpaint.data.batches import Batch, BatchLoader
+from inpaint.data.decoded import DecodedSplit, SyntheticSpec, open_pictures
 from inpaint.data.draws import stored_holes
-from inpaint.data.pictures import Pictures, SyntheticSpec, open_pictures
 from inpaint.data.stream import Stream, find_shards
 from inpaint.data.synthetic.landscapes import render
 from inpaint.errors import InpaintError
@@ -74,7 +74,7 @@ def stream_of(root: Path, window: int = 100, batch_size: int = BATCH, bad: float
     return Stream(find_shards(str(root)), SPEC, batch_size, window, bad)
 
 
-def mapped(root: Path, cache: Path) -> Pictures:
+def mapped(root: Path, cache: Path) -> DecodedSplit:
     synthetic = SyntheticSpec(1, 1, 1, 0)
     return open_pictures(
         str(root), SPEC, cache_dir=cache, max_bad_fraction=0, synthetic=synthetic, show_progress=False
@@ -85,7 +85,7 @@ def config(**changes: Any) -> DataConfig:
     return DataConfig(image_size=SIZE, path="x", streaming=True, flip=True, **changes)
 
 
-def batches_of(feed: Feed, count: int, epoch: int = 1, position: int = 0) -> list[Batch]:
+def batches_of(feed: BatchLoader, count: int, epoch: int = 1, position: int = 0) -> list[Batch]:
     batches = feed.batches(epoch, position)
     try:
         return list(islice(batches, count))
@@ -110,7 +110,7 @@ def test_an_epoch_shows_no_picture_twice_and_moves_none_beyond_the_window(
     share, length = batch_size // stream.num_lanes, len(stream) // stream.num_lanes
     lanes = order.reshape(-1, stream.num_lanes, share).swapaxes(0, 1).reshape(stream.num_lanes, -1)
     for lane in lanes:
-        blocks = stream._block_of(lane)
+        blocks = stream._group_of(lane)
         first = [np.flatnonzero(blocks == block) for block in np.unique(blocks)]
         assert max(np.ptp(where) for where in first) < stream.mixed + 2 * ROWS + 1
     assert length * stream.num_lanes > len(stream) - stream.num_lanes
@@ -135,12 +135,12 @@ def test_what_is_streamed_is_what_a_memory_map_holds(root: Path, tmp_path: Path,
     whole, settings_ = mapped(root, tmp_path), config(holes=holes, local_real=local_real)
     stream = stream_of(root)
 
-    class Reordered(Pictures):
+    class Reordered(DecodedSplit):
         def order(self, seed: int, epoch: int) -> Any:
             return stream.order(seed, epoch)
 
-    expected = Feed(Reordered(**vars(whole)), settings_, 3, BATCH)
-    streamed = Feed(stream, settings_, 3, BATCH)
+    expected = BatchLoader(Reordered(**vars(whole)), settings_, 3, BATCH)
+    streamed = BatchLoader(stream, settings_, 3, BATCH)
     assert streamed.steps_per_epoch == NUMS["train"] // BATCH == 8
     for one, other in zip(batches_of(streamed, 20), batches_of(expected, 20), strict=True):
         assert_equal(one, other)
@@ -149,7 +149,8 @@ def test_what_is_streamed_is_what_a_memory_map_holds(root: Path, tmp_path: Path,
 def test_single_pictures_and_where_they_are(root: Path, tmp_path: Path) -> None:
     """What is said and saved of a batch that broke a run."""
     stream, chosen = stream_of(root), np.array([102, 0, 36, 36])
-    assert np.array_equal(stream.take(chosen), mapped(root, tmp_path).take(chosen))
+    for one, other in zip(stream.take(chosen), mapped(root, tmp_path).take(chosen), strict=True):
+        assert torch.equal(one, other)
     assert stream.place(36).endswith("train-00001-of-00003.parquet, row group 0, row 1")
 
 
@@ -166,16 +167,17 @@ def test_processes_share_the_batches_of_one_read_their_lanes_and_decode_nothing_
     )
     stream = stream_of(root)
     assert stream.num_lanes == 4
-    whole = batches_of(Feed(stream, config(), 0, BATCH), 8)
+    whole = batches_of(BatchLoader(stream, config(), 0, BATCH), 8)
     read_by_one = len(read)
     read.clear()
     decoded.clear()
-    feeds = [Feed(stream_of(root), config(), 0, BATCH, rank, world_size) for rank in range(world_size)]
+    stream.warn_of_sharing(world_size)
+    feeds = [BatchLoader(stream_of(root), config(), 0, BATCH, rank, world_size) for rank in range(world_size)]
     shares = [batches_of(feed, 8) for feed in feeds]
     for batch, *parts in zip(whole, *shares, strict=True):
         joined = [torch.cat(tensors) for tensors in zip(*(vars(part).values() for part in parts), strict=True)]
         assert_equal(Batch(*joined), batch)
-    num_blocks = len(stream._groups)
+    num_blocks = len(stream._places)
     ahead = 2 * stream.num_lanes  # of the next epoch, and blocks cut by a lane's end
     assert read_by_one <= num_blocks + ahead
     times = 3 if world_size == 12 else 1 if stream.num_lanes % world_size == 0 else 2
@@ -188,7 +190,7 @@ def test_processes_share_the_batches_of_one_read_their_lanes_and_decode_nothing_
 @given(st.integers(0, 20))
 @settings(max_examples=12, deadline=None)
 def test_a_resume_from_anywhere_sees_what_would_have_come(root: Path, done: int) -> None:
-    feed = Feed(stream_of(root), config(), 1, BATCH)
+    feed = BatchLoader(stream_of(root), config(), 1, BATCH)
     expected = batches_of(feed, done + 3)[done:]
     for batch, later in zip(batches_of(feed, 3, 1 + done // 8, done % 8), expected, strict=True):
         assert_equal(batch, later)
@@ -210,7 +212,7 @@ def test_all_processes_together_hold_no_more_than_the_window(
         assert stream.num_lanes >= world_size
         order = stream.order(0, 1).reshape(-1, world_size, batch_size // world_size)[:, rank]
         held = 0
-        for _ in stream.follow(iter([order[..., None].astype(np.int32)])):
+        for _ in stream.follow(iter([torch.from_numpy(order)])):
             held = max(held, len(stream._read_ahead) * ROWS)
         assert not stream._read_ahead
         most += held
@@ -242,15 +244,15 @@ def test_bad_pictures_are_stood_in_for_and_named_and_too_many_end_the_run(
 ) -> None:
     root = damage(write_shards(tmp_path / "some"), range(1, 3))
     with caplog.at_level(logging.WARNING):
-        first, again = (batches_of(Feed(stream_of(root, bad=0.05), config(), 0, BATCH), 16) for _ in range(2))
+        first, again = (batches_of(BatchLoader(stream_of(root, bad=0.05), config(), 0, BATCH), 16) for _ in range(2))
     for one, other in zip(first, again, strict=True):
         assert_equal(one, other)
     assert len({line for line in caplog.messages if "another stands for it: coast/train" in line}) == 2
-    with pytest.raises(InpaintError, match=r"1 of the 103 pictures .* more than data.max_bad_fraction"):
-        batches_of(Feed(stream_of(root), config(), 0, BATCH), 16)
+    with pytest.raises(InpaintError, match=r"1 of the 103 images .* more than data.max_bad_fraction"):
+        batches_of(BatchLoader(stream_of(root), config(), 0, BATCH), 16)
     root = damage(write_shards(tmp_path / "none"), range(ROWS))
     with pytest.raises(InpaintError, match="row group 0: not one picture can be used"):
-        batches_of(Feed(stream_of(root, bad=1.0), config(), 0, BATCH), 16)
+        batches_of(BatchLoader(stream_of(root, bad=1.0), config(), 0, BATCH), 16)
 
 
 def test_what_cannot_be_streamed_is_one_line(root: Path, tmp_path: Path) -> None:

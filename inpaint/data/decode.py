@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from inpaint.data.draws import scale_holes, stored_holes
+from inpaint.data.draws import stored_holes
+from inpaint.holes.rectangle import scale_holes
 from inpaint.holes.spec import HoleSpec
 from inpaint.images.pixels import BadPicture, decode_square
 from inpaint.sources.source import Entry

@@ -1,12 +1,12 @@
 """Owns training from parquet shards that are read while they are trained on, for data larger than the disk.
 
-What is read at a time is a row group, here a block. An epoch lays all blocks out in an order of its own, cuts this row
-of pictures into lanes, and moves each picture by up to `mixed` places within its lane. A global batch takes the same
+What is read at a time is a row group. An epoch lays all row groups out in an order of its own, cuts this row of images
+into lanes, and moves each image by up to `mixed` places within its lane. A global batch takes the same
 number from each lane, lane by lane; a process, whose share of the batch is consecutive, so reads its own lanes only.
 The order depends on (seed, epoch, batch size, window) and not on the processes, and the position stays one integer.
 
-A block is kept as it was read, and a picture decoded when its step is near, by the process that trains on it. How many
-lanes there are follows from the window: all that they keep, what is mixed and what is read ahead, stays within it.
+A row group is kept as it was read, and an image decoded when its step is near, by the process that trains on it. How
+many lanes there are follows from the window: all that they keep, what is mixed and what is read ahead, stays within it.
 """
 
 from __future__ import annotations
@@ -15,18 +15,22 @@ import logging
 import math
 from collections import Counter, deque
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from inpaint.data import draws
 from inpaint.data.decode import Decoded, coordinates_at, decode_entries, table_of
+from inpaint.data.reader import Images, Reader
 from inpaint.errors import InpaintError
 from inpaint.files import human_size
 from inpaint.holes.spec import HoleSpec
@@ -40,8 +44,8 @@ if TYPE_CHECKING:
 
     from inpaint.sources.tables import TableSource
 
-# A lane keeps what it mixes, a block at each end of that, and the next; so a window of a lane's least blocks mixes one.
-LEAST_BLOCKS = 4
+# A lane keeps what it mixes, a row group at each end of that, and the next; so a lane's least window mixes one.
+LEAST_GROUPS = 4
 # How far ahead of training row groups are looked for, at most; and how many steps are decoded.
 STEPS_AHEAD, STEPS_DECODED = 1024, 2
 
@@ -70,27 +74,22 @@ def find_shards(path: str) -> TableSource:
     return source
 
 
-@dataclass(frozen=True)
-class _Part:
-    """Some pictures of a block, decoded; what could not be is replaced by its neighbours."""
-
-    pixels: NDArray[np.uint8]
-    holes: NDArray[np.int32]
-    crops: NDArray[np.int32]
+# Of some images of a row group: pixels, holes and windows; those of a neighbour for what could not be decoded.
+_Part = tuple[NDArray[np.uint8], NDArray[np.int32], NDArray[np.int32]]
 
 
 @dataclass
 class _Step:
-    """One step to come: its rows, their blocks, how many of these were new, and where what is being decoded goes."""
+    """One step to come: its images, their row groups, how many of these were new, and which are being decoded."""
 
-    rows: NDArray[np.int32]
-    blocks: NDArray[np.int64]
+    chosen: NDArray[np.int64]
+    groups: NDArray[np.int64]
     num_new: int
     parts: list[tuple[NDArray[np.int64], Future[_Part]]] | None = None
 
 
 class Stream:
-    """The split that is trained on, of N pictures; stands where `Pictures` does.
+    """The split that is trained on, of N images; a `TrainingSplit`.
 
     Args:
         source: found before; their footers are read here, and name every row group.
@@ -110,10 +109,9 @@ class Stream:
         self._files, self._source = source.shards("train"), source
         with ThreadPoolExecutor(min(16, 4 * _num_threads())) as pool:
             self._footers = list(pool.map(self._footer, self._files))
-        self._groups = [
-            (file, group) for file, footer in enumerate(self._footers) for group in range(footer.num_row_groups)
-        ]
-        sizes = [self._footers[file].row_group(group).num_rows for file, group in self._groups]
+        counted = ((shard, range(footer.num_row_groups)) for shard, footer in enumerate(self._footers))
+        self._places = [(shard, number) for shard, numbers in counted for number in numbers]
+        sizes = [self._footers[shard].row_group(number).num_rows for shard, number in self._places]
         self._starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
         self.num_lanes, self.mixed = self._lanes(window, max(sizes, default=1))
         self._columns = self._wanted_columns()
@@ -125,18 +123,18 @@ class Stream:
     def __len__(self) -> int:
         return int(self._starts[-1])
 
-    def _lanes(self, window: int, largest_block: int) -> tuple[int, int]:
+    def _lanes(self, window: int, largest: int) -> tuple[int, int]:
         """How many lanes there are, a power of two that divides the batch, and how many pictures each mixes."""
-        self._least = least = min(LEAST_BLOCKS * largest_block, len(self))
+        self._least = least = min(LEAST_GROUPS * largest, len(self))
         if window < least:
-            groups = (footer.row_group(group) for footer in self._footers for group in range(footer.num_row_groups))
+            groups = (self._footers[shard].row_group(number) for shard, number in self._places)
             size = human_size(sum(group.total_byte_size for group in groups) / len(self) * least)
             raise InpaintError(
-                f"data.stream_window is {window}, but the row groups of {self.name} hold up to {largest_block} "
+                f"data.stream_window is {window}, but the row groups of {self.name} hold up to {largest} "
                 f"pictures and are read whole: it must be {least} or more ({size} over all processes)"
             )
         num_lanes = math.gcd(self.batch_size, 1 << (window // least).bit_length() - 1)
-        return num_lanes, max(largest_block, window // num_lanes - (LEAST_BLOCKS - 1) * largest_block)
+        return num_lanes, max(largest, window // num_lanes - (LEAST_GROUPS - 1) * largest)
 
     def warn_of_sharing(self, num_processes: int) -> None:
         """Says so where there are fewer lanes than processes, and several must read the same row groups."""
@@ -147,27 +145,18 @@ class Stream:
                 num_processes * self._least,
             )
 
-    @property
-    def holes(self) -> NDArray[np.int32]:
-        """[N, 4] zeros: a picture's own hole comes with its pixels."""
-        return np.broadcast_to(np.int32(0), (len(self), 4))
-
-    @property
-    def crops(self) -> NDArray[np.int32]:
-        """[N, 2] zeros, likewise."""
-        return np.broadcast_to(np.int32(0), (len(self), 2))
-
     def place(self, index: int) -> str:
-        """Where a picture is: its shard, row group and row."""
-        block = int(self._block_of(np.array(index)))
-        number, group = self._groups[block]
-        return f"{self._files[number]}, row group {group}, row {index - self._starts[block]}"
+        group = int(self._group_of(np.array(index)))
+        return f"{self._named(group)}, row {index - self._starts[group]}"
+
+    def _named(self, group: int) -> str:
+        shard, number = self._places[group]
+        return f"{self._files[shard]}, row group {number}"
 
     def order(self, seed: int, epoch: int) -> NDArray[np.int64]:
-        """The pictures of `epoch` (from 1) in the order in which they are trained on; the last few are left out."""
-        blocks = draws.epoch_order(len(self._groups), seed, epoch)
-        sizes = np.diff(self._starts)[blocks]
-        row = np.repeat(self._starts[blocks] - np.cumsum(sizes) + sizes, sizes) + np.arange(len(self))
+        groups = draws.epoch_order(len(self._places), seed, epoch)
+        sizes = np.diff(self._starts)[groups]
+        row = np.repeat(self._starts[groups] - np.cumsum(sizes) + sizes, sizes) + np.arange(len(self))
         steps, share = len(self) // self.batch_size, self.batch_size // self.num_lanes
         length = len(self) // self.num_lanes
         lanes = row[: self.num_lanes * length].reshape(self.num_lanes, length)
@@ -176,23 +165,31 @@ class Stream:
         by_step = mixed[:, : steps * share].reshape(self.num_lanes, steps, share).swapaxes(0, 1)
         return np.ascontiguousarray(by_step).reshape(-1)
 
-    def take(self, chosen: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """The pixels [n, S, S, 3] of some pictures, read now."""
-        table = np.asarray(chosen, np.int32).reshape(1, -1, 1)
-        with closing(self.follow(iter([table]))) as steps:
-            return next(steps)[0]
+    def reader(self, device: torch.device, device_cache: str) -> Reader:
+        return Reader(torch.device("cpu"), partial(self._follow_ahead, device.type == "cuda"))
 
-    def follow(
-        self, tables: Iterator[NDArray[np.int32]]
-    ) -> Generator[tuple[NDArray[np.uint8], NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]]:
-        """What each step needs: pixels [n, S, S, 3], the pictures' own holes [n, 4] and windows [n, 2], and its rows.
+    def take(self, chosen: NDArray[np.int64], pin: bool = False) -> Images:
+        with closing(self.follow(iter([torch.from_numpy(chosen)[None]]), pin)) as steps:
+            return next(steps)
 
-        Threads read blocks and decode pictures ahead; a block is dropped after its last picture.
+    def _follow_ahead(self, pin: bool, epochs: Iterator[Tensor], executor: Executor) -> Generator[Images]:
+        steps = self.follow(epochs, pin)
+        coming = executor.submit(next, steps)
+        try:
+            while True:
+                images = coming.result()
+                coming = executor.submit(next, steps)
+                yield images
+        finally:
+            coming.exception()
+            steps.close()
 
-        Args:
-            tables: for each epoch int32 [steps, n, k]: rows that begin with a picture's index.
+    def follow(self, epochs: Iterator[Tensor], pin: bool = False) -> Generator[Images]:
+        """The images of each step, whose indices are int [steps, n] for each epoch.
+
+        Threads read row groups and decode images ahead; a row group is dropped after its last image.
         """
-        steps = self._steps(tables)
+        steps = self._steps(epochs)
         coming: deque[_Step] = deque()
         num_left: Counter[int] = Counter()
         read = self._read_ahead = {}
@@ -200,14 +197,14 @@ class Stream:
         with ThreadPoolExecutor(_num_threads(), thread_name_prefix="stream") as pool:
             try:
                 while True:
-                    while not coming or (num_ahead < self._lanes_of(coming[0].rows) and len(coming) < STEPS_AHEAD):
+                    while not coming or (num_ahead < self._lanes_of(coming[0].chosen) and len(coming) < STEPS_AHEAD):
                         if (following := next(steps, None)) is None:
                             break
-                        rows, blocks, added = following
+                        chosen, groups, added = following
                         num_left.update(added)
-                        new = [block for block in dict.fromkeys(blocks.tolist()) if block not in read]
-                        read |= {block: pool.submit(self._read, block) for block in new}
-                        coming.append(_Step(rows, blocks, len(new)))
+                        new = [group for group in dict.fromkeys(groups.tolist()) if group not in read]
+                        read |= {group: pool.submit(self._read, group) for group in new}
+                        coming.append(_Step(chosen, groups, len(new)))
                         num_ahead += len(new)
                     if not coming:
                         return
@@ -216,83 +213,76 @@ class Stream:
                             near.parts = self._start_decoding(near, read, pool)
                     step = coming.popleft()
                     num_ahead -= step.num_new
-                    yield *self._gather(step), step.rows
-                    for block, count in Counter(step.blocks.tolist()).items():
-                        num_left[block] -= count
-                        if not num_left[block]:
-                            del num_left[block], read[block]
+                    yield self._gather(step, pin)
+                    for group, count in Counter(step.groups.tolist()).items():
+                        num_left[group] -= count
+                        if not num_left[group]:
+                            del num_left[group], read[group]
             finally:
                 pool.shutdown(cancel_futures=True)
 
-    def _lanes_of(self, rows: NDArray[np.int32]) -> int:
-        """In how many lanes a process's rows of a step lie, at most; so many blocks are read ahead."""
-        return -(-len(rows) * self.num_lanes // self.batch_size)
+    def _lanes_of(self, chosen: NDArray[np.int64]) -> int:
+        """In how many lanes a process's images of a step lie, at most; so many row groups are read ahead."""
+        return -(-len(chosen) * self.num_lanes // self.batch_size)
 
-    def _steps(
-        self, tables: Iterator[NDArray[np.int32]]
-    ) -> Iterator[tuple[NDArray[np.int32], NDArray[np.int64], dict[int, int]]]:
-        """Each step's rows and their blocks; with an epoch's first, how many of its pictures each block has."""
-        for table in tables:
-            blocks = self._block_of(table[..., 0])
-            added = dict(zip(*(part.tolist() for part in np.unique(blocks, return_counts=True)), strict=True))
-            for rows, its_blocks in zip(table, blocks, strict=True):
-                yield rows, its_blocks, added
+    def _steps(self, epochs: Iterator[Tensor]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], dict[int, int]]]:
+        """Each step's images and their groups; with an epoch's first, how many of its images each group has."""
+        for epoch in (indices.numpy() for indices in epochs):
+            groups = self._group_of(epoch)
+            added = dict(zip(*(part.tolist() for part in np.unique(groups, return_counts=True)), strict=True))
+            for chosen, its_groups in zip(epoch, groups, strict=True):
+                yield chosen, its_groups, added
                 added = {}
 
-    def _block_of(self, chosen: NDArray[Any]) -> NDArray[np.int64]:
+    def _group_of(self, chosen: NDArray[Any]) -> NDArray[np.int64]:
         return np.searchsorted(self._starts, chosen, side="right") - 1
 
     def _start_decoding(
         self, step: _Step, read: Mapping[int, Future[list[Entry]]], pool: ThreadPoolExecutor
     ) -> list[tuple[NDArray[np.int64], Future[_Part]]]:
-        """Blocks were handed to the pool before, so that decoding never waits for what is not being read."""
+        """Row groups were handed to the pool before, so that decoding never waits for what is not being read."""
         parts = []
-        for block in np.unique(step.blocks).tolist():
-            here = np.flatnonzero(step.blocks == block)
-            rows = step.rows[here, 0] - self._starts[block]
-            parts.append((here, pool.submit(self._decode, block, read[block], rows)))
+        for group in np.unique(step.groups).tolist():
+            here = np.flatnonzero(step.groups == group)
+            rows = step.chosen[here] - self._starts[group]
+            parts.append((here, pool.submit(self._decode, group, read[group], rows)))
         return parts
 
-    def _gather(self, step: _Step) -> tuple[NDArray[np.uint8], NDArray[np.int32], NDArray[np.int32]]:
-        size, num = self.spec.image_size, len(step.rows)
-        pixels = np.empty((num, size, size, 3), np.uint8)
-        where, windows = np.empty((num, 4), np.int32), np.empty((num, 2), np.int32)
-        for here, part in step.parts or []:
-            found = part.result()
-            pixels[here], where[here], windows[here] = found.pixels, found.holes, found.crops
-        return pixels, where, windows
+    def _gather(self, step: _Step, pin: bool) -> Images:
+        parts = [(here, part.result()) for here, part in step.parts or []]
+        places = np.argsort(np.concatenate([here for here, _ in parts]))
+        pixels, holes, windows = (
+            np.concatenate(arrays)[places] for arrays in zip(*(part for _, part in parts), strict=True)
+        )
+        return Images.of(pixels, holes, windows, pin)
 
-    def _read(self, block: int) -> list[Entry]:
-        """A block from its shard, not decoded; may be called from several threads."""
+    def _read(self, group: int) -> list[Entry]:
+        """A row group from its shard, not decoded; may be called from several threads."""
         import pyarrow.parquet as pq
 
         from inpaint.sources.rows import entries_of, in_one_line, opened
 
-        number, group = self._groups[block]
-        with (
-            in_one_line(f"{self._files[number]}, row group {group}, cannot be read"),
-            opened(self._files[number]) as file,
-        ):
-            table = pq.ParquetFile(file, metadata=self._footers[number]).read_row_group(group, self._columns)
+        shard, number = self._places[group]
+        with in_one_line(f"{self._named(group)}, cannot be read"), opened(self._files[shard]) as file:
+            table = pq.ParquetFile(file, metadata=self._footers[shard]).read_row_group(number, self._columns)
         return list(entries_of(self.name, table, self._source.columns, "train"))
 
-    def _decode(self, block: int, read: Future[list[Entry]], rows: NDArray[np.int64]) -> _Part:
-        """These rows of a block."""
-        parts = [self._decode_row(block, read.result(), row) for row in rows.tolist()]
+    def _decode(self, group: int, read: Future[list[Entry]], rows: NDArray[np.int64]) -> _Part:
+        """These rows of a row group."""
+        parts = [self._decode_row(group, read.result(), row) for row in rows.tolist()]
         hashes = np.array([entry.key_hash for entry, _ in parts], np.uint64)
         coordinates = [found.coordinates for _, found in parts if found.coordinates is not None]
         table = table_of([""] * len(parts), hashes, np.concatenate(coordinates) if coordinates else None)
-        return _Part(np.concatenate([found.pixels for _, found in parts]), *coordinates_at(table, self.spec))
+        return np.concatenate([found.pixels for _, found in parts]), *coordinates_at(table, self.spec)
 
-    def _decode_row(self, block: int, entries: Sequence[Entry], row: int) -> tuple[Entry, Decoded]:
+    def _decode_row(self, group: int, entries: Sequence[Entry], row: int) -> tuple[Entry, Decoded]:
         """A row; for one that cannot be decoded the next that can stands, else the one before."""
         for stand_in in (*range(row, len(entries)), *range(row - 1, -1, -1)):
             decoded = decode_entries([entries[stand_in]], self.spec.image_size)
             if not decoded.bad:
                 return entries[stand_in], decoded
-            self._count_bad(int(self._starts[block]) + stand_in, decoded.bad[0])
-        number, group = self._groups[block]
-        raise InpaintError(f"{self._files[number]}, row group {group}: not one picture can be used")
+            self._count_bad(int(self._starts[group]) + stand_in, decoded.bad[0])
+        raise InpaintError(f"{self._named(group)}: not one picture can be used")
 
     def _count_bad(self, picture: int, why: str) -> None:
         with self._lock:

@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from inpaint.config import Config
-from inpaint.data.batches import hole_masks
-from inpaint.data.pictures import Pictures
+from inpaint.data.decoded import DecodedSplit
 from inpaint.distributed.runtime import Runtime
 from inpaint.evaluation.baselines import BASELINES, Fill
 from inpaint.evaluation.grid import sample_grid
@@ -34,7 +33,7 @@ class Evaluator:
     Every process calls each method alike and measures its share.
     """
 
-    def __init__(self, runtime: Runtime, pictures: dict[Split, Pictures], config: Config) -> None:
+    def __init__(self, runtime: Runtime, pictures: dict[Split, DecodedSplit], config: Config) -> None:
         self.runtime, self.pictures, self.config = runtime, pictures, config
         by_area = _PIXELS_AT_ONCE // config.data.image_size**2
         self.at_once = max(1, min(by_area, runtime.micro_batch_size))
@@ -52,7 +51,7 @@ class Evaluator:
         split = self.pictures["validation"]
         chosen = _spread(len(split.pixels), min(self.config.evaluation.num_samples, len(split.pixels)))
         image = torch.from_numpy(split.pixels[chosen]).permute(0, 3, 1, 2)
-        mask = hole_masks(torch.from_numpy(split.holes[chosen]), image.shape[-1])
+        mask = split.masks(chosen)
         masked = image * (mask < 0.5)
         fill, device = self._fill(generator), self.runtime.device
         parts = zip(masked.split(self.at_once), mask.split(self.at_once), strict=True)
@@ -109,7 +108,7 @@ class Evaluator:
     def _measure(
         self,
         fill: Fill,
-        split: Pictures,
+        split: DecodedSplit,
         chosen: NDArray[np.int64],
         stopped: Callable[[], bool],
         device: torch.device,
@@ -122,8 +121,7 @@ class Evaluator:
             mine = chunk[self.runtime.rank :: world]
             # ZeRO-3 gathers the weights in each call, so all processes call equally often; some for a picture too many.
             seen = mine if len(mine) else chunk[:1]
-            masks = hole_masks(torch.from_numpy(split.holes[seen]), split.pixels.shape[1])
-            added = metric_sums(Filled.by(fill, split.pixels[seen], masks, device))
+            added = metric_sums(Filled.by(fill, split.pixels[seen], split.masks(seen), device))
             sums += added if len(mine) else 0
         return means(self.runtime.reduce_sum(sums))
 

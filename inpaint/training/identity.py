@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from inpaint.config import Config
-from inpaint.data.pictures import Pictures
+from inpaint.data.decoded import DecodedSplit
 from inpaint.errors import UsageError
 from inpaint.resolve import flat
 
 # Data, networks, kinds of losses and holes, seed; `data.path` is judged apart, for the same data may lie elsewhere.
 IDENTITY = (
-    *("data.image_size", "data.holes", "data.local_real", "data.hole_min_px", "data.hole_max_px", "data.window_px"),
-    *("data.synthetic_train", "data.synthetic_held_out"),
+    *("data.image_size", "data.holes", "data.hole_kinds", "data.local_real", "data.hole_min_px", "data.hole_max_px"),
+    *("data.window_px", "data.synthetic_train", "data.synthetic_held_out"),
     *("model.", "loss.reconstruction_region", "training.seed"),
 )
 
@@ -29,9 +29,12 @@ def differences(before: Mapping[str, Any], config: Config) -> tuple[list[str], l
     Returns:
         What makes it another run, and what may change.
     """
+    if "data" in before:  # runs of before there was a choice had rectangles
+        before = {**before, "data": {"hole_kinds": {"rectangle": 1.0}, **before["data"]}}
     old, new = flat(before), flat(config.model_dump(mode="json"))
-    # A loss is named by its weight: one that is not there weighs nothing.
-    terms = {key: 0.0 for key in [*old, *new] if key.startswith("loss.terms.")}
+    # A loss or a kind of hole is named by its weight: one that is not there weighs nothing.
+    weighed = ("loss.terms.", "data.hole_kinds.")
+    terms = {key: 0.0 for key in [*old, *new] if key.startswith(weighed) and key.partition(".")[0] in before}
     old, new = terms | old, new | {key: new.get(key, 0.0) for key in terms}
     another: list[str] = []
     allowed: list[str] = []
@@ -42,7 +45,7 @@ def differences(before: Mapping[str, Any], config: Config) -> tuple[list[str], l
         if key.startswith("data.synthetic_") and None not in (old.get("data.path"), new["data.path"]):
             continue  # of no effect
         is_another = None in (was, value) if key == "data.path" else key.startswith(IDENTITY)
-        if key in terms:
+        if key.startswith(weighed[0]):
             is_another = not (was and value)
         (another if is_another else allowed).append(f"{key}: {was} -> {value}")
     return another, allowed
@@ -55,7 +58,7 @@ def is_same_place(one: str | None, other: str | None) -> bool:
     return one == other or (Path(str(one)).exists() and Path(str(one)).resolve() == Path(other).resolve())
 
 
-def digest_of(validation: Pictures) -> str:
+def digest_of(validation: DecodedSplit) -> str:
     """Tells data apart, wherever they lie: the holes of the validation split, functions of its pictures' names."""
     return hashlib.sha256(validation.holes.tobytes()).hexdigest()[:16]
 

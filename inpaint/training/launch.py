@@ -29,7 +29,7 @@ from inpaint.training.schedule import phase_steps
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
-    from inpaint.data.pictures import Pictures
+    from inpaint.data.decoded import DecodedSplit
     from inpaint.data.stream import Stream
     from inpaint.distributed.runtime import Runtime
     from inpaint.distributed.signals import StopRequest
@@ -148,7 +148,7 @@ def dry_run(config: Config, world_size: int) -> None:
     }
     num = config.data.synthetic_train if config.data.path is None else None
     if config.data.path is not None:
-        from inpaint.data.pictures import num_training_pictures
+        from inpaint.data.decoded import num_training_pictures
 
         num = len(_open_stream(config)) if config.data.streaming else num_training_pictures(config.data.path)
     steps = (num or 0) // config.training.global_batch_size
@@ -261,13 +261,15 @@ def _open_run(run: RunDirectory, config: Config, options: Options) -> None:
         print(f"changed since this run was last started: {change}", file=sys.stderr)
 
 
-def _open_pictures(runtime: Runtime, config: Config) -> dict[Split, Pictures | Stream]:
-    from inpaint.data.pictures import SyntheticSpec, open_pictures
+def _open_pictures(runtime: Runtime, config: Config) -> dict[Split, DecodedSplit | Stream]:
+    from inpaint.data.decoded import SyntheticSpec, open_pictures
     from inpaint.distributed.sharing import once
 
     data = config.data
     num_here, place = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
     train = _open_stream(config) if data.streaming else None
+    if train is not None and runtime.is_main:
+        train.warn_of_sharing(runtime.world_size)
     pictures: dict[Split, Any] = open_pictures(
         data.path,
         data.hole_spec,

@@ -9,11 +9,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from safetensors.numpy import save_file
+from safetensors.torch import save_file
 
 from inpaint.config import Config, TrainingConfig
-from inpaint.data.batches import Feed, plan_epoch
+from inpaint.data.batches import BatchLoader
 from inpaint.distributed.runtime import Runtime
 from inpaint.errors import InpaintError
 from inpaint.sources.keys import KEY_RULE
@@ -138,20 +137,16 @@ def load_state(
     return progress
 
 
-def save_debug_bundle(folder: Path, error: NonFiniteError, feed: Feed, config: Config) -> None:
-    """What is needed to look at a batch that broke the run: its pictures, where they are from, and the settings."""
+def save_debug_bundle(folder: Path, error: NonFiniteError, loader: BatchLoader, config: Config) -> None:
+    """What is needed to look at a batch that broke the run: as it was seen, where it is from, and the settings."""
     folder.mkdir(parents=True, exist_ok=True)
-    plan = plan_epoch(feed.pictures, config.data, config.training.seed, error.info.epoch)
-    start = error.info.position * feed.batch_size
-    chosen = plan.order[start : start + feed.batch_size]
-    save_file(
-        {"pixels": np.ascontiguousarray(feed.pictures.take(chosen)), "holes": plan.holes[chosen]},
-        folder / "batch.safetensors",
-    )
+    chosen, batch = loader.global_batch(error.info.epoch, error.info.position)
+    tensors = {name: tensor.contiguous() for name, tensor in vars(batch).items()}
+    save_file(tensors, folder / "batch.safetensors")
     facts = {
         "place": asdict(error.info),
         "not_finite": error.keys,
-        "sources": [feed.pictures.place(int(index)) for index in chosen],
+        "sources": [loader.split.place(int(index)) for index in chosen],
         "config": config.model_dump(mode="json"),
     }
     (folder / "error.json").write_text(json.dumps(facts, indent=1))

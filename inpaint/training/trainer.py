@@ -8,7 +8,7 @@ from typing import Any
 
 from inpaint.arguments import Options
 from inpaint.config import Config
-from inpaint.data.batches import Feed
+from inpaint.data.batches import BatchLoader
 from inpaint.distributed.heartbeat import Heartbeat
 from inpaint.distributed.runtime import Runtime
 from inpaint.distributed.signals import StopRequest
@@ -60,7 +60,7 @@ class Trainer:
         self.profiler = Profiler(num_profiled, run.path / "profile", *self.task.networks.values())
         self.meter, self.throughput = Meter(runtime), Throughput(runtime)
         self.evaluator = Evaluator(runtime, pictures, config)
-        self.feed = Feed(
+        self.feed = BatchLoader(
             pictures["train"],
             config.data,
             training.seed,

@@ -1,4 +1,4 @@
-"""Owns the decoded pictures: each split of a source, decoded once into a memory map that all processes share.
+"""Owns the decoded images: each split of a source, decoded once into a memory map that all processes share.
 
 After that a batch is one gather of rows. The name of a cache entry says what is in it: the source's fingerprint, the
 size, and the version of the decoding.
@@ -9,24 +9,31 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from inpaint.data import draws
 from inpaint.data.cache import build_once, cache_folder
 from inpaint.data.decode import coordinates_at
 from inpaint.data.filling import fill, refuse_too_many
+from inpaint.data.reader import Images, Reader, gather_ahead
 from inpaint.data.recipes import PhotoRecipe, Recipe, SyntheticRecipe, SyntheticSpec
-from inpaint.errors import InpaintError
+from inpaint.errors import InpaintError, UsageError
+from inpaint.holes import rectangle
 from inpaint.holes.spec import HoleSpec
 from inpaint.sources.keys import SPLITS, Split, split_for
 from inpaint.sources.opening import open_source
 
 # Raised when the same source would become another entry: other pixels, keys (`KEY_RULE`) or files.
 VERSION = 3
+# Images copied to the device at once.
+_CHUNK = 4096
 
 # Calls something in one of several processes and gives all of them what it gave.
 Once = Callable[[Callable[[], str]], str]
@@ -38,35 +45,45 @@ def directly(act: Callable[[], str]) -> str:
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """One split, decoded: N pictures of side S.
+class DecodedSplit:
+    """One split, decoded: N images of side S.
 
     Attributes:
         pixels: [N, S, S, 3], memory-mapped, read-only.
-        holes: [N, 4] each picture's own hole at S, and
-        crops: [N, 2] its local window.
+        holes: [N, 4] each image's own rectangle at S, and
+        windows: [N, 2] its local window.
         sources: where each was: a path in the source, or an index.
     """
 
     pixels: NDArray[np.uint8]
     holes: NDArray[np.int32]
-    crops: NDArray[np.int32]
+    windows: NDArray[np.int32]
     sources: Sequence[str]
 
     def __len__(self) -> int:
         return len(self.pixels)
 
     def order(self, seed: int, epoch: int) -> NDArray[np.int64]:
-        """The pictures of `epoch` (from 1) in the order in which they are trained on."""
         return draws.epoch_order(len(self), seed, epoch)
 
-    def take(self, chosen: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """The pixels [n, S, S, 3] of some of them."""
-        return self.pixels[chosen]
+    def take(self, chosen: NDArray[np.int64], pin: bool = False) -> Images:
+        return Images.of(self.pixels[chosen], self.holes[chosen], self.windows[chosen], pin)
 
     def place(self, index: int) -> str:
-        """Where a picture was."""
         return str(self.sources[index])
+
+    def masks(self, chosen: NDArray[np.int64]) -> Tensor:
+        """The masks float32 [n, 1, S, S] of some images' own holes, 1 in the hole."""
+        return rectangle.rasterise(torch.from_numpy(self.holes[chosen]), self.pixels.shape[1]).float()
+
+    def reader(self, device: torch.device, device_cache: str) -> Reader:
+        resident = _resident(self.pixels, device, device_cache)
+        if resident is None:
+            pin = device.type == "cuda"
+            return Reader(torch.device("cpu"), partial(gather_ahead, lambda chosen: self.take(chosen.numpy(), pin)))
+        everything = Images(resident, torch.from_numpy(np.concatenate([self.holes, self.windows], axis=1)).to(device))
+        take = lambda chosen: Images(*(tensor.index_select(0, chosen) for tensor in everything))  # noqa: E731
+        return Reader(device, partial(gather_ahead, take))
 
 
 def open_pictures(
@@ -80,7 +97,7 @@ def open_pictures(
     splits: Sequence[Split] = SPLITS,
     once_a_job: Once = directly,
     once_a_machine: Once = directly,
-) -> dict[Split, Pictures]:
+) -> dict[Split, DecodedSplit]:
     """The splits of the source at `path` (see `open_source`), or made-up landscapes, at `spec.image_size`.
 
     The first process to come decodes; others that want the same wait for it. Bad pictures are left out and named once,
@@ -138,7 +155,7 @@ class _Strings(Sequence[str]):
 
 def _open(
     entry: Path, name: str, splits: Sequence[Split], spec: HoleSpec, max_bad_fraction: float
-) -> dict[Split, Pictures]:
+) -> dict[Split, DecodedSplit]:
     try:
         facts = json.loads((entry / "entry.json").read_bytes())
         pictures = {split: _open_split(entry, split, spec) for split in splits}
@@ -148,10 +165,32 @@ def _open(
     return pictures
 
 
-def _open_split(entry: Path, split: Split, spec: HoleSpec) -> Pictures:
+def _open_split(entry: Path, split: Split, spec: HoleSpec) -> DecodedSplit:
     import pyarrow
 
     pixels = np.load(entry / f"{split}.npy", mmap_mode="r")
     table = pyarrow.ipc.open_file(pyarrow.memory_map(str(entry / f"{split}.arrow"))).read_all()
-    holes, crops = coordinates_at(table, spec)
-    return Pictures(pixels, holes, crops, _Strings(table["source"]))
+    return DecodedSplit(pixels, *coordinates_at(table, spec), _Strings(table["source"]))
+
+
+def _resident(pixels: NDArray[np.uint8], device: torch.device, wish: str) -> Tensor | None:
+    """The whole split in the device's memory, as `data.device_cache` has it, or None.
+
+    Raises:
+        UsageError: `on`, and there is no room.
+    """
+    if wish == "off" or (wish == "auto" and device.type != "cuda"):
+        return None
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        if wish == "auto" and pixels.nbytes > free / 4:
+            return None
+        if pixels.nbytes > free:
+            raise UsageError(
+                f"data.device_cache = on: the images take {pixels.nbytes / 2**30:.1f} GiB, {free / 2**30:.1f} GiB of "
+                "the GPU are free; use auto or off"
+            )
+    resident = torch.empty(pixels.shape, dtype=torch.uint8, device=device)
+    for start in range(0, len(pixels), _CHUNK):
+        resident[start : start + _CHUNK] = torch.from_numpy(np.array(pixels[start : start + _CHUNK]))
+    return resident

@@ -1,0 +1,82 @@
+"""Owns what a kind of hole is, and the mixture of kinds that a run trains on.
+
+A kind draws an image's hole from uniform numbers, on the CPU and for a whole split at once, and makes masks of a batch
+of such holes on the device. Whatever comes after the batch knows the mask alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inpaint.holes.spec import HoleSpec
+from inpaint.tables import HOLES, load
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class HoleKind:
+    """One kind of hole, of P parameters.
+
+    Attributes:
+        num_uniforms: how many uniform numbers a hole takes.
+        draw: (uniform [num_uniforms, N] in [0, 1), spec) -> parameters [N, P], numbers that float32 holds, and integer
+            windows [N, 2]: x and y of the square of `spec.window_px` in the image that contains as much of the hole as
+            it can. An image's depend on its own column alone.
+        rasterise: (parameters float32 [B, P], size) -> mask [B, 1, size, size], 1 or true in the hole: in one call, on
+            the parameters' device, without waiting for it.
+    """
+
+    num_uniforms: int
+    draw: Callable[[NDArray[np.float64], HoleSpec], tuple[NDArray[np.number], NDArray[np.integer]]]
+    rasterise: Callable[[Tensor, int], Tensor]
+
+
+class HoleMixture:
+    """Kinds of holes by weight. A hole of any of them is float32 [1 + P]: its kind's number, then its parameters.
+
+    Args:
+        weights: by a kind's name in `HOLES`; their order is of no matter.
+        spec: the geometry of the holes.
+    """
+
+    def __init__(self, weights: Mapping[str, float], spec: HoleSpec) -> None:
+        names = sorted(weights)
+        self.spec, self.kinds = spec, [load(HOLES, name) for name in names]
+        self.num_uniforms = max(kind.num_uniforms for kind in self.kinds)
+        self._bounds = np.cumsum([weights[name] for name in names])[:-1] / sum(weights.values())
+        middle = (kind.draw(np.full((kind.num_uniforms, 1), 0.5), spec)[0] for kind in self.kinds)
+        self._nums_parameters = [parameters.shape[1] for parameters in middle]
+
+    def draw(
+        self, uniform: NDArray[np.float64], chance: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+        """Holes [N, 1 + P] and windows [N, 2] from `uniform` [num_uniforms, N]; `chance` [N] decides the kinds."""
+        which = np.searchsorted(self._bounds, chance, side="right")
+        holes = np.zeros((len(chance), 1 + max(self._nums_parameters)), np.float32)
+        windows = np.empty((len(chance), 2), np.int32)
+        holes[:, 0] = which
+        for number, (kind, num_parameters) in enumerate(zip(self.kinds, self._nums_parameters, strict=True)):
+            its = np.flatnonzero(which == number)
+            holes[its, 1 : 1 + num_parameters], windows[its] = kind.draw(uniform[: kind.num_uniforms, its], self.spec)
+        return holes, windows
+
+    def rasterise(self, holes: Tensor, size: int) -> Tensor:
+        """The masks [B, 1, size, size] of holes [B, 1 + P], 1 or true in the hole.
+
+        Cost: every kind rasterises the whole batch, since asking which are whose would wait for the device.
+        """
+        masks = [
+            kind.rasterise(holes[:, 1 : 1 + num_parameters], size)
+            for kind, num_parameters in zip(self.kinds, self._nums_parameters, strict=True)
+        ]
+        mask: Tensor = masks[0]
+        for number, other in enumerate(masks[1:], 1):
+            mask = other.where(holes[:, 0, None, None, None] == number, mask)
+        return mask
