@@ -13,6 +13,7 @@ from running import tiny_config
 from inpaint.arguments import parse_arguments
 from inpaint.config import Config
 from inpaint.resolve import load_config, settings
+from inpaint.tables import DISCRIMINATORS, GENERATORS
 from inpaint.training.identity import differences
 from inpaint.training.launch import main
 
@@ -27,6 +28,8 @@ ANOTHER: dict[str, Any] = {
     "data.synthetic_train": 7,
     "data.synthetic_held_out": 7,
     "data.path": "photos",
+    "model.generator": "other",
+    "model.discriminator": "other",
     "model.width": 8,
     "model.bottleneck": 3,
     "model.global_average_pooling": True,
@@ -50,6 +53,12 @@ MAY_CHANGE: dict[str, Any] = {
     "hub.repo_id": "me/mine",
     "training.tracker": "tensorboard",
 }
+
+
+@pytest.fixture(autouse=True)
+def others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(GENERATORS, "other", GENERATORS["dilated"])
+    monkeypatch.setitem(DISCRIMINATORS, "other", DISCRIMINATORS["fused"])
 
 
 @pytest.mark.parametrize("key", ANOTHER)

@@ -1,4 +1,4 @@
-"""Losses that somebody adds: a function and a line in a table, and neither the step nor the meter hears of it."""
+"""Losses and networks that somebody adds: one thing and a line in a table, and the step does not hear of it."""
 
 from __future__ import annotations
 
@@ -7,15 +7,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from test_steps import Setup, gradients_at_step, on_the_cpu  # noqa: F401 - the fixture acts here too
-from torch import Tensor
+from torch import Tensor, nn
 
 from inpaint.arguments import parse_arguments
-from inpaint.config import Config
-from inpaint.errors import UsageError
+from inpaint.config import Config, ModelConfig
+from inpaint.errors import InpaintError, UsageError
 from inpaint.losses import adversarial_loss, discriminator_losses, reconstruction_loss
 from inpaint.losses.seen import Seen
-from inpaint.tables import ADVERSARIAL_LOSSES, DISCRIMINATOR_LOSSES, LOSSES
+from inpaint.models.discriminators.judgement import Judgement
+from inpaint.models.generator import Generator, GeneratorConfig
+from inpaint.pipeline import InpaintingPipeline
+from inpaint.tables import ADVERSARIAL_LOSSES, DISCRIMINATOR_LOSSES, DISCRIMINATORS, GENERATORS, LOSSES
 from inpaint.training.identity import differences
 
 NORM = {"norm": "group"}
@@ -123,6 +127,56 @@ def test_the_composite_keeps_known_pixels_and_their_type() -> None:
     hole = mask.bool().expand_as(image)
     assert whole.dtype == torch.float64
     assert torch.equal(whole[~hole], image[~hole]) and torch.equal(whole[hole], output.double()[hole])
+
+
+# --- networks that somebody adds
+
+
+class Patch(nn.Module):
+    """Logits of patches, no window, no features but one."""
+
+    def __init__(self, model: ModelConfig, image_size: int, window_px: int) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(4, model.width, 4, 2, 1), nn.Conv2d(model.width, 1, 4, 2, 1)
+
+    def forward(self, image: Tensor, mask: Tensor, windows: Tensor) -> Judgement:
+        features = self.first(torch.cat([image, mask], dim=1)).relu()
+        return Judgement(self.last(features), [features])
+
+
+class Plain(nn.Module):
+    multiple_px = 2
+    inference_bytes_per_px = 100
+
+    def __init__(self, config: GeneratorConfig) -> None:
+        super().__init__()
+        self.only = nn.Conv2d(4, 3, 3, padding=1)
+
+    def forward(self, masked_image: Tensor, mask: Tensor) -> Tensor:
+        return self.only(torch.cat([masked_image, mask], dim=1)).sigmoid()
+
+
+def test_other_networks_are_trained_saved_and_loaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(DISCRIMINATORS, "patch", f"{__name__}:Patch")
+    monkeypatch.setitem(GENERATORS, "plain", f"{__name__}:Plain")
+    model = {"generator": "plain", "discriminator": "patch"}
+    setup = Setup(model=model, data={"image_size": 18}, loss={"terms": {"features": 1.0, "r1": 1.0}})
+    before = {name: [p.clone() for p in net.parameters] for name, net in setup.task.networks.items()}
+    for step, phase in enumerate((1, 2, 3)):
+        assert all(value.isfinite() for value in setup(phase, step).values())
+    for name, network in setup.task.networks.items():
+        assert not any(torch.equal(*pair) for pair in zip(before[name], network.parameters, strict=True)), name
+    published = setup.task.published_generator()
+    assert published is not None
+    published.save_pretrained(tmp_path)
+    loaded = Generator.from_pretrained(tmp_path)
+    assert (loaded.config.architecture, loaded.multiple_px) == ("plain", 2)
+    mask = Image.new("L", (19, 21))
+    mask.paste(255, (3, 3, 8, 8))
+    assert InpaintingPipeline(loaded)(Image.new("RGB", (19, 21)), mask).size == (19, 21)
+    monkeypatch.delitem(GENERATORS, "plain")
+    with pytest.raises(InpaintError, match=r"architecture is 'plain'; allowed: dilated$"):
+        Generator.from_pretrained(tmp_path)
 
 
 # --- how they are set

@@ -63,8 +63,7 @@ class Seen:
 
     @cached_property
     def real(self) -> Judgement:
-        """Its judgement on `image`; without gradient in the generator's turn."""
+        """Its judgement on `image`, of which the generator's turn has no gradient."""
         if self.judgements is not None:
             return self.judgements[0]
-        with torch.no_grad():
-            return self.discriminator(self.image, self.mask, self.real_windows)
+        return self.discriminator(self.image, self.mask, self.real_windows)

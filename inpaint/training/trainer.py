@@ -60,16 +60,8 @@ class Trainer:
         self.profiler = Profiler(num_profiled, run.path / "profile", *self.task.networks.values())
         self.meter, self.throughput = Meter(runtime), Throughput(runtime)
         self.evaluator = Evaluator(runtime, pictures, config)
-        self.feed = BatchLoader(
-            pictures["train"],
-            config.data,
-            training.seed,
-            training.global_batch_size,
-            runtime.rank,
-            runtime.world_size,
-            runtime.device,
-            runtime.dtype,
-        )
+        processes = (runtime.rank, runtime.world_size, runtime.device, runtime.dtype)
+        self.feed = BatchLoader(pictures["train"], config.data, training.seed, training.global_batch_size, *processes)
         self.phases = phase_steps(training.phases, self.feed.steps_per_epoch)
         self._set_progress(Progress())
         self.publication = Publication(runtime, run, self.store, config)
@@ -272,8 +264,7 @@ class Trainer:
         self.profiler.close()
         self._save()
         self.store.wait()
-        failure = self.runtime.broadcast(str(self.store.take_failure() or ""))
-        if failure:
+        if failure := self.runtime.broadcast(str(self.store.take_failure() or "")):
             self._shout(failure)
             return f"unsaved ({failure})"
         return outcome
