@@ -191,8 +191,8 @@ class TrainingConfig(Section):
     """Seconds that a process waits for the others before it ends the run."""
     max_rollbacks: Annotated[int, Field(ge=0)] = 3
     """How many times a run may go back to its last checkpoint after a loss that is not finite."""
-    tracker: Literal["none", "tensorboard"] = "none"
-    """Where metrics are logged besides metrics.jsonl."""
+    tracker: Literal["none", "tensorboard", "wandb", "trackio"] = "none"
+    """Where metrics and sample grids go besides the run directory; each needs the extra of its name."""
 
     @field_validator("phases")
     @classmethod

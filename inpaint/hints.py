@@ -32,7 +32,7 @@ _ELSEWHERE = {
     "training.num_threads": "threads num_cpu_threads omp_num_threads",
     "training.seed": "random_seed manual_seed rng_seed",
     "training.log_every": "logging_steps log_interval log_freq print_freq log_steps log_every_n_steps",
-    "training.tracker": "report_to log_with logger wandb tensorboard use_wandb",
+    "training.tracker": "report_to log_with logger wandb tensorboard use_wandb trackio",
     "training.compile": "torch_compile use_compile",
     "optimizer.generator_learning_rate optimizer.discriminator_learning_rate": "lr learning_rate base_lr rate",
     "optimizer.generator_learning_rate": "lr_g g_lr glr generator_lr lr_generator",

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 from accelerate.utils import DeepSpeedPlugin, DistributedDataParallelKwargs, InitProcessGroupKwargs
 from torch import nn
 
@@ -221,6 +222,13 @@ def why_not_compiled(device: torch.device) -> str | None:
     except Exception as error:  # noqa: BLE001 - a compiler, Triton, headers, a newer GPU: torch has no one name for it
         return str(error).strip().splitlines()[0][:300]
     return None
+
+
+def start_tracker(kind: str, project: str, **settings: Any) -> Any:
+    """Accelerate's `GeneralTracker` named `kind`, begun; `settings` are of the library's own `init`."""
+    tracker = LOGGER_TYPE_TO_CLASS[kind](project, **settings)
+    tracker.start()
+    return tracker
 
 
 def _fit_local_rank(num_devices: int) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor, nn
 
 from inpaint.config import Config
@@ -46,8 +47,8 @@ class Evaluator:
             self._fill(generator), split, _spread(len(split.pixels), num), stopped, self.runtime.device
         )
 
-    def save_samples(self, generator: nn.Module, run: RunDirectory, epoch: int) -> None:
-        """samples/epoch_NNNN.png: the same validation pictures after each epoch."""
+    def save_samples(self, generator: nn.Module, run: RunDirectory, epoch: int) -> Image.Image | None:
+        """samples/epoch_NNNN.png: the same validation images after each epoch; the main process returns the grid."""
         split = self.pictures["validation"]
         chosen = _spread(len(split.pixels), min(self.config.evaluation.num_samples, len(split.pixels)))
         image = torch.from_numpy(split.pixels[chosen]).permute(0, 3, 1, 2)
@@ -56,12 +57,13 @@ class Evaluator:
         fill, device = self._fill(generator), self.runtime.device
         parts = zip(masked.split(self.at_once), mask.split(self.at_once), strict=True)
         output = torch.cat([fill(part.float().div(255).to(device), its.to(device)).cpu() for part, its in parts])
-        if self.runtime.is_main:
-            shown = [image, masked, to_u8(output), composite_u8(output, image, mask)]
-            columns = [tensor.byte().permute(0, 2, 3, 1).numpy() for tensor in shown]
-            png = BytesIO()
-            sample_grid(*columns).save(png, "PNG")
-            run.write(f"samples/epoch_{epoch:04d}.png", png.getvalue(), "the sample grid")
+        if not self.runtime.is_main:
+            return None
+        shown = [image, masked, to_u8(output), composite_u8(output, image, mask)]
+        grid, png = sample_grid(*[tensor.byte().permute(0, 2, 3, 1).numpy() for tensor in shown]), BytesIO()
+        grid.save(png, "PNG")
+        run.write(f"samples/epoch_{epoch:04d}.png", png.getvalue(), "the sample grid")
+        return grid
 
     def finish(
         self, generator: nn.Module, run: RunDirectory, facts: dict[str, Any], stopped: Callable[[], bool]

@@ -250,7 +250,9 @@ def _settled(config: Config, options: Options, group: ProcessGroup | None = None
 def _open_run(run: RunDirectory, config: Config, options: Options) -> None:
     from inpaint.models.generator import Generator, GeneratorConfig
     from inpaint.training.saved_generator import init_generator
+    from inpaint.training.tracking import require_tracker
 
+    require_tracker(config.training.tracker)
     generator_config = GeneratorConfig.for_run(config)
     if options.init_from is not None and options.resume and any(run.path.glob("checkpoints/*step_*")):
         print("--init-from is for a new run and not used; this one goes on from its own checkpoint", file=sys.stderr)

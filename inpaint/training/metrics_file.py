@@ -18,6 +18,8 @@ class MetricsFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._unwritten: list[dict[str, Any]] = []
+        # Of the lines with an evaluation (True) and without (False), as `forget_after` found them.
+        self.last_steps: dict[bool, int] = {}
 
     def append(self, line: Mapping[str, Any]) -> None:
         """Add a line, after those that could not be written before; raises OSError if it cannot either."""
@@ -49,14 +51,14 @@ class MetricsFile:
         """
 
         def is_kept(line: Mapping[str, Any]) -> bool:
-            is_evaluation = any(name.startswith("evaluation/") for name in line)
-            return line["step"] <= step and (not is_evaluation or line["epoch"] <= evaluated_epoch)
+            return line["step"] <= step and (not is_evaluation(line) or line["epoch"] <= evaluated_epoch)
 
         self._unwritten = [line for line in self._unwritten if is_kept(line)]
         if not self.path.exists():
             return 0
         lines, damaged = read_json_lines(self.path)
         damaged += [_as_bytes([line])[:-1] for line in lines if not _is_placed(line)]
+        self.last_steps = {is_evaluation(line): line["step"] for line in lines if _is_placed(line)}
         kept = _as_bytes([line for line in lines if _is_placed(line) and is_kept(line)])
         if damaged:
             with self.path.with_name(DAMAGED).open("ab") as aside:
@@ -68,6 +70,10 @@ class MetricsFile:
                 file.write(kept)
                 file.truncate()
         return len(damaged)
+
+
+def is_evaluation(line: Mapping[str, Any]) -> bool:
+    return any(name.startswith("evaluation/") for name in line)
 
 
 def _is_placed(line: Mapping[str, Any]) -> bool:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from PIL import Image
 from safetensors import SafetensorError
 from tqdm import tqdm
 
@@ -24,7 +25,7 @@ from inpaint.training.checkpoint import CheckpointStore, DamagedCheckpointError,
 from inpaint.training.identity import another_run, differences
 from inpaint.training.metrics_file import DAMAGED, MetricsFile
 from inpaint.training.run_lock import RunLock
-from inpaint.training.tracking import Tracker
+from inpaint.training.tracking import STATE, Tracker
 
 CONFIG, METRICS, LOCK, PREEMPTED, PID, REPORT, EVALUATION = (
     "config.yaml",
@@ -39,7 +40,7 @@ ENVIRONMENT = "environment.json"
 # All that a run leaves, so that --overwrite never removes anything else.
 OURS = (
     *(METRICS, DAMAGED, PREEMPTED, PID, REPORT, EVALUATION, ENVIRONMENT),
-    *("samples", "checkpoints", "generator", "debug", "tensorboard", "hub_queue"),
+    *("samples", "checkpoints", "generator", "debug", "tensorboard", "wandb", STATE, "hub_queue"),
 )
 
 
@@ -123,13 +124,12 @@ class RunDirectory:
                 continue  # it is named and set aside when it is to be loaded
         return {}
 
-    def log(self, line: Mapping[str, Any]) -> None:
-        """Append to metrics.jsonl."""
+    def log(self, line: Mapping[str, Any], image: Image.Image | None = None) -> None:
+        """Append to metrics.jsonl; a tracker gets the image too."""
         with self.tolerate_io_errors(METRICS):
             self._metrics.append(line)
-        with self.tolerate_io_errors("tensorboard"):
-            if self._tracker is not None:
-                self._tracker.log(line)
+        if self._tracker is not None:
+            self._tracker.log(line, image)
 
     @contextmanager
     def tolerate_io_errors(self, what: str) -> Iterator[None]:
@@ -155,12 +155,13 @@ class RunDirectory:
         """What of a finished run could not be written when it was last tried."""
         return [name for name in ("generator/", METRICS, EVALUATION, REPORT) if name in self._said]
 
-    def track(self, kind: str, step: int) -> None:
-        """Send what is logged from `step` on to a tracker too."""
-        with self.tolerate_io_errors("tensorboard"):
+    def track(self, config: Config, step: int) -> None:
+        """Send what is logged from `step` on to a tracker too; after `forget_after`."""
+        with self.tolerate_io_errors("the tracker's state"):
             if self._tracker is not None:
                 self._tracker.close()
-            self._tracker = Tracker(kind, self.path / "tensorboard", step)
+            settings = config.model_dump(mode="json")
+            self._tracker = Tracker(config.training.tracker, self.path, step, self._metrics.last_steps, settings)
 
     def forget_after(self, step: int, evaluated_epoch: int) -> None:
         """Drop the lines of metrics.jsonl that the run, resumed at `step`, will write again."""
@@ -199,9 +200,8 @@ class RunDirectory:
         """Leave the folder to the next."""
         with self.tolerate_io_errors(METRICS):
             self._metrics.flush()
-        with self.tolerate_io_errors("tensorboard"):
-            if self._tracker is not None:
-                self._tracker.close()
+        if self._tracker is not None:
+            self._tracker.close()
         if preempted:
             self.write(PREEMPTED, b"The run was asked to stop and can be resumed.\n")
         with self.tolerate_io_errors(LOCK):

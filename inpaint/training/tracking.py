@@ -1,47 +1,116 @@
-"""Owns where the metrics go besides metrics.jsonl: TensorBoard, if asked for."""
+"""Owns where the metrics go besides metrics.jsonl: to one of Accelerate's trackers, if asked for."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import os
+import secrets
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
 from inpaint.errors import UsageError
+from inpaint.files import read_json_object, write_atomically
+from inpaint.training.metrics_file import is_evaluation
+
+STATE = "tracker.json"
+
+
+def require_tracker(kind: str) -> None:
+    """Raise UsageError if the package that `training.tracker` names is not installed."""
+    if kind != "none" and find_spec(kind) is None:
+        raise UsageError(
+            f"training.tracker = {kind}, but it is not installed; pip install 'inpaint[{kind}]', or set "
+            "training.tracker to none"
+        )
 
 
 class Tracker:
-    """Writes the numbers of each log line to `folder`, which `tensorboard --logdir` shows.
+    """Sends the numbers of each log line, and images with them; what fails costs a warning and the rest of it.
+
+    A run that was resumed goes on in the tracker's own run and has each point once. TensorBoard hides the points after
+    `resumed_at`; where none can be taken back, those that a life of the run, lost since, had sent are not sent again.
 
     Args:
-        kind: `training.tracker`: `none` or `tensorboard`.
-        folder: made when the first line comes.
-        resumed_at: lines after this step, from a life of the run that was lost, are hidden.
-
-    Raises:
-        UsageError: the package is not installed.
+        kind: `training.tracker`.
+        run_dir: of the run; TensorBoard's and W&B's files lie there, trackio's where it keeps all.
+        resumed_at: the step that the run goes on from.
+        sent: the last step of a line with an evaluation (True) and of one without (False) before it was resumed.
+        config: noted with the run.
     """
 
-    def __init__(self, kind: str, folder: Path, resumed_at: int) -> None:
-        self._writer: Any = None
+    def __init__(
+        self, kind: str, run_dir: Path, resumed_at: int, sent: Mapping[bool, int], config: Mapping[str, Any]
+    ) -> None:
+        self.kind, self._sent = kind, {True: 0, False: 0}
+        self._tracker: Any = None
         if kind == "none":
             return
-        if find_spec("tensorboard") is None:
-            raise UsageError(
-                "training.tracker = tensorboard, but it is not installed; pip install 'inpaint[tensorboard]', or set "
-                "training.tracker to none"
-            )
-        from torch.utils.tensorboard import SummaryWriter
+        from inpaint.distributed.runtime import start_tracker  # `inpaint status` needs none, and no Accelerate
 
-        self._writer = SummaryWriter(str(folder), purge_step=resumed_at + 1 if resumed_at else None)
+        if kind == "tensorboard":
+            purge_step = resumed_at + 1 if resumed_at else None
+            self._begin(lambda: start_tracker(kind, kind, logging_dir=str(run_dir), purge_step=purge_step))
+        else:
+            before = read_json_object(run_dir / STATE)
+            run_id = str(before.get("id") or secrets.token_hex(6))
+            for which, key in ((True, "evaluation"), (False, "training")):
+                told = before.get(key)
+                self._sent[which] = max(sent.get(which, 0), told if type(told) is int else 0)
+            state = {"id": run_id, "evaluation": self._sent[True], "training": self._sent[False]}
+            write_atomically(run_dir / STATE, json.dumps(state).encode())
+            project = os.environ.get(f"{kind.upper()}_PROJECT", "inpaint")
+            settings: dict[str, Any] = {"resume": "allow", "config": dict(config)}
+            if kind == "wandb":
+                quiet = {"console": "off", "silent": True}
+                settings |= {"id": run_id, "name": run_dir.name, "dir": str(run_dir), "settings": quiet}
+            else:
+                settings |= {"name": f"{run_dir.name}-{run_id}", "embed": False}
+            self._begin(lambda: start_tracker(kind, project, **settings))
 
-    def log(self, line: Mapping[str, Any]) -> None:
+    def log(self, line: Mapping[str, Any], image: Image.Image | None = None) -> None:
         """Every number whose name is a path, such as `loss/generator/adversarial`, at the line's step."""
-        if self._writer is not None:
-            for name, value in line.items():
-                if "/" in name:
-                    self._writer.add_scalar(name, value, line["step"])
+        if self._tracker is None or line["step"] <= self._sent[is_evaluation(line)]:
+            return
+        self._guard(lambda: self._tracker.log({k: v for k, v in line.items() if "/" in k}, step=line["step"]))
+        if image is not None:
+            self._guard(lambda: self._show(np.asarray(image), line["step"]))
 
     def close(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
+        self._guard(lambda: self._tracker.finish())
+        self._tracker = None
+
+    def _show(self, image: np.ndarray, step: int) -> None:
+        if self.kind == "trackio":  # Accelerate's does not know images
+            import trackio
+
+            self._tracker.log({"samples": trackio.Image(image)}, step=step)
+        else:
+            layout = {"dataformats": "NHWC"} if self.kind == "tensorboard" else {}
+            self._tracker.log_images({"samples": image[None]}, step=step, **layout)
+
+    def _begin(self, start: Callable[[], Any]) -> None:
+        self._tracker = True
+        self._guard(lambda: setattr(self, "_tracker", start()))
+
+    def _guard(self, act: Callable[[], Any]) -> None:
+        """Act, if nothing has failed before."""
+        if self._tracker is None:
+            return
+        try:
+            with redirect_stdout(sys.stderr):  # where the report goes, nothing else should
+                act()
+        except Exception as error:  # noqa: BLE001 - a service, a network, a disk, and each library's names for it
+            self._tracker = None
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            tqdm.write(
+                f"{self.kind} takes no more figures ({reason}); training goes on, and metrics.jsonl has them all",
+                file=sys.stderr,
+            )

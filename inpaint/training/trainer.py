@@ -185,12 +185,12 @@ class Trainer:
         figures = self.evaluator.validate(self.task.evaluation_module, self._stop_now)
         if figures is None:
             return True
-        self.evaluator.save_samples(self.task.evaluation_module, self.run_directory, epoch)
+        grid = self.evaluator.save_samples(self.task.evaluation_module, self.run_directory, epoch)
         self.progress.evaluated_epoch = epoch
         if self.runtime.is_main:
             phase, images_seen = phase_at(self.progress.position - 1, self.phases), self.progress.images_seen
             line = {"step": self.progress.step, "epoch": epoch, "phase": phase, "images_seen": images_seen}
-            self.run_directory.log(line | {f"evaluation/{name}": value for name, value in figures.items()})
+            self.run_directory.log(line | {f"evaluation/{name}": value for name, value in figures.items()}, grid)
             self.console.say(f"epoch {epoch}, on validation images: {sentence(figures)}")
         is_best = figures["hole_psnr"] > self.progress.best_hole_psnr
         if is_best:
@@ -218,7 +218,7 @@ class Trainer:
         self.throughput.reset()
         if self.runtime.is_main:
             self.run_directory.forget_after(self.progress.step, self.progress.evaluated_epoch)
-            self.run_directory.track(self.config.training.tracker, self.progress.step)
+            self.run_directory.track(self.config, self.progress.step)
             if self.progress.best_step and (self.store.best() or {}).get("step") != self.progress.best_step:
                 with self.run_directory.tolerate_io_errors(BEST):  # damaged, or of a checkpoint that is
                     self.store.set_best(self.progress.best_step, {"hole_psnr": self.progress.best_hole_psnr})
