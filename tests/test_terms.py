@@ -214,3 +214,7 @@ def test_another_loss_is_another_run_and_another_weight_is_not() -> None:
     assert changes({}) == (["loss.terms.charbonnier: 1.0 -> 0.0"], [])
     assert changes({"charbonnier": 1.0, "r1": 3.0}) == (["loss.terms.r1: 0.0 -> 3.0"], [])
     assert differences({"loss": {"reconstruction_weight": 1.0}}, Config())[0] == []
+
+
+def test_a_new_run_may_have_any_terms() -> None:
+    assert differences({}, Config.model_validate({"loss": {"terms": {"real": 2.0}}})) == ([], [])
