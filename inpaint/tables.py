@@ -30,7 +30,9 @@ DISCRIMINATOR_LOSSES = {
     "fake": "inpaint.losses.paper:fake",
 }
 # Kinds of holes (`inpaint.holes.kinds.HoleKind`), weighed by `data.hole_kinds`.
-HOLES = {"rectangle": "inpaint.holes.rectangle:RECTANGLE"}
+HOLES = {
+    "rectangle": "inpaint.holes.rectangle:RECTANGLE",
+}
 # What filled images are measured by, in the order of every table.
 METRICS = {
     "hole_psnr": "inpaint.evaluation.metrics:HOLE_PSNR",

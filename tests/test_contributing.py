@@ -93,12 +93,10 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
             (root / path).write_text(code, encoding="utf-8")
         for path, table, line in example.lines:
             text = (root / path).read_text(encoding="utf-8")
-            assert text.count(f"\n{table} = {{") == 1
-            before, start, after = text.partition(f"\n{table} = {{")
-            # Some tables have one line only.
+            assert text.count(f"\n{table} = {{\n") == 1
+            before, start, after = text.partition(f"\n{table} = {{\n")
             inside, end, rest = after.partition("}")
-            inside = f"{inside.rstrip().rstrip(',')},\n{line}" if inside.strip() else f"\n{line}"
-            (root / path).write_text(f"{before}{start}{inside}{end}{rest}", encoding="utf-8")
+            (root / path).write_text(f"{before}{start}{inside}{line}{end}{rest}", encoding="utf-8")
     starts = [[*example.flags, *TINY, "--run-dir", f"runs/{title}"] for title, example in EXAMPLES.items()]
     environment = os.environ | {"PYTHONPATH": str(root)}
     program = [sys.executable, "-c", TRAINING, str(root), json.dumps(starts)]
@@ -118,7 +116,7 @@ def tensors_of(run: Path, network: str) -> list[str]:
 
 
 def test_each_example_is_one_new_file_and_one_line() -> None:
-    assert [*EXAMPLES] == ["A loss", "A discriminator", "A generator", "A metric", "A preset"]
+    assert [*EXAMPLES] == ["A loss", "A discriminator", "A generator", "A kind of hole", "A metric", "A preset"]
     for title, example in EXAMPLES.items():
         assert len(example.files) == 1 and len(example.touched) == (1 if title == "A preset" else 2), title
         assert all(path == "inpaint/tables.py" and code.count("\n") == 1 for path, _, code in example.lines)
@@ -145,6 +143,23 @@ def test_the_networks_are_those_that_are_named(tree: Path) -> None:
         assert any("local_branch" in name for name in tensors_of(run, "discriminator")) == (title != "A discriminator")
         architecture = json.loads((run / "generator" / "config.json").read_text())["architecture"]
         assert architecture == ("unet" if title == "A generator" else "dilated")
+
+
+def test_the_kind_of_hole_is_drawn(tree: Path) -> None:
+    kinds = yaml.safe_load((tree / "runs" / "A kind of hole" / "config.yaml").read_text())["data"]["hole_kinds"]
+    assert kinds == {"ellipse": 1.0, "rectangle": 1.0}
+    first = {title: log_of(tree / "runs" / title)[0]["loss/generator/reconstruction"] for title in EXAMPLES}
+    assert first["A kind of hole"] != first["A metric"]
+    program = (
+        "import torch; from inpaint.tables import HOLES, load; kind = load(HOLES, 'ellipse')\n"
+        "mask = kind.rasterise(torch.tensor([[3.0, 5.0, 21.0, 11.0]]), 32)[0, 0]\n"
+        "rows, columns = mask.any(1).nonzero(), mask.any(0).nonzero()\n"
+        "print(rows.min().item(), rows.max().item(), columns.min().item(), columns.max().item(), mask.sum().item())"
+    )
+    environment = os.environ | {"PYTHONPATH": str(tree)}
+    said = subprocess.run([sys.executable, "-c", program], cwd=tree, env=environment, capture_output=True, text=True)
+    *box, area = map(int, said.stdout.split())
+    assert box == [5, 15, 3, 23] and area == pytest.approx(math.pi * 21 * 11 / 4, rel=0.03), said.stderr
 
 
 def test_the_metric_is_in_log_report_and_card(tree: Path) -> None:
