@@ -86,6 +86,7 @@ def test_kinds_are_mixed_by_weight_and_no_stream_shifts_anothers_numbers(strokes
     assert 0.2 < is_rectangle.mean() < 0.3
     assert np.array_equal(mixed[is_rectangle, :5], alone[is_rectangle])
     assert np.array_equal(mixed_windows[is_rectangle], windows[is_rectangle])
+    assert {*mixed[is_rectangle, 3]} == {*alone[:, 3]}, "kinds are drawn from the numbers of the holes"
     assert not mixed[is_rectangle, 5:].any() and mixed.shape == (NUM, 1 + 9)
     only = draws.resampled_holes(NUM, HoleMixture({"strokes": 1.0}, SPEC), 3, 2)[0]
     assert np.array_equal(mixed[~is_rectangle, 1:], only[~is_rectangle, 1:])
