@@ -269,14 +269,14 @@ def test_a_tracker_has_each_point_of_a_resumed_run_once(
     kind: str, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed at the tenth step and, when it was resumed from the sixth, at the ninth."""
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))  # read when it is imported
     pytest.importorskip(kind, reason=f"{kind} is not installed")
 
     def kill() -> None:
         raise Killed
 
     run = tmp_path / "run"
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
     arguments = ["--config", str(config), "--run-dir", str(run), "--training.tracker", kind]
     for number in (10, 3):  # counted from each resume
         with monkeypatch.context() as patch, pytest.raises(Killed):
