@@ -65,7 +65,7 @@ class InpaintingPipeline:
     """
 
     def __init__(self, generator: nn.Module, device: torch.device | str | None = None) -> None:
-        self.device = _device(device)
+        self.device = find_device(device)
         self.generator = generator.to(self.device).eval()
 
     @classmethod
@@ -85,7 +85,7 @@ class InpaintingPipeline:
             InpaintError: not found, no access, or not the files of such a generator.
             UsageError: there is no such device.
         """
-        device = _device(device)
+        device = find_device(device)
         generator = Generator.from_pretrained(
             id_or_dir, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only
         )
@@ -97,7 +97,7 @@ class InpaintingPipeline:
         Raises:
             UsageError: there is no such device.
         """
-        self.device = _device(device)
+        self.device = find_device(device)
         self.generator.to(self.device)
         return self
 
@@ -313,7 +313,12 @@ def _count(value: object) -> str:
     return f"a list of {len(value)}" if isinstance(value, list) else "a single one"
 
 
-def _device(name: torch.device | str | None) -> torch.device:
+def find_device(name: torch.device | str | None) -> torch.device:
+    """A device by its name; of `auto` or None the fastest kind that there is.
+
+    Raises:
+        UsageError: it cannot be used.
+    """
     if name is None or name == "auto":
         mps = "mps" if torch.backends.mps.is_available() else "cpu"
         return torch.device("cuda" if torch.cuda.is_available() else mps)

@@ -41,9 +41,13 @@ def stored_holes(hashed_keys: NDArray[np.uint64], spec: HoleSpec) -> tuple[NDArr
 
     Used where a dataset brings no coordinates of its own, and by `inpaint prepare` to write them down.
     """
-    num = rectangle.RECTANGLE.num_uniforms
+    return rectangle.draw(keyed_uniforms(hashed_keys, rectangle.RECTANGLE.num_uniforms), spec)
+
+
+def keyed_uniforms(hashed_keys: NDArray[np.uint64], num: int) -> NDArray[np.float64]:
+    """`num` uniform numbers in [0, 1) for each image, [num, N]: a function of its own key alone."""
     counters = hashed_keys.astype(np.uint64)[None] + np.arange(1, num + 1, dtype=np.uint64)[:, None] * GOLDEN
-    return rectangle.draw((mix64(counters) >> np.uint64(11)).astype(np.float64) * 2.0**-53, spec)
+    return (mix64(counters) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def real_windows(num: int, spec: HoleSpec, seed: int, epoch: int) -> NDArray[np.int32]:

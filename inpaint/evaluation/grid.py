@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,19 +27,24 @@ def sample_grid(
     Args:
         image, masked_image, output, composite: uint8 [N, H, W, 3], the same N >= 1 pictures.
     """
-    num, height, width, _ = image.shape
+    return grid(dict(zip(COLUMNS, (image, masked_image, output, composite), strict=True)), _BLOCKS)
+
+
+def grid(columns: Mapping[str, NDArray[np.uint8]], num_blocks: int) -> Image.Image:
+    """The images of each column, under its label, uint8 [N, H, W, 3] all; in up to `num_blocks` blocks."""
+    num, height, width, _ = next(iter(columns.values())).shape
     scale = max(1, _SMALLEST_CELL_PX // max(height, width)) * min(1.0, _LARGEST_CELL_PX / max(height, width))
     cell = max(1, round(width * scale)), max(1, round(height * scale))
-    num_rows = math.ceil(num / _BLOCKS)
+    num_rows = math.ceil(num / num_blocks)
     num_blocks = math.ceil(num / num_rows)
     step_x, step_y = cell[0] + _GAP_PX, cell[1] + _GAP_PX
-    block_width = step_x * len(COLUMNS) - _GAP_PX + _BLOCK_GAP_PX
+    block_width = step_x * len(columns) - _GAP_PX + _BLOCK_GAP_PX
     sheet = Image.new(
         "RGB", (num_blocks * block_width - _BLOCK_GAP_PX + 2 * _GAP_PX, _HEADER_PX + num_rows * step_y), _PAPER
     )
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(min(18, cell[0] // 6 + 4))
     for block in range(num_blocks):
-        for column, (label, pictures) in enumerate(zip(COLUMNS, (image, masked_image, output, composite), strict=True)):
+        for column, (label, pictures) in enumerate(columns.items()):
             left = _GAP_PX + block * block_width + column * step_x
             draw.text((left + cell[0] / 2, _HEADER_PX / 2), label, fill=_INK, font=font, anchor="mm")
             for row, picture in enumerate(pictures[block * num_rows : (block + 1) * num_rows]):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -89,6 +89,11 @@ class Filled:
             first, second, sigma=1.5, data_range=1.0, reduction="none", return_full_image=True
         )
         return similarity
+
+    @cached_property
+    def raw(self) -> Filled:
+        """The same with the whole output, rounded, in the composite's place."""
+        return Filled(to_u8(self.output), self.image, self.mask, self.output)
 
     def energy_in_hole(self, image_u8: Tensor) -> Tensor:
         """The squared differences of neighbouring pixels, both in the hole, summed over it: [B], full range as 1."""
@@ -207,3 +212,15 @@ SHARPNESS = Metric(
     divisor=lambda it: it.energy_in_hole(it.image),
 )
 SSIM = Metric("SSIM", 4, "higher", lambda it: it.mean(it.similarity))
+
+
+def output_metrics() -> dict[str, Metric]:
+    """Figures of the raw output over the whole image, which only `inpaint evaluate` shows."""
+    of_all = {"psnr": PSNR, "l1": L1, "ssim": SSIM}
+    return {f"output_{name}": replace(metric, per_image=_of_raw(metric)) for name, metric in of_all.items()}
+
+
+def _of_raw(metric: Metric) -> Callable[[Filled], Tensor]:
+    per_image = metric.per_image
+    assert per_image is not None
+    return lambda it: per_image(it.raw)

