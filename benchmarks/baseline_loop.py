@@ -1,7 +1,7 @@
 """The rival: a plain training loop for the same networks, as the well-known PyTorch ports of GLCIC are written.
 
 In our own words and from public knowledge of how they work: eager, contiguous, float32 Adam, files decoded by a
-DataLoader in the loop's own process, masks made one picture at a time in Python, one window for the whole batch, three
+DataLoader in the loop's own process, masks made one image at a time in Python, one window for the whole batch, three
 separate forwards of the discriminator in phase 3 whose weights also gather gradients in the generator's turn, and a
 generator that keeps its graph while only the discriminators learn. The layers are ours: no bias before BatchNorm.
 """
@@ -88,7 +88,7 @@ class BaselineLoop:
 
     Args:
         paths: of JPEGs.
-        batch_size: pictures a step.
+        batch_size: images a step.
         width: channels of the first layers.
         weight: of the adversarial loss.
     """

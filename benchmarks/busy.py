@@ -48,7 +48,7 @@ def run(seconds: float = 20.0, *more: str) -> list[Figure]:
 
 
 def images_per_s(env: Mapping[str, str], seconds: float, more: tuple[str, ...] = ()) -> float:
-    """How many pictures train.py sees in a second, from its second logged step on."""
+    """How many images train.py sees in a second, from its second logged step on."""
     flags = [f"--{name}={value}" for name, value in ENDLESS.items()]
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_"))}
     with tempfile.TemporaryDirectory() as folder:

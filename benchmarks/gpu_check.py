@@ -310,7 +310,7 @@ def run(check: Check) -> None:
     if epochs:
         best = min(epochs, key=lambda key: epochs[key])
         note = f"{best[0]}, batch {best[1]}; goal {GOAL_S:.0f} s"
-        check.tell("best epoch of 170k pictures", epochs[best], "s", note)
+        check.tell("best epoch of 170k images", epochs[best], "s", note)
 
 
 def _end_of_time(*_: Any) -> None:

@@ -1,4 +1,4 @@
-"""Pictures a second out of the pipeline, paper-size generator, with reading the mask and setting the hole in."""
+"""Images a second out of the pipeline, paper-size generator, with reading the mask and setting the hole in."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures a second that come out of the memory map, against decoding files and against rows of a dataset."""
+"""Images a second that come out of the memory map, against decoding files and against rows of a dataset."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Photos a second that `inpaint prepare` turns into a dataset, where the time goes, and how its memory grows."""
+"""Images a second that `inpaint prepare` turns into a dataset, where the time goes, and how its memory grows."""
 
 from __future__ import annotations
 
@@ -83,8 +83,8 @@ def _memory(folder: Path) -> list[Figure]:
         start = time.perf_counter()
         _, mib = _prepare(tar, folder / f"from-tar-{num}", "--workers", "1")
         seconds = time.perf_counter() - start
-        figures.append(Figure(f"prepare, {num:,} pictures from a tar", num / seconds, "img/s", None, "by the clock"))
-        figures.append(Figure(f"most memory, {num:,} pictures from a tar", mib, "MiB", None, "one worker, 64 px"))
+        figures.append(Figure(f"prepare, {num:,} images from a tar", num / seconds, "img/s", None, "by the clock"))
+        figures.append(Figure(f"most memory, {num:,} images from a tar", mib, "MiB", None, "one worker, 64 px"))
     return figures
 
 

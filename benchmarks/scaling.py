@@ -26,7 +26,7 @@ STRAGGLING = 0.002
 
 @dataclass(frozen=True)
 class StepTime:
-    """Seconds of one GPU's step as a function of its pictures: what the launch of kernels takes, or the work."""
+    """Seconds of one GPU's step as a function of its images: what the launch of kernels takes, or the work."""
 
     floor_s: float
     picture_s: float
@@ -35,7 +35,7 @@ class StepTime:
         return max(self.floor_s, pictures * self.picture_s)
 
 
-# 10 GFLOP a picture at 300 TFLOP/s, and a few hundred kernels; gpu_check.py measures both.
+# 10 GFLOP an image at 300 TFLOP/s, and a few hundred kernels; gpu_check.py measures both.
 ASSUMED = StepTime(floor_s=2.5e-3, picture_s=10e9 / 300e12)
 
 
@@ -51,7 +51,7 @@ def reduction_s(num_gpus: int, num_bytes: float) -> float:
 
 
 def efficiency(num_gpus: int, pictures: float, num_bytes: float, step: StepTime = ASSUMED) -> float:
-    """Share of the time that is work, at so many pictures a GPU in each step."""
+    """Share of the time that is work, at so many images a GPU in each step."""
     work = step(pictures)
     buckets = math.ceil(num_bytes / BUCKET_BYTES)
     spent = reduction_s(num_gpus, num_bytes)
@@ -61,7 +61,7 @@ def efficiency(num_gpus: int, pictures: float, num_bytes: float, step: StepTime 
 
 
 def smallest_batch(num_gpus: int, num_bytes: float, step: StepTime = ASSUMED, wanted: float = 0.9) -> int:
-    """The smallest power of two of pictures a GPU at which `wanted` is reached."""
+    """The smallest power of two of images a GPU at which `wanted` is reached."""
     return next(2**power for power in range(21) if efficiency(num_gpus, 2**power, num_bytes, step) >= wanted)
 
 
@@ -70,10 +70,10 @@ def run() -> list[Figure]:
     num_bytes = [4 * sum(parameter.numel() for parameter in network.parameters()) for network in networks]
     figures = []
     for num_gpus in (1, 8, 64, 256, 1024):
-        note = f"assumed: {ASSUMED.picture_s * 1e6:.0f} us a picture, at least {ASSUMED.floor_s * 1e3:.1f} ms a step"
+        note = f"assumed: {ASSUMED.picture_s * 1e6:.0f} us an image, at least {ASSUMED.floor_s * 1e3:.1f} ms a step"
         for name, size, pictures in (("both networks", sum(num_bytes), 128), ("generator", num_bytes[0], 128)):
             value = 100 * efficiency(num_gpus, pictures, size)
-            what = f"{num_gpus} GPU(s), {pictures} pictures each, {name} ({size / 1e6:.0f} MB)"
+            what = f"{num_gpus} GPU(s), {pictures} images each, {name} ({size / 1e6:.0f} MB)"
             figures.append(Figure(what, value, "% work", None, note))
         batch = smallest_batch(num_gpus, sum(num_bytes))
         figures.append(

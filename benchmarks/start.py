@@ -1,6 +1,6 @@
 """From `accelerate launch` to the first reduction and the first step: what each life of a job costs before it trains.
 
-By the clock, with the pictures in the cache. The goal is 15 s to the first step with two processes on two cores.
+By the clock, with the images in the cache. The goal is 15 s to the first step with two processes on two cores.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def run() -> list[Figure]:
     figures = []
     with tempfile.TemporaryDirectory() as folder:
         environment = os.environ | {"INPAINT_CACHE": f"{folder}/cache", "CUDA_VISIBLE_DEVICES": ""}
-        start(Path(folder) / "first", 1, environment)  # makes the pictures
+        start(Path(folder) / "first", 1, environment)  # makes the images
         for processes in PROCESSES:
             rounds = [start(Path(folder) / f"{processes}-{n}", processes, environment) for n in range(ROUNDS)]
             for what, seconds in zip(("reduction", "step"), zip(*rounds, strict=True), strict=True):

@@ -1,4 +1,4 @@
-"""Pictures a second in each phase, how near that is to what the machine can do, and against the baseline loop.
+"""Images a second in each phase, how near that is to what the machine can do, and against the baseline loop.
 
 Operations are counted as if padding were multiplied too, which oneDNN in part leaves out, and on CPUs that are not
 Intel's the library of the float32 product may use narrower vectors than that of the convolutions: the share can pass

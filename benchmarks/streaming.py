@@ -1,4 +1,4 @@
-"""Pictures a second that come out of shards read while training, and the memory that takes, by size and window."""
+"""Images a second that come out of shards read while training, and the memory that takes, by size and window."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from benchmarks.step import picture_files
 from benchmarks.subject import reset_threads
 
 BATCH, SECONDS = 64, 8.0
-# Side in pixels: how many pictures there are, and the windows; a window of 512 once took 4.0 GB at 256 px.
+# Side in pixels: how many images there are, and the windows; a window of 512 once took 4.0 GB at 256 px.
 CASES = {64: (4000, (512, 4096)), 256: (2000, (512, 2048))}
 
 
@@ -42,7 +42,7 @@ def run() -> list[Figure]:
 
 
 def measure(folder: str, size: int, window: int) -> float:
-    """Pictures a second; 0 with a window of 0, which reads none."""
+    """Images a second; 0 with a window of 0, which reads none."""
     from inpaint.config import DataConfig
     from inpaint.data.batches import BatchLoader
     from inpaint.data.stream import Stream, find_shards

@@ -1,4 +1,4 @@
-"""Owns what is measured: our training without its loop, on pictures of noise, which cost the same as others."""
+"""Owns what is measured: our training without its loop, on images of noise, which cost the same as others."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from inpaint.training.task import InpaintingTask
 
 
 def noise_pictures(num: int, spec: HoleSpec) -> DecodedSplit:
-    """A split of `num` pictures of noise, in memory."""
+    """A split of `num` images of noise, in memory."""
     where, windows = stored_holes(np.arange(num, dtype=np.uint64), spec)
     pixels = np.random.default_rng(0).integers(0, 256, (num, spec.image_size, spec.image_size, 3), dtype=np.uint8)
     return DecodedSplit(pixels, where, windows, [str(index) for index in range(num)])

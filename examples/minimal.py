@@ -36,7 +36,7 @@ RECONSTRUCTION_WEIGHT, ADVERSARIAL_WEIGHT = 1.0, 1.0  # w1 and w2 of equation (3
 
 
 class Landscapes:
-    """Paper, "Dataset": pictures, each with a hole of 20 to 25 px (at 64) and a window of 28 px around it."""
+    """Paper, "Dataset": images, each with a hole of 20 to 25 px (at 64) and a window of 28 px around it."""
 
     def __init__(self, num: int, size: int, seed: int) -> None:
         self.spec, self.seed = HoleSpec.scaled(size), seed
@@ -45,10 +45,10 @@ class Landscapes:
         self.holes, self.windows = draws.stored_holes(keys, self.spec)
 
     def batches(self, epoch: int, size: int) -> Iterator[tuple[Tensor, ...]]:
-        """Each picture once, in an order of this epoch's own; an incomplete last batch is dropped."""
+        """Each image once, in an order of this epoch's own; an incomplete last batch is dropped."""
         num = len(self.pixels)
         order = draws.epoch_order(num, self.seed, epoch)
-        # Of a real picture the local discriminator sees "a randomly selected region".
+        # Of a real image the local discriminator sees "a randomly selected region".
         real_windows = draws.real_windows(num, self.spec, self.seed, epoch)
         for start in range(0, num - size + 1, size):
             chosen = order[start : start + size]
@@ -147,7 +147,7 @@ def main() -> None:
 
 @torch.no_grad()
 def save_samples(generator: Generator, data: Landscapes, path: Path, device: str, num: int = 30) -> None:
-    """Original, masked, output and composite of the first pictures."""
+    """Original, masked, output and composite of the first images."""
     image = torch.from_numpy(data.pixels[:num]).permute(0, 3, 1, 2)
     mask = rasterise(torch.from_numpy(data.holes[:num]), image.shape[-1]).float()
     masked = image * (1 - mask)

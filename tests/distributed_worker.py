@@ -140,7 +140,7 @@ def record(folder: Path, base: str, scenarios: list[dict[str, Any]]) -> None:
 
 
 def fault(kind: str, rank: int, step: int, arguments: list[str]) -> int:
-    """What goes wrong in one process, in the middle of a step; or `late`: its pictures take it STEP seconds longer."""
+    """What goes wrong in one process, in the middle of a step; or `late`: its images take it STEP seconds longer."""
     inner, count = InpaintingTask.step, 0
     if kind == "late":
         if int(os.environ["RANK"]) == rank:

@@ -54,7 +54,7 @@ def write_yolox(path: Path, size: int, is_decoded: bool = False) -> Path:
         constant = np.zeros((7, cells.shape[1]), "<f4")
         constant[:2] = (cells + 0.5) * stride if is_decoded else 0.5
         constant[2:4] = 16 if is_decoded else np.log(16 / stride)
-        constant[4] = -(stride == 8) * 114 / (255 - 114)  # the grey beside the picture is nobody
+        constant[4] = -(stride == 8) * 114 / (255 - 114)  # the grey beside the image is nobody
         constant[6] = 1
         added.append(constant)
         parts += [

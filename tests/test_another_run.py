@@ -93,7 +93,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def photographs(folder: Path, names: str, seed: int = 0) -> Path:
-    """Twenty pictures for each letter."""
+    """Twenty images for each letter."""
     draw = np.random.default_rng(seed)
     for name in [f"{letter}{number}" for letter in names for number in range(20)]:
         (folder / "sea").mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The batch: which pictures a step sees, and that masks, crops and mirrors are where the integers say."""
+"""The batch: which images a step sees, and that masks, crops and mirrors are where the integers say."""
 
 from __future__ import annotations
 

@@ -130,7 +130,7 @@ def test_the_gpu_check_is_rehearsed(tmp_path: Path) -> None:
     ended = subprocess.run(command, env=env, capture_output=True, text=True, timeout=2000)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "FAILED" not in ended.stdout
-    assert "| best epoch of 170k pictures" in ended.stdout
+    assert "| best epoch of 170k images" in ended.stdout
 
 
 def test_an_unknown_suite_is_named() -> None:

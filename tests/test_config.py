@@ -276,7 +276,7 @@ def test_all_faults_of_one_try_are_told_together(file: Any) -> None:
         (["--data.path", ""], "data.path = ''"),
         (["--data.hole_max_px", "29"], "the hole (up to 29 px) is larger than its local window (28 px)"),
         (["--data.hole_min_px", "26"], "the smallest hole (26 px) is larger than the largest (25 px)"),
-        (["--data.window_px", "65"], "the local window (65 px) is larger than the picture (64 px)"),
+        (["--data.window_px", "65"], "the local window (65 px) is larger than the image (64 px)"),
         (["--training.phases", "0.5", "0.5"], "[0.5, 0.5] (--training.phases): must be three numbers, separated by sp"),
         (["--training.phases", "0.5,0.2,0.3"], "'0.5,0.2,0.3' (--training.phases): must be three numbers, separated"),
         (["--training.phases", "0.5,", "0.2", "0.3"], "must be three numbers, separated by spaces"),

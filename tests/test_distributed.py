@@ -47,7 +47,7 @@ ACCUMULATED = {
     "evaluation.every_epochs": 3,
 }
 
-# The second process has no picture left in the last chunk of 17.
+# The second process has no image left in the last chunk of 17.
 UNEVEN = {"training.epochs": 1, "ema.half_life_kimg": None, "evaluation.num_pictures": 17}
 
 ONE_PROCESS = [
@@ -172,7 +172,7 @@ def test_the_samples_and_holes_are_those_of_one_process(one_process: Path, ddp: 
     assert one[0][0]["indices"] != one[NUM_STEPS // 2][0]["indices"]
     accumulated = Recorded(ddp, "one_accumulated").steps
     assert [step["indices"] for (step,) in accumulated] == [step["indices"] for (step,) in one]
-    # Batches of the same pictures, cut in the same places, have the same holes whatever else differs.
+    # Batches of the same images, cut in the same places, have the same holes whatever else differs.
     ddp_steps = Recorded(ddp, "ddp").steps
     assert [[rank["holes"] for rank in step] for step in ddp_steps] == [
         [rank["holes"] for rank in step] for step in two
@@ -214,9 +214,7 @@ def test_bf16_runs_and_learns(ddp: Path, zero: Path, engine: str) -> None:
     assert ", bf16;" in run.ranks[0]["describe"]
     losses = [step["loss/generator/reconstruction"] for step in run.losses if "loss/generator/reconstruction" in step]
     assert len(losses) == 18
-    assert sum(losses[9:]) < 0.95 * sum(losses[:9]), (
-        "the second epoch, of the same pictures, is no better than the first"
-    )
+    assert sum(losses[9:]) < 0.95 * sum(losses[:9]), "the second epoch, of the same images, is no better than the first"
     assert all(tensor.dtype == torch.float32 for tensor in run.weights["generator"].values())
     exact = Recorded(ddp, "ddp_accumulated").losses[0]["loss/generator/reconstruction"]
     assert losses[0] != pytest.approx(exact, rel=1e-6), "it ran in float32"

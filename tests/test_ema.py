@@ -1,4 +1,4 @@
-"""The average of the generator: a half-life in pictures, by hand, whatever the batch."""
+"""The average of the generator: a half-life in images, by hand, whatever the batch."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_without_a_half_life_yet_it_is_a_copy(images_seen: int) -> None:
 
 
 def test_the_batch_does_not_change_the_average() -> None:
-    """Of weights that grow with the pictures seen, it lags by the same number of pictures."""
+    """Of weights that grow with the images seen, it lags by the same number of images."""
     ends, trained = [], network(0.0)
     for batch_size in (20, 40, 100):
         average = ema(0.0)

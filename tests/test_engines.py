@@ -30,7 +30,7 @@ def shape(width: int, batch: int, preset: str = "paper/original", **model: Any) 
     return Shape(preset, flags | {f"model.{key}": value for key, value in model.items()})
 
 
-# With the mask as a channel, one picture and one channel, layers must not choose another kernel by how a tensor lies.
+# With the mask as a channel, one image and one channel, layers must not choose another kernel by how a tensor lies.
 SHAPES = [
     (Shape("quickstart", {}), "zero2"),
     (shape(2, 2), "zero3"),

@@ -81,7 +81,7 @@ def by_hand(
     if phase == 1:
         return [of_generator, []]
 
-    # (2): of -log D by s it is D - 1 on real pictures, and of -log(1 - D) it is D on generated ones.
+    # (2): of -log D by s it is D - 1 on real images, and of -log(1 - D) it is D on generated ones.
     pictures = torch.cat([part.image, fake.detach()])
     corners = torch.cat([part.real_windows, part.windows])
     logits = discriminator(pictures, torch.cat([part.mask] * 2), corners).logits

@@ -29,7 +29,7 @@ from inpaint.training.launch import main
 
 
 def pictures(num: int, size: int = 24, seed: int = 0) -> Tensor:
-    """Smooth random pictures, uint8 [num, 3, size, size]."""
+    """Smooth random images, uint8 [num, 3, size, size]."""
     coarse = torch.rand(num, 3, 4, 4, generator=torch.Generator().manual_seed(seed))
     return to_u8(torch.nn.functional.interpolate(coarse, size=(size, size), mode="bicubic"))
 
@@ -79,7 +79,7 @@ def test_psnr_is_averaged_over_pictures_and_not_over_errors() -> None:
     image = np.zeros((2, 24, 24, 3), np.uint8)
     image[1] = 200
     holes = np.array([[0, 0, 8, 8]] * 2, np.int32)
-    # White is 255 away from the first picture and 55 from the second.
+    # White is 255 away from the first image and 55 from the second.
     figures = evaluate(lambda masked_image, mask: torch.ones_like(masked_image), image, holes, 2)
     assert figures["hole_psnr"] == pytest.approx((0 + 20 * math.log10(255 / 55)) / 2)
 
@@ -102,7 +102,7 @@ def ssim_map_by_loops(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def test_ssim_is_the_published_formula_in_the_hole_and_whole() -> None:
-    # Of little contrast, so that the constants count and their range must be 255, not what the pictures span.
+    # Of little contrast, so that the constants count and their range must be 255, not what the images span.
     image, other = pictures(1, 18) // 5 + 90, pictures(1, 18, seed=1) // 5 + 90
     mask = mask_of(1, 6, 9, 5, size=18)
     composite = torch.where(mask > 0, other, image)
@@ -321,7 +321,7 @@ def test_the_grid_shows_every_picture_of_every_column_in_order(num: int, size: i
     rows = math.ceil(num / 3)
     assert sheet.shape[0] <= rows * (cell + 4) + 40
     middle = sheet[30 + cell // 2 :: cell + 4][:rows]
-    # The paper between the cells is white, and no picture here has so much blue.
+    # The paper between the cells is white, and no image here has so much blue.
     shown = [row[np.flatnonzero(np.diff((row[:, 2] == 7).astype(int), prepend=0) == 1)] for row in middle]
     for index in range(num):
         block, row = divmod(index, rows)

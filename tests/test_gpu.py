@@ -95,7 +95,7 @@ def test_no_step_waits_for_the_device(device: None, precision: str, norm: str) -
 
 
 def test_batch_norm_under_ddp(device: None) -> None:
-    """Two forwards before one backward fail here and not on a CPU; ours is one, of real and generated pictures."""
+    """Two forwards before one backward fail here and not on a CPU; ours is one, of real and generated images."""
     setup = Setup(micro=BATCH // 2, precision="bf16", model={"norm": "batch"})
     dist.init_process_group("nccl", store=dist.HashStore(), rank=0, world_size=1)
     try:

@@ -1,4 +1,4 @@
-"""Where holes are: inside their window inside the picture, and a function of (seed, epoch, picture) alone."""
+"""Where holes are: inside their window inside the image, and a function of (seed, epoch, image) alone."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def specs(draw: st.DrawFn) -> HoleSpec:
 
 
 def assert_nested(hole: NDArray[np.int32], window: NDArray[np.int32], spec: HoleSpec) -> None:
-    """Each hole lies in its window, each window in the picture."""
+    """Each hole lies in its window, each window in the image."""
     assert (window >= 0).all()
     assert (window + spec.window_px <= spec.image_size).all()
     assert (hole[:, :2] >= window).all()
@@ -90,7 +90,7 @@ def test_real_windows_reach_everywhere() -> None:
         (HoleSpec(64, 0, 25, 28), "at least 1"),
         (HoleSpec(64, 26, 25, 28), "larger than the largest"),
         (HoleSpec(64, 20, 29, 28), "larger than its local window"),
-        (HoleSpec(64, 20, 25, 65), "larger than the picture"),
+        (HoleSpec(64, 20, 25, 65), "larger than the image"),
     ],
 )
 def test_faults_of_a_geometry(spec: HoleSpec, words: str) -> None:
@@ -107,7 +107,7 @@ def test_sizes_scale_with_the_picture(size: int, scaled: tuple[int, int, int]) -
     assert HoleSpec.scaled(size, min_px=3, window_px=16) == HoleSpec(size, 3, scaled[1], 16)
 
 
-# --- of (seed, epoch, picture) alone
+# --- of (seed, epoch, image) alone
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 1000))
@@ -135,7 +135,7 @@ def test_streams_are_independent() -> None:
 
 
 def test_a_stored_hole_belongs_to_its_key() -> None:
-    """Whatever other pictures there are, and in whatever order."""
+    """Whatever other images there are, and in whatever order."""
     hole, window = draws.stored_holes(KEYS[:100], PAPER)
     chosen = np.random.default_rng(0).permutation(100)[:40]
     some_hole, some_window = draws.stored_holes(KEYS[chosen], PAPER)

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from inpaint.losses import adversarial_loss, discriminator_losses, reconstruction_loss
 
-# The discriminator's belief 0.8 and 0.25 as logits, one a picture.
+# The discriminator's belief 0.8 and 0.25 as logits, one an image.
 LOGITS = torch.tensor([[math.log(4.0)], [math.log(1 / 3)]])
 
 
 def pictures(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
-    """Two pictures of 1 x 2 pixels: the first is off by 0.5 in all of its left pixel, the second by 1 in one value."""
+    """Two images of 1 x 2 pixels: the first is off by 0.5 in all of its left pixel, the second by 1 in one value."""
     image, output = torch.zeros(2, 3, 1, 2, dtype=dtype), torch.zeros(2, 3, 1, 2, dtype=dtype)
     output[0, :, 0, 0] = 0.5
     image[1, 2, 0, 1] = 1.0

@@ -1,4 +1,4 @@
-"""The networks: the paper's sizes, any picture's shape, weights that come back bit-equal or are refused in words."""
+"""The networks: the paper's sizes, any image's shape, weights that come back bit-equal or are refused in words."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ def test_a_signal_during_validation_is_heard_there(
 def test_another_batch_goes_on_to_the_end_of_the_last_epoch(
     batches: tuple[int, int], last: int, config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Epochs of 160 pictures: one with the first batch, the other with the second."""
+    """Epochs of 160 images: one with the first batch, the other with the second."""
     flags = ["--config", str(config), "--run-dir", str(tmp_path / "run"), "--training.global_batch_size"]
     assert main([*flags, str(batches[0]), "--training.epochs", "1"]) == 0
     assert main([*flags, str(batches[1]), "--training.epochs", "2"]) == 0

@@ -1,4 +1,4 @@
-"""Time: phases that fill each epoch exactly, and a learning rate that counts pictures and not steps."""
+"""Time: phases that fill each epoch exactly, and a learning rate that counts images and not steps."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def shares(draw: st.DrawFn) -> tuple[float, float, float]:
     ("phases", "num_steps", "expected"),
     [
         (PAPER, 100, (33, 33, 34)),
-        (PAPER, 1328, (438, 438, 452)),  # 170,000 pictures in batches of 128: 438.24, 438.24, 451.52
+        (PAPER, 1328, (438, 438, 452)),  # 170,000 images in batches of 128: 438.24, 438.24, 451.52
         ((0.2, 0.5, 0.3), 10, (2, 5, 3)),
         ((0.2, 0.5, 0.3), 7, (1, 4, 2)),  # 1.4, 3.5, 2.1
         (PAPER, 0, (0, 0, 0)),

@@ -94,4 +94,4 @@ def test_a_process_that_is_not_the_first_never_looks_at_the_pictures(tmp_path: P
 def test_two_processes_train_from_a_folder_that_is_not_there_and_say_it_once(tmp_path: Path) -> None:
     config = tiny_config(tmp_path, data={"path": str(tmp_path / "nowhere"), "image_size": 16})
     ended = train("--config", config, "--run-dir", tmp_path / "run", processes=2)
-    assert ended.stderr.count("nowhere does not exist; give a folder of pictures") == 1
+    assert ended.stderr.count("nowhere does not exist; give a folder of images") == 1

@@ -112,7 +112,7 @@ def test_a_phase_moves_the_networks_it_trains_and_nothing_of_the_other(
 
 
 def test_the_generators_turn_leaves_the_discriminator_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No gradient that its own next backward would add to, no statistics moved by pictures that do not train it."""
+    """No gradient that its own next backward would add to, no statistics moved by images that do not train it."""
     setup = Setup()
     discriminator = setup.discriminator.module
     before, looked = state(discriminator, True), []
@@ -272,7 +272,7 @@ def test_micro_batches_with_batch_norm_are_means_over_the_networks_of_before(
 
 @pytest.mark.parametrize("region", ["image", "hole"])
 def test_accumulated_micro_batches_are_the_whole_batch(region: str) -> None:
-    """Every phase in float64; `group` does not look across pictures."""
+    """Every phase in float64; `group` does not look across images."""
     whole, cut = (
         Setup(micro, model={"norm": "group"}, loss={"reconstruction_region": region}, optimizer=RATES)
         for micro in (None, 2)

@@ -220,14 +220,14 @@ def test_all_processes_together_hold_no_more_than_the_window(
 
 
 def test_a_window_too_small_for_the_row_groups_is_refused_with_the_figure(root: Path) -> None:
-    message = r"stream_window is 19, but the row groups of .* hold up to 5 pictures .* must be 20 or more \([\d.]+ KiB"
+    message = r"stream_window is 19, but the row groups of .* hold up to 5 images .* must be 20 or more \([\d.]+ KiB"
     with pytest.raises(InpaintError, match=message):
         stream_of(root, window=19)
     assert stream_of(root, window=20).num_lanes == 1
 
 
 def damage(root: Path, rows: range) -> Path:
-    """The pictures of these rows of the first shard become rubbish."""
+    """The images of these rows of the first shard become rubbish."""
     path = root / "data" / "train-00000-of-00003.parquet"
     table = pq.read_table(path)
     cells = [
@@ -251,7 +251,7 @@ def test_bad_pictures_are_stood_in_for_and_named_and_too_many_end_the_run(
     with pytest.raises(InpaintError, match=r"1 of the 103 images .* more than data.max_bad_fraction"):
         batches_of(BatchLoader(stream_of(root), config(), 0, BATCH), 16)
     root = damage(write_shards(tmp_path / "none"), range(ROWS))
-    with pytest.raises(InpaintError, match="row group 0: not one picture can be used"):
+    with pytest.raises(InpaintError, match="row group 0: not one image can be used"):
         batches_of(BatchLoader(stream_of(root, bad=1.0), config(), 0, BATCH), 16)
 
 

@@ -24,7 +24,7 @@ LAST = 20
 
 @pytest.fixture(scope="module", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Decoded pictures, made once for all tests of this file."""
+    """Decoded images, made once for all tests of this file."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("INPAINT_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("ACCELERATE_USE_CPU", "true")
@@ -121,7 +121,7 @@ def test_the_report_sets_the_generator_beside_the_baselines(finished: tuple[Path
     report = (run / "report.md").read_text()
     assert report.strip() in printed
     assert all(f"| {method} " in report for method in [*BASELINES, "generator"])
-    assert "On 32 held-out pictures of 32 px" in report
+    assert "On 32 held-out images of 32 px" in report
     assert all(f"- {fact}\n" in report for fact in ("steps: 20", "epochs: 2", "images_seen: 320"))
     assert re.search(r"- images_per_s: [0-9.]+\n- peak_memory_gib: [0-9.]+\n", report)
     linked = re.findall(r"\]\((.*?)\)", report)
@@ -243,7 +243,7 @@ def test_a_parent_that_is_a_file_cannot_be_written(tmp_path: Path, capsys: pytes
         ),
         (["--data.hole_max_px", "20"], 2, "the hole (up to 20 px) is larger than its local window (14 px)"),
         (["--training.phases", "0.2", "0.2", "0.2"], 2, "must sum to 1; got 0.2 + 0.2 + 0.2 = 0.6"),
-        (["--training.micro_batch_size", "5"], 2, "training.micro_batch_size = 5 does not divide the 16 pictures"),
+        (["--training.micro_batch_size", "5"], 2, "training.micro_batch_size = 5 does not divide the 16 images"),
         (["--training.global_batch_size", "512"], 2, "512 is larger than the 160 training images"),
         (["--training.precision", "fp16"], 2, "training.precision = fp16 needs a GPU"),
         (["--data.path", "EMPTY"], 1, "EMPTY"),

@@ -1,4 +1,4 @@
-"""The same pictures from any source: the same keys, splits, holes and pixels, picture by picture."""
+"""The same images from any source: the same keys, splits, holes and pixels, image by image."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def parquet(files: dict[str, Path], root: Path) -> Path:
 
 
 def other_columns(files: dict[str, Path], root: Path) -> Path:
-    """The pictures' own paths are file names alone, which repeat; official names as in Places365's own list."""
+    """The images' own paths are file names alone, which repeat; official names as in Places365's own list."""
     root.mkdir()
     dataset = table(files, "picture", "scene", list(official_names())).add_column("note", ["x"] * len(files))
     dataset.cast_column("note", Value("string")).to_parquet(root / "0.parquet")
@@ -157,7 +157,7 @@ def assert_same(pictures: dict[Split, DecodedSplit], expected: dict[Split, Decod
 
 @pytest.fixture(scope="module")
 def expected(originals: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[Split, DecodedSplit]:
-    """What class folders give; each picture's hole is what its key says."""
+    """What class folders give; each image's hole is what its key says."""
     folder = tmp_path_factory.mktemp("expected")
     pictures = opened(class_folders(originals, folder / "photos"), folder / "cache")
     for split, its in pictures.items():

@@ -55,7 +55,7 @@ def build_once(entry: Path, fill: Callable[[Path], None]) -> None:
     except (OSError, NotImplementedError) as error:  # the latter: a file system without locks
         why = (error.strerror if isinstance(error, OSError) else None) or str(error)
         raise InpaintError(
-            f"cannot write to the cache of decoded pictures, {entry.parent} ({why}): set data.cache_dir or "
+            f"cannot write to the cache of decoded images, {entry.parent} ({why}): set data.cache_dir or "
             "$INPAINT_CACHE to another folder"
         ) from error
 
@@ -65,6 +65,6 @@ def check_room(cache: Path, num_bytes: int) -> None:
     free = shutil.disk_usage(cache).free
     if free < num_bytes * 1.05:
         raise InpaintError(
-            f"the cache of decoded pictures needs {human_size(num_bytes)} in {cache}, where {human_size(free)} are "
+            f"the cache of decoded images needs {human_size(num_bytes)} in {cache}, where {human_size(free)} are "
             "free: make room, or set data.cache_dir or $INPAINT_CACHE to another folder"
         )

@@ -1,4 +1,4 @@
-"""Owns how some pictures of a source become pixels, and where their holes and windows come from."""
+"""Owns how some images of a source become pixels, and where their holes and windows come from."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ COORDINATES = ("x", "y", "width", "height", "crop_x", "crop_y", "side")
 
 @dataclass(frozen=True)
 class Decoded:
-    """Those of some pictures that could be used.
+    """Those of some images that could be used.
 
     Attributes:
         pixels: [n, S, S, 3].
-        rows: which of the pictures asked for the n are.
+        rows: which of the images asked for the n are.
         coordinates: [n, 7] (see COORDINATES) where the source has its own.
         bad: what could not be used, and why.
     """
@@ -39,7 +39,7 @@ class Decoded:
 
 
 def decode_entries(entries: Sequence[Entry], size: int) -> Decoded:
-    """These pictures as squares of side `size`; may be called from several threads."""
+    """These images as squares of side `size`; may be called from several threads."""
     pixels, rows, coordinates, bad = [], [], [], []
     for row, entry in enumerate(entries):
         try:
@@ -63,7 +63,7 @@ def decode_entries(entries: Sequence[Entry], size: int) -> Decoded:
 
 
 def table_of(sources: Sequence[str], key_hashes: NDArray[np.uint64], coordinates: NDArray[np.int32] | None) -> pa.Table:
-    """What is known of N pictures beside their pixels; what `coordinates_at` takes."""
+    """What is known of N images beside their pixels; what `coordinates_at` takes."""
     import pyarrow as pa
 
     columns = {"source": pa.array(sources, pa.string()), "key_hash": key_hashes}
@@ -73,7 +73,7 @@ def table_of(sources: Sequence[str], key_hashes: NDArray[np.uint64], coordinates
 
 
 def coordinates_at(table: pa.Table, spec: HoleSpec) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Each picture's own hole [N, 4] and window [N, 2] at `spec.image_size`: the source's, else the key's."""
+    """Each image's own hole [N, 4] and window [N, 2] at `spec.image_size`: the source's, else the key's."""
     if COORDINATES[0] not in table.column_names:
         return stored_holes(_numbers(table["key_hash"]), spec)
     stored = np.stack([_numbers(table[column]) for column in COORDINATES], axis=1)

@@ -98,20 +98,20 @@ def open_pictures(
     once_a_job: Once = directly,
     once_a_machine: Once = directly,
 ) -> dict[Split, DecodedSplit]:
-    """The splits of the source at `path` (see `open_source`), or made-up landscapes, at `spec.image_size`.
+    """The splits of the source at `path` (see `open_source`), or synthetic landscapes, at `spec.image_size`.
 
-    The first process to come decodes; others that want the same wait for it. Bad pictures are left out and named once,
-    in the log and in the entry's `bad.txt`. A picture's hole and window are the source's own where it has such columns
-    (scaled), else a function of the picture's key.
+    The first process to come decodes; others that want the same wait for it. Bad images are left out and named once,
+    in the log and in the entry's `bad.txt`. An image's hole and window are the source's own where it has such columns
+    (scaled), else a function of the image's key.
 
     Args:
-        cache_dir: where decoded pictures are kept; None: see `cache_folder`.
-        max_bad_fraction: how many of all pictures may be bad.
+        cache_dir: where decoded images are kept; None: see `cache_folder`.
+        max_bad_fraction: how many of all images may be bad.
         splits: which of them; all but `train` where that is streamed.
         once_a_job, once_a_machine: how one of several processes does something for all.
 
     Raises:
-        InpaintError: no such source, an empty split, too many bad pictures, no room or no permission in the cache.
+        InpaintError: no such source, an empty split, too many bad images, no room or no permission in the cache.
     """
     recipe: Recipe = SyntheticRecipe(synthetic, spec.image_size)
     if path is not None:
@@ -128,7 +128,7 @@ def open_pictures(
 
 
 def num_training_pictures(path: str) -> int:
-    """How many pictures the training split of a source has, before any turns out to be bad."""
+    """How many images the training split of a source has, before any turns out to be bad."""
     source = open_source(path)
     own_splits = source.survey().own_splits
     entries = source.entries(with_data=False)
@@ -160,7 +160,7 @@ def _open(
         facts = json.loads((entry / "entry.json").read_bytes())
         pictures = {split: _open_split(entry, split, spec) for split in splits}
     except (OSError, ValueError, KeyError) as error:
-        raise InpaintError(f"the decoded pictures in {entry} are damaged ({error}): delete that folder") from error
+        raise InpaintError(f"the decoded images in {entry} are damaged ({error}): delete that folder") from error
     refuse_too_many(name, facts["bad"], facts["num_pictures"], facts["num_pictures"], max_bad_fraction)
     return pictures
 

@@ -40,7 +40,7 @@ def fill(folder: Path, entry: Path, recipe: Recipe, size: int, max_bad_fraction:
     num_seen, total = len(bad), len(bad) + num_listed
     most = max(1, min(TASK_PICTURES, TASK_BYTES // (size * size * 3)))
     files = {SPLITS.index(split): _SplitFiles(folder, split, listing, size) for split, listing in listings.items()}
-    bar = tqdm(total=num_listed, desc="decoding", unit="picture", disable=not show_progress)
+    bar = tqdm(total=num_listed, desc="decoding", unit="image", disable=not show_progress)
     with bar, ThreadPoolExecutor(num_cores(), thread_name_prefix="decode") as pool:
         for task, part in _decode_in_order(recipe.tasks(most), pool):
             splits, places = task.splits[part.rows], task.places[part.rows]
@@ -60,11 +60,11 @@ def fill(folder: Path, entry: Path, recipe: Recipe, size: int, max_bad_fraction:
     if bad:
         shown = "".join(f"\n  {line}" for line in bad[:NUM_NAMED])
         more = f"\n  and {len(bad) - NUM_NAMED} more" if len(bad) > NUM_NAMED else ""
-        log.warning("%d of %d pictures are left out (%s):%s%s", len(bad), total, entry / "bad.txt", shown, more)
+        log.warning("%d of %d images are left out (%s):%s%s", len(bad), total, entry / "bad.txt", shown, more)
 
 
 class _SplitFiles:
-    """The files of one split while they are being filled, at the places that its pictures will have."""
+    """The files of one split while they are being filled, at the places that its images will have."""
 
     def __init__(self, folder: Path, split: Split, listing: Listing, size: int) -> None:
         self.folder, self.split, self.listing, self.size = folder, split, listing, size
@@ -88,7 +88,7 @@ class _SplitFiles:
             self.coordinates[places] = coordinates
 
     def finish(self) -> int:
-        """Closes the gaps that unusable pictures left; returns how many pictures there are."""
+        """Closes the gaps that unusable images left; returns how many images there are."""
         import pyarrow as pa
 
         kept, num_bytes = np.flatnonzero(self.is_kept), 3 * self.size**2
@@ -132,7 +132,7 @@ def _refuse_empty(name: str, split: Split, num: int) -> None:
     if num == 0:
         raise InpaintError(
             f"the {split} split of {name} is empty: a source without splits is parted 85/10/5 and needs enough "
-            "pictures for all three (100 do); add some, or give it folders train/, validation/ and test/"
+            "images for all three (100 do); add some, or give it folders train/, validation/ and test/"
         )
 
 

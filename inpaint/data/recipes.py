@@ -1,4 +1,4 @@
-"""Owns what there is to decode: the pictures of a source, or made-up landscapes, by split and in their order."""
+"""Owns what there is to decode: the images of a source, or synthetic landscapes, by split and in their order."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from inpaint.sources.keys import SPLITS, Split, key_hash, split_for
 from inpaint.sources.opening import open_source
 from inpaint.sources.source import Entry, Source
 
-# Where each split's indices begin among the made-up landscapes: far apart, so that a larger split moves no other.
+# Where each split's indices begin among the synthetic landscapes: far apart, so that a larger split moves no other.
 SYNTHETIC_START: dict[Split, int] = {"train": 0, "validation": 1 << 40, "test": 2 << 40}
 # What draws them.
 CODE = Path(__file__).parent / "synthetic"
-# Of pictures in memory for one task.
+# Of images in memory for one task.
 TASK_BYTES = 4 << 20
 
 log = logging.getLogger(__name__)
@@ -41,8 +41,8 @@ class SyntheticSpec:
 
 @dataclass(frozen=True)
 class Listing:
-    """One split before decoding: its pictures in their order, which is that of their keys' hashes: the same for the
-    same pictures, wherever they come from."""
+    """One split before decoding: its images in their order, which is that of their keys' hashes: the same for the
+    same images, wherever they come from."""
 
     sources: Sequence[str]
     key_hashes: NDArray[np.uint64]
@@ -50,7 +50,7 @@ class Listing:
 
 @dataclass(frozen=True)
 class Task:
-    """Some pictures to decode: in which split each is, and its place there."""
+    """Some images to decode: in which split each is, and its place there."""
 
     splits: NDArray[np.int8]
     places: NDArray[np.int64]
@@ -58,12 +58,12 @@ class Task:
 
 
 class PhotoRecipe:
-    """A source of pictures: opened by who needs it, listed once (`listings`), then read in its own order (`tasks`).
+    """A source of images: opened by who needs it, listed once (`listings`), then read in its own order (`tasks`).
 
     Args:
         name: see `open_source`.
         only: the splits to read, where shards are streamed for the rest; None: all.
-        size: side of the pictures, in pixels.
+        size: side of the images, in pixels.
     """
 
     def __init__(self, name: str, only: Sequence[Split] | None, size: int) -> None:
@@ -100,7 +100,7 @@ class PhotoRecipe:
         return listed, [f"{name}: {why}" for name, why in survey.bad]
 
     def tasks(self, most: int) -> Iterator[Task]:
-        """All pictures, at most so many at a time."""
+        """All images, at most so many at a time."""
         changed = InpaintError(f"{self.name} was changed while it was being read; run the same command again")
         start = 0
         for entries in _portions(self.source.entries(), most):
@@ -128,9 +128,9 @@ def _portions(entries: Iterator[Entry], most: int) -> Iterator[list[Entry]]:
 
 
 class SyntheticRecipe:
-    """Made-up landscapes, in the order of their indices."""
+    """Synthetic landscapes, in the order of their indices."""
 
-    name = "the made-up landscapes"
+    name = "the synthetic landscapes"
 
     def __init__(self, spec: SyntheticSpec, size: int) -> None:
         self.spec, self.size = spec, size

@@ -93,10 +93,10 @@ class Stream:
 
     Args:
         source: found before; their footers are read here, and name every row group.
-        spec: size of the pictures and of their holes.
-        batch_size: pictures of all processes in a step.
-        window: how many pictures are held in memory, over all lanes and processes; most of them are mixed.
-        max_bad_fraction: of all pictures.
+        spec: size of the images and of their holes.
+        batch_size: images of all processes in a step.
+        window: how many images are held in memory, over all lanes and processes; most of them are mixed.
+        max_bad_fraction: of all images.
 
     Raises:
         InpaintError: a shard cannot be read, has other columns than the first, or row groups too large for the window.
@@ -124,14 +124,14 @@ class Stream:
         return int(self._starts[-1])
 
     def _lanes(self, window: int, largest: int) -> tuple[int, int]:
-        """How many lanes there are, a power of two that divides the batch, and how many pictures each mixes."""
+        """How many lanes there are, a power of two that divides the batch, and how many images each mixes."""
         self._least = least = min(LEAST_GROUPS * largest, len(self))
         if window < least:
             groups = (self._footers[shard].row_group(number) for shard, number in self._places)
             size = human_size(sum(group.total_byte_size for group in groups) / len(self) * least)
             raise InpaintError(
                 f"data.stream_window is {window}, but the row groups of {self.name} hold up to {largest} "
-                f"pictures and are read whole: it must be {least} or more ({size} over all processes)"
+                f"images and are read whole: it must be {least} or more ({size} over all processes)"
             )
         num_lanes = math.gcd(self.batch_size, 1 << (window // least).bit_length() - 1)
         return num_lanes, max(largest, window // num_lanes - (LEAST_GROUPS - 1) * largest)
@@ -282,7 +282,7 @@ class Stream:
             if not decoded.bad:
                 return entries[stand_in], decoded
             self._count_bad(int(self._starts[group]) + stand_in, decoded.bad[0])
-        raise InpaintError(f"{self._named(group)}: not one picture can be used")
+        raise InpaintError(f"{self._named(group)}: not one image can be used")
 
     def _count_bad(self, picture: int, why: str) -> None:
         with self._lock:
@@ -290,7 +290,7 @@ class Stream:
             self._bad.add(picture)
             total = len(self._bad)
         if is_new:
-            log.warning("a picture cannot be used, another stands for it: %s", why)
+            log.warning("an image cannot be used, another stands for it: %s", why)
         if total > self._most_bad:
             raise InpaintError(
                 f"{total} of the {len(self)} images of {self.name} cannot be used, more than data.max_bad_fraction "

@@ -261,7 +261,7 @@ def divide_batch(global_batch_size: int, micro_batch_size: int | None, world_siz
     micro = share if micro_batch_size is None else micro_batch_size
     if share % micro:
         raise UsageError(
-            f"training.micro_batch_size = {micro} does not divide the {share} pictures a process has in each step "
+            f"training.micro_batch_size = {micro} does not divide the {share} images a process has in each step "
             f"(global_batch_size {global_batch_size} / {world_size} processes); use a divisor of {share}"
         )
     return micro, share // micro

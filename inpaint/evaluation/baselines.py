@@ -1,6 +1,6 @@
 """Owns the classical fills that a trained generator has to beat, each called as a generator is.
 
-OpenCV's two methods run on 8-bit pictures with a radius of 3 px, the value of OpenCV's own sample and tutorial.
+OpenCV's two methods run on 8-bit images with a radius of 3 px, the value of OpenCV's own sample and tutorial.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ RADIUS_PX = 3
 
 
 def mean_fill(masked_image: Tensor, mask: Tensor) -> Tensor:
-    """The mean colour of each picture's known pixels, everywhere; mid-grey where no pixel is known.
+    """The mean colour of each image's known pixels, everywhere; mid-grey where no pixel is known.
 
     Args:
         masked_image: [B, 3, H, W] in [0, 1], the hole black.

@@ -1,4 +1,4 @@
-"""Owns the sample grid: the same pictures after each epoch, side by side in one image for a person to look at."""
+"""Owns the sample grid: the same images after each epoch, side by side in one image for a person to look at."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _PAPER, _INK = (255, 255, 255), (40, 40, 40)
 def sample_grid(
     image: NDArray[np.uint8], masked_image: NDArray[np.uint8], output: NDArray[np.uint8], composite: NDArray[np.uint8]
 ) -> Image.Image:
-    """All pictures in up to three blocks of four labelled columns: original, masked, output, composite.
+    """All images in up to three blocks of four labelled columns: original, masked, output, composite.
 
-    Small pictures are enlarged by a whole number to 128 px or so, large ones reduced to 256.
+    Small images are enlarged by a whole number to 128 px or so, large ones reduced to 256.
 
     Args:
-        image, masked_image, output, composite: uint8 [N, H, W, 3], the same N >= 1 pictures.
+        image, masked_image, output, composite: uint8 [N, H, W, 3], the same N >= 1 images.
     """
     return grid(dict(zip(COLUMNS, (image, masked_image, output, composite), strict=True)), _BLOCKS)
 

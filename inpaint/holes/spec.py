@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class HoleSpec:
-    """The geometry of holes at one picture size; all in pixels.
+    """The geometry of holes at one image size; all in pixels.
 
     Args:
-        image_size: side of the square picture.
+        image_size: side of the square image.
         min_px, max_px: smallest and largest side of a hole, both included (paper: 20 and 25 at 64).
         window_px: side of the local window, which contains the hole (paper: 28 at 64).
     """
@@ -46,5 +46,5 @@ class HoleSpec:
         if self.max_px > self.window_px:
             found.append(f"the hole (up to {self.max_px} px) is larger than its local window ({self.window_px} px)")
         if self.window_px > self.image_size:
-            found.append(f"the local window ({self.window_px} px) is larger than the picture ({self.image_size} px)")
+            found.append(f"the local window ({self.window_px} px) is larger than the image ({self.image_size} px)")
         return found

@@ -33,7 +33,7 @@ class GeneratorConfig:
     Args:
         width: channels of the first layer; the others are 2 and 4 times that (paper: 64).
         bottleneck: dilated convolutions in the middle, 1 to 4, with dilations 2, 4, 8, 16 (paper: 4; Table 1 also 3).
-        mask_channel: whether the mask is a fourth input (paper: no, it sees only the picture with a black region).
+        mask_channel: whether the mask is a fourth input (paper: no, it sees only the image with a black region).
         norm: `batch` (GLCIC), `group` or `none`.
         architecture: of `tables.GENERATORS`; a config.json without it is of before there were others than `dilated`.
         image_size: side in pixels of the images it was trained on; None: not recorded. No part of its shape.

@@ -12,7 +12,7 @@ Norm = Literal["batch", "group", "none"]
 
 
 def normalisation(norm: Norm, channels: int) -> nn.Module:
-    """The layer after a convolution. `group` is the one that does not look across pictures."""
+    """The layer after a convolution. `group` is the one that does not look across images."""
     if norm == "batch":
         return nn.BatchNorm2d(channels)
     if norm == "group":

@@ -52,7 +52,7 @@ class Console:
             tqdm.write(text, file=sys.stderr)
 
     def begin(self, num_done: int, num_total: int) -> None:
-        """Show the bar, where the run stands now, in pictures."""
+        """Show the bar, where the run stands now, in images."""
         self._bar = tqdm(
             total=num_total,
             initial=num_done,
@@ -79,7 +79,7 @@ class Console:
         if figures.get("score/real", 0) > 0.99 and figures.get("score/fake", 1) < 0.01:
             self.say(f"step {step}: the discriminator is saturated (real > 0.99, fake < 0.01)")
         if figures.get("output/batch_std", 1.0) < 1e-4:
-            self.say(f"step {step}: the generator paints the same picture for every input")
+            self.say(f"step {step}: the generator paints the same image for every input")
 
     def end(self) -> None:
         if self._bar is not None:

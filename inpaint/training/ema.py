@@ -10,7 +10,7 @@ from inpaint.distributed.network import Network, by_dtype, memory_format
 
 
 class Ema:
-    """Average parameters with a half-life in pictures, so that the batch size does not change it (Karras et al.).
+    """Average parameters with a half-life in images, so that the batch size does not change it (Karras et al.).
 
     BatchNorm's statistics are averaged with the weights they belong to: those of the moment, beside averaged weights,
     cost up to 4 dB at high rates (benchmarks/RESULTS.md). Its counts are copied. Equal on all processes without
@@ -30,7 +30,7 @@ class Ema:
 
     @torch.no_grad()
     def update(self, network: Network, images_seen: int, batch_size: int) -> None:
-        """After a step of `network` on `batch_size` pictures, the last of `images_seen`."""
+        """After a step of `network` on `batch_size` images, the last of `images_seen`."""
         assert self.config.half_life_kimg is not None
         half_life = min(self.config.half_life_kimg * 1000, images_seen * self.config.ramp_up)
         keep = 0.5 ** (batch_size / max(half_life, 1e-8))

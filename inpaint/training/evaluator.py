@@ -29,7 +29,7 @@ _PIXELS_AT_ONCE = 2**20
 
 
 class Evaluator:
-    """Evaluates a generator on pictures it was not trained on; always the same ones, with the same holes.
+    """Evaluates a generator on images it was not trained on; always the same ones, with the same holes.
 
     Every process calls each method alike and measures its share.
     """
@@ -92,7 +92,7 @@ class Evaluator:
         )
         lag = behind(rows, "generator")
         report = (
-            f"# {run.path.name}\n\nOn {len(split.pixels)} held-out pictures of {self.config.data.image_size} px, one "
+            f"# {run.path.name}\n\nOn {len(split.pixels)} held-out images of {self.config.data.image_size} px, one "
             f"hole each, figures of the 8-bit composite:\n\n{markdown_table(rows)}\n\n"
             + (f"{lag} after {facts['steps']} steps. {advice}\n\n" if lag else "")
             + "".join(f"- {name}: {value}\n" for name, value in facts.items())
@@ -121,7 +121,7 @@ class Evaluator:
                 return None
             chunk = chosen[start : start + self.at_once * world]
             mine = chunk[self.runtime.rank :: world]
-            # ZeRO-3 gathers the weights in each call, so all processes call equally often; some for a picture too many.
+            # ZeRO-3 gathers the weights in each call, so all processes call equally often; some for an image too many.
             seen = mine if len(mine) else chunk[:1]
             added = metric_sums(Filled.by(fill, split.pixels[seen], split.masks(seen), device))
             sums += added if len(mine) else 0
@@ -149,7 +149,7 @@ def _pictures(run_dir: Path) -> str:
         return ""
     first = f" ([after the first judged epoch](samples/{grids[0]}))" if len(grids) > 1 else ""
     return (
-        "\nHeld-out pictures; of each, from left to right: original, with a hole, the output, the output set into the "
+        "\nHeld-out images; of each, from left to right: original, with a hole, the output, the output set into the "
         f"hole{first}:\n\n![{grids[-1]}](samples/{grids[-1]})\n"
     )
 

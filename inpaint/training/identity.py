@@ -59,7 +59,7 @@ def is_same_place(one: str | None, other: str | None) -> bool:
 
 
 def digest_of(validation: DecodedSplit) -> str:
-    """Tells data apart, wherever they lie: the holes of the validation split, functions of its pictures' names."""
+    """Tells data apart, wherever they lie: the holes of the validation split, functions of its images' names."""
     return hashlib.sha256(validation.holes.tobytes()).hexdigest()[:16]
 
 

@@ -1,4 +1,4 @@
-"""Owns time: steps, epochs, the three phases in each epoch, and the learning rate as a function of pictures seen."""
+"""Owns time: steps, epochs, the three phases in each epoch, and the learning rate as a function of images seen."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def phase_at(position: int, counts: tuple[int, int, int]) -> int:
 
 @dataclass(frozen=True)
 class LearningRate:
-    """The share of the full rate after `images_seen` pictures; counted in pictures, it does not know the batch."""
+    """The share of the full rate after `images_seen` images; counted in images, it does not know the batch."""
 
     schedule: str
     warmup_images: float
@@ -38,7 +38,7 @@ class LearningRate:
         return cls(config.schedule, config.warmup_kimg * 1000, total_images)
 
     def of_step(self, images_seen: int, batch_size: int) -> float:
-        """For the step after which `images_seen` pictures are seen: at its middle, so that none runs at rate 0."""
+        """For the step after which `images_seen` images are seen: at its middle, so that none runs at rate 0."""
         return self.factor(images_seen - batch_size / 2)
 
     def factor(self, images_seen: float) -> float:

@@ -32,7 +32,7 @@ class Progress:
         step: optimizer step cycles done.
         epoch: the one under way, from 1.
         position: its steps done; at the end of an epoch this is all of them.
-        images_seen: pictures trained on.
+        images_seen: images trained on.
         evaluated_epoch: the last epoch that was judged.
         best_hole_psnr: the best validation figure so far, in dB, and
         best_step: when that was; 0 if never.
@@ -118,7 +118,7 @@ def load_state(
         return None
     if config.data.path is not None and (rule := state.get("key_rule", 1)) != KEY_RULE:
         raise InpaintError(
-            f"the run was begun under rule {rule} of keys; by this version's, {KEY_RULE}, the pictures of "
+            f"the run was begun under rule {rule} of keys; by this version's, {KEY_RULE}, the images of "
             f"{config.data.path} change their splits, holes and order: finish it with the version that began it, or "
             "begin anew in another --run-dir, from its weights by --init-from"
         )

@@ -152,7 +152,7 @@ class Trainer:
         return NOTHING
 
     def _stop_now(self) -> bool:
-        self._at(f"step {self.progress.step}, held-out pictures", "held-out pictures")
+        self._at(f"step {self.progress.step}, held-out images", "held-out images")
         return self.stop_sync.stop_now()
 
     def _at(self, where: str, part: str) -> None:
@@ -240,7 +240,7 @@ class Trainer:
         if rollbacks > self.config.training.max_rollbacks:
             raise InpaintError(
                 f"{error}, after {rollbacks - 1} returns to a checkpoint (training.max_rollbacks); the batch is in "
-                f"{bundle}; lower the learning rates, set optimizer.gradient_clip, or look at the pictures"
+                f"{bundle}; lower the learning rates, set optimizer.gradient_clip, or look at the images"
             )
         self.console.say(f"{error}: back to the last checkpoint, without that batch ({bundle})")
         self._restore()

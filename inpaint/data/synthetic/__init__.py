@@ -1,1 +1,1 @@
-"""The parts of which `inpaint.data.synthetic.landscapes` makes its pictures: noise, scene, camera, ground and sky."""
+"""The parts of which `inpaint.data.synthetic.landscapes` makes its images: noise, scene, camera, ground and sky."""

@@ -1,4 +1,4 @@
-"""Owns what all pictures of one size share: where the slices of ground stand, and where points read their noise."""
+"""Owns what all images of one size share: where the slices of ground stand, and where points read their noise."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Octave:
     weight: Array  # [num_slices, 1, 1]: fades out towards two pixels
     crags: Array  # the same for peaks, weaker where slices are too far apart to follow them
     texture: Array  # the same for patterns some pixels wide
-    patches: Array  # the same for patterns a third of the picture wide
+    patches: Array  # the same for patterns a third of the image wide
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ class Ground:
     height: Array  # below 0 the bed of water
     off: Array  # distance in x from the river, path or shore
     texture: Array  # noise some pixels wide, about [-1, 1]
-    patches: Array  # noise a third of the picture wide
+    patches: Array  # noise a third of the image wide
     across: Array  # slope along x
     away: Array  # slope along z
     crown: Array  # height of a tree above the ground, 0 for none
@@ -67,7 +67,7 @@ def ground_of(keys: Keys, scene: Scene, camera: Camera) -> Ground:
 
 
 def _relief(scene: Scene, camera: Camera, rolling: Array, crags: Array) -> tuple[Array, Array]:
-    """The height of the ground, and the distance from the line the picture is composed along."""
+    """The height of the ground, and the distance from the line the image is composed along."""
     z = camera.z
     lake, river, coast, level = scene["lake"], scene["river"], scene["coast"], scene["level"]
     bend = wave(z * (F(0.08) + F(0.12) * scene["bend"]) + scene["phase"]) * (F(0.25) + F(0.18) * z)

@@ -2,7 +2,7 @@
 
 A scene is a height field under a sky, seen by one fixed camera: world x to the right, height up, z away from it; water
 stands at height 0. The ground is cut into slices of equal z, near to far, and the part of a slice that stands above
-all nearer ones is seen. Lengths are relative to the picture and noise lives in the world, so the same index at another
+all nearer ones is seen. Lengths are relative to the image and noise lives in the world, so the same index at another
 size is the same scene.
 
 On the way to a pixel stand only + - * / and the square root, which every machine rounds alike (no sine, no
@@ -26,12 +26,12 @@ __all__ = ["CLASSES", "labels", "render"]
 
 
 def render(seed: int, indices: NDArray[np.integer], size: int) -> NDArray[np.uint8]:
-    """The pictures `indices` [N] of the endless set `seed`: [N, size, size, 3], RGB, 0 to 255.
+    """The images `indices` [N] of the endless set `seed`: [N, size, size, 3], RGB, 0 to 255.
 
     Raises:
         ValueError: `size` is below 16.
 
-    Cost: two to three milliseconds a picture of 64x64 on one core, in batches of 16 or more; in proportion to its area.
+    Cost: two to three milliseconds an image of 64x64 on one core, in batches of 16 or more; in proportion to its area.
     """
     if size < 16:
         raise ValueError(f"size must be at least 16; got {size}")
@@ -45,7 +45,7 @@ def render(seed: int, indices: NDArray[np.integer], size: int) -> NDArray[np.uin
 
 
 def labels(seed: int, indices: NDArray[np.integer]) -> NDArray[np.int64]:
-    """The class of each picture, a position in `CLASSES`: [N]."""
+    """The class of each image, a position in `CLASSES`: [N]."""
     return label_of(uniform(picture_keys(seed, indices), 0, 1)[0])
 
 

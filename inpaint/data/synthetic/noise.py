@@ -1,7 +1,7 @@
-"""Owns hashed randomness for pictures (uniform numbers and lattice noise, by a picture's key) and their arithmetic.
+"""Owns hashed randomness for images (uniform numbers and lattice noise, by an image's key) and their arithmetic.
 
 Integer hashes and the operations that IEEE 754 rounds exactly, so a number does not depend on batch or machine. The
-batch is the last axis: pictures share the points at which noise is read, and every gather then copies whole rows.
+batch is the last axis: images share the points at which noise is read, and every gather then copies whole rows.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Taps:
 
 
 def picture_keys(seed: int, indices: NDArray[np.integer]) -> Keys:
-    """64 bits for each picture: [N]."""
+    """64 bits for each image: [N]."""
     start = mix64(np.array([seed % 2**64], np.uint64) + GOLDEN)
     return mix64(start + (np.asarray(indices).astype(np.uint64) + np.uint64(1)) * GOLDEN)
 
@@ -43,7 +43,7 @@ def mix64(value: Keys) -> Keys:
 
 
 def uniform(keys: Keys, stream: int, num: int) -> Array:
-    """`num` numbers in [0, 1) for each picture: [num, N]. Another stream shares no number (`num` up to 65,536)."""
+    """`num` numbers in [0, 1) for each image: [num, N]. Another stream shares no number (`num` up to 65,536)."""
     counters = np.arange(stream << 16, (stream << 16) + num, dtype=np.uint32)[:, None] * np.uint32(0x9E3779B9)
     bits = counters ^ keys.astype(np.uint32)
     bits = (bits ^ (bits >> np.uint32(16))) * np.uint32(0x85EBCA6B) + (keys >> np.uint64(32)).astype(np.uint32)

@@ -1,4 +1,4 @@
-"""Owns what a picture is of: its class, hour, weather and shapes, all drawn from its key."""
+"""Owns what an image is of: its class, hour, weather and shapes, all drawn from its key."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ HORIZON = ((0.035, 0.055, 0.115), (0.55, 0.27, 0.20), (0.95, 0.44, 0.17), (0.80,
 SUNLIGHT = ((0.15, 0.19, 0.27), (0.16, 0.11, 0.12), (1.40, 0.58, 0.20), (1.80, 1.22, 0.72), (1.80, 1.66, 1.46))
 AMBIENT = ((0.045, 0.062, 0.115), (0.13, 0.13, 0.22), (0.17, 0.18, 0.27), (0.20, 0.25, 0.34), (0.24, 0.31, 0.40))
 
-Scene = dict[str, Array]  # a picture's quantities by name: numbers [N], colours and the light's direction [3, N]
+Scene = dict[str, Array]  # an image's quantities by name: numbers [N], colours and the light's direction [3, N]
 
 
 def label_of(number: Array) -> NDArray[np.int64]:

@@ -13,7 +13,7 @@ MIRROR = ("horizon", "wind", "sun_x", "sun_height", "ahead", "overcast", "sunlig
 
 
 def sky_of(keys: Keys, scene: Scene, camera: Camera) -> Array:
-    """The sky over the whole picture, carried on below the horizon: [3, rows, columns, N]."""
+    """The sky over the whole image, carried on below the horizon: [3, rows, columns, N]."""
     size, sun = camera.size, scene["sunlight"][:, None, None]
     places = (np.arange(size, dtype=F) + F(0.5)) / F(size)
     rows, columns = places[:, None, None], places[None, :, None]
@@ -26,7 +26,7 @@ def sky_of(keys: Keys, scene: Scene, camera: Camera) -> Array:
     glow = F(0.20) / (F(1) + near * F(14)) + F(0.45) / (F(1) + near * F(260))
     sky = sky + sun * (glow * seen)
     disc = smooth(0.0, 1.0, (F(0.024) - np.sqrt(near)) * F(size) + F(0.5)) * seen * (scene["sun_height"] > 0)
-    disc *= smooth(0.02, 0.06, scene["horizon"] - scene["sun_height"])  # or its mirror image runs off the picture
+    disc *= smooth(0.02, 0.06, scene["horizon"] - scene["sun_height"])  # or its mirror image runs off the image
     sky += sun * (disc * (F(3) + F(4) * scene["night"]))
 
     density = fractal(keys, 60, camera.clouds, size, 0.56) * F(0.55)
