@@ -10,9 +10,8 @@ import pytest
 import torch.distributed as dist
 
 from inpaint.distributed import heartbeat as heartbeats
-from inpaint.distributed.failure import tell
-from inpaint.distributed.heartbeat import Heartbeat, Meeting
-from inpaint.distributed.store import connect
+from inpaint.distributed.heartbeat import Heartbeat, meeting
+from inpaint.distributed.store import connect, tell
 from inpaint.errors import InpaintError
 
 
@@ -82,7 +81,7 @@ def test_who_does_not_come_is_named(
     monkeypatch.setattr(heartbeats, "_LATE_S", 0.2)
     connect(5.0).set("here/1", "node2")
     said = ""
-    with pytest.raises(InpaintError) as caught, Meeting(0, 4, timeout_s=0.5):
+    with pytest.raises(InpaintError) as caught, meeting(0, 4, timeout_s=0.5):
         deadline = time.monotonic() + 20
         while "waiting" not in said and time.monotonic() < deadline:
             time.sleep(0.1)
@@ -97,7 +96,7 @@ def test_who_does_not_come_is_named(
 
 def test_all_there_and_not_connected_points_to_the_network(store: dist.TCPStore) -> None:
     connect(5.0).set("here/1", "node2")
-    with pytest.raises(InpaintError, match="all have come, but do not reach one another"), Meeting(0, 2, timeout_s=5):
+    with pytest.raises(InpaintError, match="all have come, but do not reach one another"), meeting(0, 2, timeout_s=5):
         raise RuntimeError("connect refused")
 
 

@@ -18,7 +18,7 @@ WORKER = """
 import os, sys, time
 import torch.distributed as dist
 from inpaint.errors import InpaintError
-from inpaint.distributed import sharing
+from inpaint.distributed import store as sharing
 rank = int(os.environ["RANK"])
 store = dist.TCPStore("127.0.0.1", int(os.environ["MASTER_PORT"]), is_master=rank == 0, wait_for_workers=False)
 sharing.WAIT_S = 0.2  # shorter than what is waited for

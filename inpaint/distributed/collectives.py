@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from inpaint.distributed.heartbeat import Meeting
+from inpaint.distributed.heartbeat import meeting
 from inpaint.distributed.launcher import env_true, refuse_lost_gpus
 from inpaint.processes import rank_and_world_size, start_prefix
 
@@ -29,11 +29,7 @@ class Collectives:
 
     def on_main(self, tensors: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
         """Copies on the CPU in the main process, nothing in the others; all must call it: a gather may be due."""
-        copies = {}
-        for name, tensor in tensors:
-            if self.is_main:
-                copies[name] = tensor.detach().to("cpu", copy=True).contiguous()
-        return copies
+        return {name: t.detach().to("cpu", copy=True).contiguous() for name, t in tensors if self.is_main}
 
     def reduce_sum(self, value: Tensor) -> Tensor:
         """The sum over all processes, on every process, taken where `value` lies."""
@@ -96,17 +92,13 @@ def meet(timeout_s: float) -> dist.ProcessGroup | None:
     if world_size == 1:
         return None
     backend, timeout = dist.get_default_backend_for_device(device_type(world_size)), timedelta(seconds=timeout_s)
-    with nullcontext() if dist.is_initialized() else Meeting(rank, world_size, timeout_s):
+    with nullcontext() if dist.is_initialized() else meeting(rank, world_size, timeout_s):
         if not dist.is_initialized():
-            _join(backend, timeout)
+            store, *_ = next(dist.rendezvous("env://", timeout=timeout))
+            # torch itself would give each start the same keys.
+            store = dist.PrefixStore(f"{start_prefix()}/group", store)
+            dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
         return dist.new_group(backend="gloo", timeout=timeout)
-
-
-def _join(backend: str, timeout: timedelta) -> None:
-    """Make the group of all processes; torch itself would give each start the same keys."""
-    store, rank, world_size = next(dist.rendezvous("env://", timeout=timeout))
-    own = dist.PrefixStore(f"{start_prefix()}/group", store)
-    dist.init_process_group(backend, store=own, rank=rank, world_size=world_size, timeout=timeout)
 
 
 def device_type(world_size: int) -> str:

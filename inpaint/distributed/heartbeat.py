@@ -14,12 +14,12 @@ import socket
 import sys
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from inpaint.distributed.failure import tell
-from inpaint.distributed.store import connect
+from inpaint.distributed.store import connect, tell
 from inpaint.errors import InpaintError
 
 _BEAT_S, _SILENCE_S, _LATE_S = 1.0, 20.0, 20.0
@@ -37,8 +37,8 @@ class Heartbeat:
         self.rank, self.world_size, self.timeout_s = rank, world_size, timeout_s
         self.silence_s = min(_SILENCE_S, timeout_s)
         self._where, self._since, self._armed = "starting", time.monotonic(), False
-        self._seen: dict[int, tuple[str, float]] = {}
-        self._there: set[int] = set()
+        # Of each process that was looked at, the newest beat, and since when it is that.
+        self._seen: dict[int, tuple[dict[str, Any], float]] = {}
         self._store = connect(timeout_s=30.0) if world_size > 1 else None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
@@ -66,20 +66,22 @@ class Heartbeat:
         self._thread.join()
         if self._store is not None and in_order:
             with suppress(RuntimeError):  # the store went with its host, the launcher: there is nobody left to tell
-                self._store.set(f"beat/{self.rank}", self._beat(left=True))
+                self._beat(left=True)
 
     def missing(self) -> str:
         """After a reduction broke: which processes stopped beating, in words, or nothing; waits a few beats to tell."""
-        assert self._store is not None
+        # Of a large job not every process asks for all: what many see, rank 0 sees too.
+        ranks = [rank for rank in range(self.world_size) if rank != self.rank and (rank < 64 or self.rank == 0)]
         try:
-            before = self._beats()
+            self._look_at(ranks)
+            since = time.monotonic()
             time.sleep(2.5 * _BEAT_S)
-            after = self._beats()
+            self._look_at(ranks)
         except RuntimeError:  # the store has gone with its host
-            first = "its" if self.rank == 0 else f"{_sentence(0, self._seen.get(0, (None, 0.0))[0])}, nor does its"
-            return f"{first} launcher{' does not answer any more' if self.rank == 0 else ''}"
-        silent = [rank for rank in range(self.world_size) if rank != self.rank and before.get(rank) == after.get(rank)]
-        return "; ".join(_sentence(rank, after.get(rank)) for rank in silent)
+            if self.rank == 0:
+                return "its launcher does not answer any more"
+            return f"{self._last_words(0)}, nor does its launcher"
+        return "; ".join(self._last_words(rank) for rank in ranks if self._seen.get(rank, ({}, 0.0))[1] <= since)
 
     def _run(self) -> None:
         number = 0
@@ -92,8 +94,10 @@ class Heartbeat:
                     self._give_up(f"the run has been at {self._where!r} for {stuck_s:.0f} s (training.timeout_s)")
                 continue
             try:
-                self._store.set(f"beat/{self.rank}", self._beat(number=number, stuck_s=round(stuck_s)))
-                self._look()
+                self._beat(number=number, stuck_s=round(stuck_s))
+                if self._store.check(["verdict"]) and not self._stop.is_set():
+                    os._exit(1)  # the main process has said why
+                self._watch()
                 lost = None
             except RuntimeError:  # torch's store error, DistStoreError among them
                 lost = lost or time.monotonic()
@@ -103,66 +107,57 @@ class Heartbeat:
                         "the store that the processes share is gone, and with it its host, the launcher of rank 0"
                     )
 
-    def _beat(self, **more: float) -> str:
-        return json.dumps({"at": self._where, "pid": os.getpid(), "host": socket.gethostname(), "stuck_s": 0, **more})
-
-    def _look(self) -> None:
+    def _beat(self, **more: float) -> None:
         assert self._store is not None
-        if self._store.check(["verdict"]):
-            self._give_up(self._store.get("verdict").decode(), said=True)
-        beats = self._beats()
-        watched = range(self.world_size) if self.rank == 0 else [0]
-        now = time.monotonic()
-        for rank in watched:
-            beat = beats.get(rank)
-            if beat is None:
-                continue
-            if self._seen.get(rank, ("", 0.0))[0] != beat:
-                self._seen[rank] = (beat, now)
-            silent_s = now - self._seen[rank][1]
-            if json.loads(beat).get("left"):
-                continue
-            if silent_s > self.silence_s:
-                self._give_up(f"{_sentence(rank, beat)} (silent for {silent_s:.0f} s)", silent=json.loads(beat))
-        stuck = {rank: json.loads(beat) for rank, beat in beats.items() if json.loads(beat)["stuck_s"] > self.timeout_s}
+        beat = {"at": self._where, "pid": os.getpid(), "host": socket.gethostname(), "stuck_s": 0, **more}
+        self._store.set(f"beat/{self.rank}", json.dumps(beat))
+
+    def _watch(self) -> None:
+        """The main process over all, the others over the main one: end the job where one is silent or stuck."""
+        watched = range(self.world_size if self.rank == 0 else 1)
+        self._look_at(watched)
+        beats = {rank: self._seen[rank] for rank in watched if rank in self._seen}
+        for rank, (beat, since) in beats.items():
+            silent_s = time.monotonic() - since
+            if silent_s > self.silence_s and "left" not in beat:
+                self._give_up(f"{self._last_words(rank)} (silent for {silent_s:.0f} s)", silent=beat)
+        stuck = {rank: beat for rank, (beat, _) in beats.items() if beat["stuck_s"] > self.timeout_s}
         if stuck and self.rank == 0:
             places = "; ".join(f"rank {rank} at {beat['at']!r} for {beat['stuck_s']} s" for rank, beat in stuck.items())
             least = min(stuck, key=lambda rank: (-stuck[rank]["stuck_s"], rank))
             self._give_up(f"rank {least} holds the others up (training.timeout_s = {self.timeout_s:g}): {places}")
 
-    def _beats(self) -> dict[int, str]:
+    def _look_at(self, ranks: Iterable[int]) -> None:
         assert self._store is not None
-        ranks = range(self.world_size) if self.rank == 0 else range(min(self.world_size, 64))
-        self._there |= {rank for rank in ranks if rank not in self._there and self._store.check([f"beat/{rank}"])}
-        there = sorted(self._there)
+        there = [rank for rank in ranks if rank in self._seen or self._store.check([f"beat/{rank}"])]
         values = self._store.multi_get([f"beat/{rank}" for rank in there]) if there else []
-        return {rank: value.decode() for rank, value in zip(there, values, strict=True)}
+        for rank, beat in zip(there, map(json.loads, values), strict=True):
+            if rank not in self._seen or self._seen[rank][0] != beat:
+                self._seen[rank] = (beat, time.monotonic())
 
-    def _give_up(self, why: str, said: bool = False, silent: dict[str, Any] | None = None) -> None:
+    def _last_words(self, rank: int) -> str:
+        if rank not in self._seen:
+            return f"rank {rank} never answered"
+        beat, _ = self._seen[rank]
+        who = f"rank {rank} (process {beat['pid']} on {beat['host']})"
+        return f"{who} does not answer any more, last seen at {beat['at']!r}"
+
+    def _give_up(self, why: str, silent: dict[str, Any] | None = None) -> None:
         """End this process from its thread: its main thread may never come back from where it waits."""
         if self._stop.is_set():
             return
-        if self._store is not None and self.rank == 0 and not said:
+        if self._store is not None and self.rank == 0:
             try:
                 self._store.set("verdict", why)
                 time.sleep(1.5 * _BEAT_S)
             except RuntimeError as error:
                 why += f" (and could not be told to the others: {error})"
-        if not said:
-            text = f"{why}; the job ends, resume it with the same command"
-            tell(self.rank, self.world_size, text, code=1, under_the_bar=True)
+        text = f"{why}; the job ends, resume it with the same command"
+        tell(self.rank, self.world_size, text, code=1, under_the_bar=True)
         if silent is not None and silent["host"] == socket.gethostname() and _parent(silent["pid"]) == os.getppid():
             # A stopped process does not hear the launcher's SIGTERM either, and would keep the job for 30 s more.
             os.kill(silent["pid"], signal.SIGKILL)
         os._exit(1)
-
-
-def _sentence(rank: int, beat: str | None) -> str:
-    if beat is None:
-        return f"rank {rank} never answered"
-    values = json.loads(beat)
-    who = f"rank {rank} (process {values['pid']} on {values['host']})"
-    return f"{who} does not answer any more, last seen at {values['at']!r}"
 
 
 def _parent(pid: int) -> int | None:
@@ -173,7 +168,8 @@ def _parent(pid: int) -> int | None:
         return None
 
 
-class Meeting:
+@contextmanager
+def meeting(rank: int, world_size: int, timeout_s: float) -> Iterator[None]:
     """Within the block, all processes of the job come together; who lets the others wait is named.
 
     Args:
@@ -183,36 +179,33 @@ class Meeting:
     Raises:
         InpaintError: they did not meet.
     """
+    store = connect(timeout_s=30.0)
+    store.set(f"here/{rank}", socket.gethostname())
 
-    def __init__(self, rank: int, world_size: int, timeout_s: float) -> None:
-        self.rank, self.world_size, self.timeout_s = rank, world_size, timeout_s
-        self._met = threading.Event()
-
-    def __enter__(self) -> None:
-        self._store = connect(timeout_s=30.0)
-        self._store.set(f"here/{self.rank}", socket.gethostname())
-        if self.rank == 0:
-            threading.Thread(target=self._say_who_is_late, daemon=True).start()
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
-        self._met.set()
-        if isinstance(error, RuntimeError):
-            raise InpaintError(
-                f"the {self.world_size} processes did not meet within training.timeout_s = {self.timeout_s:g} s: "
-                f"{self._late()} ({str(error).strip().splitlines()[0][:200]})"
-            ) from error
-
-    def _say_who_is_late(self) -> None:
-        if not self._met.wait(_LATE_S):
-            text = f"waiting for the {self.world_size} processes to meet, for {_LATE_S:g} s: {self._late()}"
-            print(text, file=sys.stderr, flush=True)
-
-    def _late(self) -> str:
+    def late() -> str:
         try:
-            late = [rank for rank in range(self.world_size) if not self._store.check([f"here/{rank}"])]
+            late = [other for other in range(world_size) if not store.check([f"here/{other}"])]
         except RuntimeError:
             return "the launcher of rank 0, where they meet, does not answer any more"
         if not late:
             return "all have come, but do not reach one another; look at the network (NCCL_/GLOO_SOCKET_IFNAME)"
         shown = ", ".join(map(str, late[:10])) + (f" and {len(late) - 10} more" if len(late) > 10 else "")
         return f"rank {shown} has not come" if len(late) == 1 else f"ranks {shown} have not come"
+
+    def say_who_is_late() -> None:
+        text = f"waiting for the {world_size} processes to meet, for {_LATE_S:g} s: {late()}"
+        print(text, file=sys.stderr, flush=True)
+
+    timer = threading.Timer(_LATE_S, say_who_is_late)
+    timer.daemon = True
+    if rank == 0:
+        timer.start()
+    try:
+        yield
+    except RuntimeError as error:
+        raise InpaintError(
+            f"the {world_size} processes did not meet within training.timeout_s = {timeout_s:g} s: "
+            f"{late()} ({str(error).strip().splitlines()[0][:200]})"
+        ) from error
+    finally:
+        timer.cancel()

@@ -1,17 +1,37 @@
-"""Owns the way to the store where the launcher's processes met."""
+"""Owns what goes through the launcher's store, where processes met: what one does for several, and why a run failed.
+
+That is said in one line, once for all processes that have the same to say. The job script of a cluster learns it too:
+whoever is first writes exit code and reason into $INPAINT_FAILURE_FILE, for a launcher turns every code into 1, and
+what the others say after it is only what followed.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
+import sys
+from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch.distributed as dist
-
+from inpaint.errors import InpaintError, UsageError
 from inpaint.processes import start_prefix
+
+if TYPE_CHECKING:
+    import torch.distributed as dist
+
+WAIT_S = 60.0
+_number = count()
 
 
 def connect(timeout_s: float) -> dist.Store:
-    """A connection of our own to the store where the launcher's processes met; it outlives any of them."""
+    """A connection of our own to the store, which outlives any of the processes."""
+    import torch.distributed as dist
+
     store = dist.TCPStore(
         os.environ["MASTER_ADDR"],
         int(os.environ["MASTER_PORT"]),
@@ -20,3 +40,55 @@ def connect(timeout_s: float) -> dist.Store:
         timeout=timedelta(seconds=timeout_s),
     )
     return dist.PrefixStore(start_prefix(), store)
+
+
+def once(group: str, num_processes: int, is_first: bool, act: Callable[[], str]) -> str:
+    """What `act` gives in the first process of `group`; all must call it, and where it fails, fail alike.
+
+    They wait for it however long it takes, where a reduction would give up. Should the first process die, its silence
+    ends the others.
+    """
+    number = next(_number)
+    if num_processes == 1:
+        return act()
+    store, key = connect(timeout_s=WAIT_S), f"once/{group}/{number}"
+    if is_first:
+        try:
+            value = act()
+        except InpaintError as error:
+            store.set(key, json.dumps([type(error) is UsageError, str(error)]))
+            raise
+        store.set(key, json.dumps(value))
+        return value
+    while not store.check([key]):
+        with suppress(RuntimeError):  # not there yet
+            store.wait([key], timedelta(seconds=WAIT_S))
+    answer = json.loads(store.get(key))
+    if isinstance(answer, str):
+        return answer
+    raise (UsageError if answer[0] else InpaintError)(answer[1])
+
+
+def tell(rank: int, world_size: int, text: str, code: int, under_the_bar: bool = False) -> None:
+    """Say that this process ends with `code`, and why; the rank is named where it is not the main one.
+
+    Args:
+        under_the_bar: the line on the terminal may hold a progress bar.
+    """
+    if world_size > 1 and not _is_first_to_say(text):
+        return
+    who = f"rank {rank}: " if rank else ""
+    print("\n" * under_the_bar + f"inpaint: {who}{text}", file=sys.stderr, flush=True)
+    if path := os.environ.get("INPAINT_FAILURE_FILE"):
+        # Another process was first, or the disk is full; then the log has it.
+        with suppress(OSError), Path(path).open("x") as file:
+            file.write(f"{code} {who}{' '.join(text.split())}\n")
+
+
+def _is_first_to_say(text: str) -> bool:
+    """Whether no other process of this job has said `text` yet."""
+    key = f"said/{hashlib.sha256(text.encode()).hexdigest()}"
+    try:
+        return connect(timeout_s=5.0).add(key, 1) == 1
+    except RuntimeError:  # the store's host is gone: better twice than never
+        return True

@@ -17,8 +17,8 @@ import yaml
 
 from inpaint.arguments import Options, default_run_dir, information, parse_arguments
 from inpaint.config import Config
-from inpaint.distributed.failure import tell
 from inpaint.distributed.launcher import settle, start_notes
+from inpaint.distributed.store import tell
 from inpaint.errors import InpaintError, UsageError
 from inpaint.processes import rank_and_world_size, start_prefix, wait_passively
 from inpaint.resolve import load_config
@@ -265,7 +265,7 @@ def _open_run(run: RunDirectory, config: Config, options: Options) -> None:
 
 def _open_pictures(runtime: Runtime, config: Config) -> dict[Split, DecodedSplit | Stream]:
     from inpaint.data.decoded import SyntheticSpec, open_pictures
-    from inpaint.distributed.sharing import once
+    from inpaint.distributed.store import once
 
     data = config.data
     num_here, place = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
