@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         return _evaluate(args)
     except BaseException as error:  # noqa: BLE001 - the others may wait for this process: it ends here, in one line
-        from inpaint.distributed.failure import tell
+        from inpaint.distributed.store import tell
 
         code = 2 if isinstance(error, UsageError) else 130 if isinstance(error, KeyboardInterrupt) else 1
         tell(rank, world_size, f"evaluate: {' '.join(str(error).split()) or type(error).__name__}", code)
@@ -182,7 +182,7 @@ def _refuse_odd(size: int, generators: dict[str, Generator]) -> None:
 
 def _subject(args: argparse.Namespace, size: int, collectives: Collectives) -> Subject:
     from inpaint.data.decoded import SyntheticSpec, open_pictures
-    from inpaint.distributed.sharing import once
+    from inpaint.distributed.store import once
     from inpaint.evaluation.subject import subject_of
     from inpaint.holes.spec import HoleSpec
     from inpaint.sources.keys import SPLITS
