@@ -64,7 +64,7 @@ def likenesses(squares: list[np.ndarray]) -> dict[tuple[int, int], dedupe.Likene
     looks = np.stack([dedupe.looks(picture) for picture in squares])
     pairs = find_pairs(looks[:, 0].copy(), [(np.arange(len(looks)), looks)])
     told = alike.compare_pairs(pairs, lambda wanted: [squares[index] for index in wanted], 1, False)
-    return dict(zip(zip(pairs.one.tolist(), pairs.other.tolist(), strict=True), told, strict=True))
+    return dict(zip(zip(pairs["one"].tolist(), pairs["other"].tolist(), strict=True), told, strict=True))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -102,7 +102,7 @@ def test_lists_find_nearly_what_comparing_all_with_all_finds(
 ) -> None:
     def pairs() -> set[tuple[int, int]]:
         found = find_pairs(crowd[:, 0].copy(), [(np.arange(len(crowd)), crowd)])
-        return set(zip(found.one.tolist(), found.other.tolist(), strict=True))
+        return set(zip(found["one"].tolist(), found["other"].tolist(), strict=True))
 
     whole = pairs()
     monkeypatch.setattr(alike, "LIST_PICTURES", 10)
@@ -117,10 +117,9 @@ def test_how_the_pictures_come_does_not_change_what_is_found(
     parts = np.array_split(np.random.default_rng(1).permutation(len(crowd)), 7)
     monkeypatch.setattr(alike, "_BLOCK", 50)
     in_parts = find_pairs(crowd[:, 0].copy(), [(part, crowd[part]) for part in parts])
-    for name, values in vars(at_once).items():
-        assert np.array_equal(values, getattr(in_parts, name)), name
-    per_picture = np.bincount(at_once.one, minlength=len(crowd))
-    assert per_picture.max() <= alike.NUM_NEAREST and (at_once.one != at_once.other).all()
+    assert np.array_equal(at_once, in_parts)
+    per_picture = np.bincount(at_once["one"], minlength=len(crowd))
+    assert per_picture.max() <= alike.NUM_NEAREST and (at_once["one"] != at_once["other"]).all()
 
 
 @given(st.integers(1, 40), st.lists(st.tuples(st.integers(0, 39), st.integers(0, 39)), max_size=60))

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,27 +26,9 @@ LIST_PICTURES, NUM_LISTS = 500, 4
 _BLOCK = 4096
 
 Looks = NDArray[np.int8]
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """M pairs to compare: a view of `one` looks like all of `other`, perhaps mirrored. All [M]."""
-
-    one: NDArray[np.int64]
-    other: NDArray[np.int64]
-    view: NDArray[np.int64]
-    is_mirrored: NDArray[np.bool_]
-    nearness: NDArray[np.float32]
-
-    def __len__(self) -> int:
-        return len(self.one)
-
-    def take(self, chosen: NDArray[np.int64]) -> Pairs:
-        return Pairs(*(values[chosen] for values in vars(self).values()))
-
-    @classmethod
-    def joined(cls, parts: list[Pairs]) -> Pairs:
-        return cls(*(np.concatenate(columns) for columns in zip(*(vars(part).values() for part in parts), strict=True)))
+# Pairs to compare: a view of `one` looks like all of `other`, perhaps mirrored.
+PAIR = np.dtype([("one", "i8"), ("other", "i8"), ("view", "i8"), ("is_mirrored", "?"), ("nearness", "f4")])
+Pairs = NDArray[np.void]
 
 
 class Lists:
@@ -69,17 +50,17 @@ class Lists:
         rows = np.broadcast_to(seen[:, None], lists.shape).ravel()
         order = np.argsort(lists.ravel(), kind="stable")
         cuts = np.searchsorted(lists.ravel()[order], np.arange(1, len(self.pivots)))
-        parts = [_NOTHING]
+        parts = [np.empty(0, PAIR)]
         for number, its in enumerate(np.split(rows[order], cuts)):
             for start in range(0, len(its), _BLOCK):
                 some = its[start : start + _BLOCK]
                 parts += self._near(pictures[some // num_views], some % num_views, views[some], self.members[number])
-        found = Pairs.joined(parts)
-        found = found.take(np.lexsort((found.view, -found.nearness, found.other, found.one)))
-        found = found.take(_firsts(found.one, found.other))
-        found = found.take(np.lexsort((found.other, -found.nearness, found.one)))
-        rank = np.arange(len(found)) - np.searchsorted(found.one, found.one)
-        return found.take(np.flatnonzero(rank < NUM_NEAREST))
+        found = np.concatenate(parts)
+        found = found[np.lexsort((found["view"], -found["nearness"], found["other"], found["one"]))]
+        found = found[_is_first(found["one"], found["other"])]
+        found = found[np.lexsort((found["other"], -found["nearness"], found["one"]))]
+        rank = np.arange(len(found)) - np.searchsorted(found["one"], found["one"])
+        return found[rank < NUM_NEAREST]
 
     def _lists(self, looks: Looks, num: int) -> NDArray[np.int64]:
         """The `num` nearest pivots of each look, or all there are: [n, num]."""
@@ -105,7 +86,8 @@ class Lists:
                 row, column = np.nonzero(np.take_along_axis(nearness, best, axis=1) >= NEAR)
                 column = best[row, column]
                 at = rows[row]
-                yield Pairs(pictures[at], others[column], views[at], mirrored[row, column], nearness[row, column])
+                columns = pictures[at], others[column], views[at], mirrored[row, column], nearness[row, column]
+                yield np.rec.fromarrays(columns, dtype=PAIR)
 
 
 def _nearness(looks: Looks, others: Looks) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
@@ -116,16 +98,9 @@ def _nearness(looks: Looks, others: Looks) -> tuple[NDArray[np.float32], NDArray
     return even + np.abs(odd), odd < 0
 
 
-_NOTHING = Pairs(
-    np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, bool), np.empty(0, np.float32)
-)
-
-
-def _firsts(*columns: NDArray[np.int64]) -> NDArray[np.int64]:
+def _is_first(one: NDArray[np.int64], other: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Where a row of sorted columns differs from the one before."""
-    differs = np.ones(len(columns[0]), bool)
-    differs[1:] = np.any([column[1:] != column[:-1] for column in columns], axis=0)
-    return np.flatnonzero(differs)
+    return np.append(True, (one[1:] != one[:-1]) | (other[1:] != other[:-1]))[: len(one)]
 
 
 def find_pairs(wholes: Looks, batches: Iterable[tuple[NDArray[np.int64], Looks]]) -> Pairs:
@@ -136,10 +111,10 @@ def find_pairs(wholes: Looks, batches: Iterable[tuple[NDArray[np.int64], Looks]]
         batches: indices of images and their looks [n, V, D], in any order and number, together all N.
     """
     lists = Lists(wholes)
-    found = Pairs.joined([_NOTHING, *(lists.nearest(pictures, looks) for pictures, looks in batches)])
-    low, high = np.minimum(found.one, found.other), np.maximum(found.one, found.other)
-    order = np.lexsort((found.one, -found.nearness, high, low))
-    return found.take(order[_firsts(low[order], high[order])])
+    found = np.concatenate([np.empty(0, PAIR), *(lists.nearest(pictures, looks) for pictures, looks in batches)])
+    low, high = np.minimum(found["one"], found["other"]), np.maximum(found["one"], found["other"])
+    order = np.lexsort((found["one"], -found["nearness"], high, low))
+    return found[order[_is_first(low[order], high[order])]]
 
 
 def compare_pairs(
@@ -148,11 +123,11 @@ def compare_pairs(
     """Compares the pixels of each pair; `read` gives the squares of some images and is called from threads."""
 
     def compare_some(start: int) -> list[Likeness]:
-        some = pairs.take(np.arange(start, min(start + 256, len(pairs))))
-        wanted, at = np.unique(np.concatenate([some.one, some.other]), return_inverse=True)
+        some = pairs[start : start + 256]
+        wanted, at = np.unique(np.concatenate([some["one"], some["other"]]), return_inverse=True)
         squares = read(wanted)
         ones, others = at[: len(some)], at[len(some) :]
-        told = zip(ones, some.view, others, some.is_mirrored, strict=True)
+        told = zip(ones, some["view"], others, some["is_mirrored"], strict=True)
         return [compare(squares[one], int(view), squares[other], bool(mirror)) for one, view, other, mirror in told]
 
     bar = tqdm(desc="comparing", total=len(pairs), unit="pair", disable=not show_progress, leave=False)
@@ -167,16 +142,8 @@ def compare_pairs(
 def first_of_group(num: int, one: NDArray[np.int64], other: NDArray[np.int64]) -> NDArray[np.int64]:
     """The smallest index of each of `num` things' group, where the pairs (`one`, `other`) belong together: [num]."""
     first = np.arange(num)
-
-    def find(index: int) -> int:
-        while first[index] != index:
-            first[index] = first[first[index]]
-            index = first[index]
-        return index
-
-    for pair in zip(one.tolist(), other.tolist(), strict=True):
-        low, high = sorted(map(find, pair))
-        first[high] = low
-    while (first != (first := first[first])).any():
-        pass
+    while (first[one] != first[other]).any():
+        np.minimum.at(first, np.maximum(first[one], first[other]), np.minimum(first[one], first[other]))
+        while (first != (first := first[first])).any():
+            pass
     return first

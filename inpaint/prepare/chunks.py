@@ -11,8 +11,7 @@ import hashlib
 import json
 import os
 import socket
-import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from inpaint.images.pixels import BadPicture, decode_square, open_picture, square
-from inpaint.prepare.dedupe import IS_ODD, VIEWS, fingerprint
+from inpaint.prepare.dedupe import IS_ODD, VIEWS, looks
 from inpaint.prepare.detectors import build_detector
 from inpaint.prepare.people import BATCH_SIZE, Detector, PeopleFilter
 from inpaint.sources.keys import KEY_RULE, SPLITS, Split, key_hash, printable, split_for
@@ -79,14 +78,6 @@ class Chunk:
     grey_steps: float
 
 
-@dataclass(frozen=True)
-class Tally:
-    """What became of a chunk's images, and the seconds each stage took."""
-
-    counts: Counter[str]
-    seconds: dict[str, float]
-
-
 def chunks_of(
     entries: Iterable[Entry],
     num_pictures: int,
@@ -107,10 +98,9 @@ def chunks_of(
         yield Chunk(folder / f"{digest.hexdigest()}.arrow", members, size, people, own_splits, grey_steps)
 
 
-def make_chunk(chunk: Chunk) -> Tally:
-    """Reads, squares, fingerprints and detects, and writes the chunk's file."""
+def make_chunk(chunk: Chunk) -> Counter[str]:
+    """Reads, squares, fingerprints and detects, and writes the chunk's file; returns what became of its images."""
     detector = None if chunk.people.kind == "none" else _detector(chunk.people)
-    clock = Stopwatch()
     rows: list[dict[str, Any]] = []
     for start in range(0, len(chunk.entries), BATCH_SIZE):
         waiting: list[tuple[dict[str, Any], NDArray[np.uint8]]] = []
@@ -118,7 +108,7 @@ def make_chunk(chunk: Chunk) -> Tally:
             row = _row(entry, chunk.own_splits)
             rows.append(row)
             try:
-                waiting.append((row, _prepare(entry, row, chunk, clock)))
+                waiting.append((row, _prepare(entry, row, chunk)))
             except BadPicture as bad:
                 reason = "corrupt" if bad.reason in ("unreadable", "truncated") else bad.reason
                 row.update(reason=REASONS.index(reason), detail=printable(bad.detail))
@@ -126,13 +116,11 @@ def make_chunk(chunk: Chunk) -> Tally:
         if detector is not None and found:
             for (row, _), boxes in zip(found, detector.detect([picture for _, picture in found]), strict=True):
                 row["person_score"] = chunk.people.score(boxes)
-            clock.lap("detect")
     rows.sort(key=lambda row: (row["split"], row["key_hash"], row["source_hash"]))
     table = pa.Table.from_pylist(rows, schema=SCHEMA)
     with new_file(chunk.file) as temporary, pa.ipc.new_file(str(temporary), SCHEMA) as writer:
         writer.write_table(table)
-    clock.lap("write")
-    return Tally(count_reasons(table, chunk.people.threshold), clock.seconds)
+    return count_reasons(table, chunk.people.threshold)
 
 
 @contextmanager
@@ -163,20 +151,6 @@ def reasons(table: pa.Table, threshold: float) -> NDArray[np.int8]:
 def count_reasons(table: pa.Table, threshold: float) -> Counter[str]:
     """What became of a chunk's images, copies not yet found out."""
     return Counter(REASONS[reason] for reason in reasons(table, threshold))
-
-
-class Stopwatch:
-    """Seconds by stage."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = defaultdict(float)
-        self._since = time.perf_counter()
-
-    def lap(self, stage: str) -> None:
-        """Puts the time since the last lap down to `stage`."""
-        now = time.perf_counter()
-        self.seconds[stage] += now - self._since
-        self._since = now
 
 
 @contextmanager
@@ -215,25 +189,19 @@ def _row(entry: Entry, own_splits: frozenset[Split]) -> dict[str, Any]:
     }
 
 
-def _prepare(entry: Entry, row: dict[str, Any], chunk: Chunk, clock: Stopwatch) -> NDArray[np.uint8]:
+def _prepare(entry: Entry, row: dict[str, Any], chunk: Chunk) -> NDArray[np.uint8]:
     """Fills in `row`; returns the square as the detector is to see it."""
     data = entry.read()
-    clock.lap("read")
     small, _ = decode_square(data, chunk.size, min_side=chunk.size)
-    clock.lap("decode")
     red, green, blue = cv2.split(small)
     if (cv2.max(cv2.max(red, green), blue) - cv2.min(cv2.min(red, green), blue)).mean() < chunk.grey_steps:
         row["reason"] = REASONS.index("grey")
         return small
-    row["pixels"], looks = fingerprint(small)
-    row["looks"] = looks.tobytes()
-    clock.lap("hash")
+    row["pixels"] = int.from_bytes(hashlib.blake2b(small.tobytes(), digest_size=8).digest(), "little")
+    row["looks"] = looks(small).tobytes()
     encoded = cv2.imencode(".png", cv2.cvtColor(small, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_COMPRESSION, PNG_LEVEL])[1]
     row["png"] = encoded.tobytes()
-    clock.lap("encode")
     if chunk.people.kind == "none":
         return small
     image = open_picture(data, at_least=DETECTION_PX)
-    large = square(image, min(*image.size, DETECTION_PX))
-    clock.lap("decode for detection")
-    return large
+    return square(image, min(*image.size, DETECTION_PX))

@@ -8,7 +8,6 @@ correlates their detail, which other scenes do not share.
 
 from __future__ import annotations
 
-import hashlib
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -57,13 +56,6 @@ COPY, COPY_STEPS = 0.96, 12.0
 _COMPARED_PX, _MARGIN_PX = 48, 6
 
 
-class Fingerprint(NamedTuple):
-    """What an image is found by: 64 bits of its pixels, and its looks, int8 [len(VIEWS), len(IS_ODD)]."""
-
-    pixels: int
-    looks: NDArray[np.int8]
-
-
 class Likeness(NamedTuple):
     """What a comparison found."""
 
@@ -71,14 +63,8 @@ class Likeness(NamedTuple):
     is_copy: bool
 
 
-def fingerprint(square: NDArray[np.uint8]) -> Fingerprint:
-    """The fingerprint of an RGB square [S, S, 3]."""
-    pixels = hashlib.blake2b(square.tobytes(), digest_size=8).digest()
-    return Fingerprint(int.from_bytes(pixels, "little"), looks(square))
-
-
 def looks(square: NDArray[np.uint8]) -> NDArray[np.int8]:
-    """How each of `VIEWS` looks in an RGB square [S, S, 3]: rounded vectors of length `LOOK_LENGTH`.
+    """How each of `VIEWS` looks in an RGB square [S, S, 3]: rounded vectors of length `LOOK_LENGTH`, [V, D].
 
     Zeros where a view is of one colour. Brightness and contrast do not matter.
     """

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -153,26 +154,23 @@ def make_plan(
     Raises:
         InpaintError: nothing would be kept.
     """
-    columns: dict[str, list[NDArray[np.generic]]] = {}
+    parts: list[dict[str, NDArray[Any]]] = []
     found_labels: list[str] = []
     for file in tqdm(files, desc="reading chunks", unit="chunk", disable=not show_progress, leave=False):
         with open_chunk(file) as table:
-            for name, values in _columns(table, threshold, found_labels).items():
-                columns.setdefault(name, []).append(values)
-    whole = {name: np.concatenate(parts) for name, parts in columns.items()}
-    sizes = [len(part) for part in columns["reason"]]
-    reason = whole["reason"].astype(np.int8)
-    chunks = ChunkFiles(tuple(files), np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64))
-    first = _group(whole, reason, chunks, workers, show_progress)
+            parts.append(_columns(table, threshold, found_labels))
+    whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    reason = whole["reason"]
+    chunks = ChunkFiles(tuple(files), np.cumsum([0, *(len(part["reason"]) for part in parts)]))
+    first = _group(whole, chunks, workers, show_progress)
     kept = np.flatnonzero(reason == KEPT)
     if not len(kept):
         counts = Counter(REASONS[index] for index in reason)
         raise InpaintError(f"no image is left of {len(reason)}: {', '.join(f'{n} {r}' for r, n in counts.items())}")
-    numbers = whole["label"].astype(np.int64)
-    has_pictures = {found_labels[number] for number in np.unique(numbers[kept])}
+    has_pictures = {found_labels[number] for number in np.unique(whole["label"][kept])}
     known = sorted(found_labels) if labels is None else [name for name in labels if name in found_labels]
     names = tuple(sorted(known, key=lambda name: name not in has_pictures))
-    whole["label"] = np.array([names.index(name) for name in found_labels], np.int32)[numbers]
+    whole["label"] = np.array([names.index(name) for name in found_labels], np.int32)[whole["label"]]
     order: dict[Split, NDArray[np.int64]] = {}
     digest = hashlib.blake2b(repr((threshold, names)).encode(), digest_size=16)
     for index, split in enumerate(SPLITS):
@@ -182,21 +180,16 @@ def make_plan(
             digest.update(whole[name][order[split]].tobytes())
     return Plan(
         chunks=chunks,
-        reason=reason,
-        split=whole["split"].astype(np.int8),
         first=first,
-        label=whole["label"].astype(np.int32),
         labels=names,
         num_labels=len(has_pictures),
-        key_hash=whole["key_hash"].astype(np.uint64),
-        source_hash=whole["source_hash"].astype(np.uint64),
-        num_bytes=whole["num_bytes"].astype(np.int64),
         order=order,
         fingerprint=digest.hexdigest(),
+        **{name: whole[name] for name in ("reason", "split", "label", "key_hash", "source_hash", "num_bytes")},
     )
 
 
-def _columns(table: pa.Table, threshold: float, found_labels: list[str]) -> dict[str, NDArray[np.generic]]:
+def _columns(table: pa.Table, threshold: float, found_labels: list[str]) -> dict[str, NDArray[Any]]:
     import pyarrow.compute as pc
 
     names = ("key_hash", "source_hash", "split", "pixels", "person_score")
@@ -220,19 +213,16 @@ def _looks(table: pa.Table) -> Looks:
 
 
 def _group(
-    columns: dict[str, NDArray[np.generic]],
-    reason: NDArray[np.int8],
-    chunks: ChunkFiles,
-    workers: int,
-    show_progress: bool,
+    columns: dict[str, NDArray[Any]], chunks: ChunkFiles, workers: int, show_progress: bool
 ) -> NDArray[np.int64]:
-    """Marks copies in `reason`, and puts those that are alike in one split, that of the first. Returns `Plan.first`.
+    """Marks copies in the column `reason`, and puts those that are alike in one split, that of the first.
 
-    Splits of the source's own stay as they are.
+    Splits of the source's own stay as they are. Returns `Plan.first`.
     """
+    reason = columns["reason"]
     kept = np.flatnonzero(reason == KEPT)
-    is_own = columns["own_split"][kept].astype(bool)
-    rank = np.array([COPIES_STAY_IN.index(split) for split in SPLITS])[columns["split"][kept].astype(np.int64)] * is_own
+    rank = np.array([COPIES_STAY_IN.index(split) for split in SPLITS])[columns["split"][kept]]
+    rank *= columns["own_split"][kept]
     ordered = kept[np.lexsort((columns["source_hash"][kept], columns["key_hash"][kept], rank))]
     _, at, again = np.unique(columns["pixels"][ordered], return_index=True, return_inverse=True)
     distinct = np.sort(at)  # places in `ordered`
@@ -245,13 +235,10 @@ def _group(
     told = compare_pairs(pairs, lambda places: chunks.squares(ordered[distinct[places]]), workers, show_progress)
     of_distinct = np.searchsorted(distinct, at[again])
     group, copy = (
-        ordered[distinct[first_of_group(len(distinct), pairs.one[chosen], pairs.other[chosen])[of_distinct]]]
-        for chosen in (
-            np.array([pair.is_alike for pair in told], bool),
-            np.array([pair.is_copy for pair in told], bool),
-        )
+        ordered[distinct[first_of_group(len(distinct), pairs["one"][chosen], pairs["other"][chosen])[of_distinct]]]
+        for chosen in np.array(told, bool).reshape(-1, 2).T
     )
-    is_free = ~columns["own_split"][ordered].astype(bool)
+    is_free = ~columns["own_split"][ordered]
     columns["split"][ordered[is_free]] = columns["split"][group[is_free]]
     is_copy = copy != ordered
     reason[ordered[is_copy]] = DUPLICATE

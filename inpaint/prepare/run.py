@@ -13,7 +13,7 @@ import errno
 import json
 import shutil
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
@@ -29,7 +29,7 @@ from inpaint.files import human_size, write_atomically
 from inpaint.hub.ids import HUB_ID
 from inpaint.prepare import shards
 from inpaint.prepare.card import write_card
-from inpaint.prepare.chunks import Chunk, Tally, chunks_of, count_reasons, is_sound, open_chunk
+from inpaint.prepare.chunks import Chunk, chunks_of, count_reasons, is_sound, open_chunk
 from inpaint.prepare.detectors import check_detector
 from inpaint.prepare.people import PeopleFilter
 from inpaint.prepare.plan import Plan, make_plan
@@ -97,12 +97,7 @@ def prepare(options: Options) -> Plan | None:
     check_detector(options.people)
     try:
         with _work_folder(options, rank) as work:
-            survey = source.survey()
-            classes = _choose_classes(options, survey)
-            if rank == 0:
-                _report_survey(options, survey, classes)
-                _check_room(options, survey, classes)
-            return _run(options, source, survey, classes, work, rank, world)
+            return _run(options, source, work, rank, world)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -111,29 +106,28 @@ def prepare(options: Options) -> Plan | None:
         ) from error
 
 
-def _run(
-    options: Options, source: Source, survey: Survey, classes: Classes, work: Path, rank: int, world: int
-) -> Plan | None:
-    num_pictures = _num_wanted(options, survey, classes)
+def _run(options: Options, source: Source, work: Path, rank: int, world: int) -> Plan | None:
+    survey = source.survey()
+    classes = _choose_classes(options, survey)
     own_splits: frozenset[Split] = frozenset() if options.resplit else survey.own_splits
+    total = survey.num_pictures
+    if survey.labels:
+        total = sum(num for label, num in survey.labels.items() if classes is None or label in classes)
+    num_wanted = total if total is None or options.limit is None else min(total, options.limit)
+    if rank == 0:
+        _report_survey(options, survey, num_wanted)
+        _check_room(options, num_wanted or 0)
 
     def chunks() -> Iterator[Chunk]:
-        wanted = (entry for entry in source.entries() if classes.wants(entry.label))
-        some = _evenly(wanted, options.limit, _num_wanted(replace(options, limit=None), survey, classes))
+        wanted = (entry for entry in source.entries() if classes is None or entry.label in classes)
+        some = _evenly(wanted, options.limit, total)
         if options.resplit:
             some = (replace(entry, split=None) for entry in some)
-        return chunks_of(
-            some,
-            options.chunk_pictures,
-            work / "chunks",
-            options.size,
-            options.people,
-            own_splits,
-            options.grey_steps,
-        )
+        settings = options.size, options.people, own_splits, options.grey_steps
+        return chunks_of(some, options.chunk_pictures, work / "chunks", *settings)
 
-    share = None if num_pictures is None else num_pictures // world
-    files, seconds = _do_chunks(options, chunks(), lambda index, _: index % world == rank, share, shown=rank == 0)
+    share = None if num_wanted is None else num_wanted // world
+    files = _do_chunks(options, chunks(), lambda index, _: index % world == rank, share, shown=rank == 0)
     if not files:
         raise InpaintError(f"{options.source} has no images of the wanted classes")
     if rank:
@@ -141,40 +135,17 @@ def _run(
     if missing := _wait_for_ranks(files, options):
         print(f"no rank has finished anything for {options.rank_timeout_s:g} s: doing their {len(missing)} chunks here")
         _do_chunks(options, chunks(), lambda _, file: file in missing, None, shown=True)
-    if total := sum(seconds.values()):
-        parts = ", ".join(f"{stage} {100 * part / total:.0f}%" for stage, part in seconds.items())
-        print(f"{total:.1f} core seconds: {parts}")
-    plan = make_plan(
-        files,
-        options.people.threshold,
-        classes.names,
-        options.workers or default_workers(options.people),
-        options.show_progress,
-    )
+    workers = options.workers or default_workers(options.people)
+    plan = make_plan(files, options.people.threshold, classes, workers, options.show_progress)
     shards.write_shards(plan, options.out, work, options.size, options.show_progress)
     shards.write_holes(options.out)
     shards.write_dropped(plan, options.out)
     shards.write_alike(plan, options.out)
     repo = None if Path(options.source).exists() else HUB_ID.fullmatch(options.source)
-    write_card(plan, options.out, options.size, options.people, repo and repo["name"], classes.is_places365, own_splits)
+    write_card(plan, options.out, options.size, options.people, repo and repo["name"], survey.is_places365, own_splits)
     for stale in {*(work / "chunks").iterdir(), *options.out.rglob("*.tmp")} - set(files):
         stale.unlink()  # of other settings, or of a run that was killed
     return plan
-
-
-@dataclass(frozen=True)
-class Classes:
-    """Which classes are wanted.
-
-    Args:
-        names: in the order of their numbers; None: every class there is.
-    """
-
-    names: tuple[str, ...] | None = None
-    is_places365: bool = False
-
-    def wants(self, label: str) -> bool:
-        return self.names is None or label in self.names
 
 
 def _evenly(entries: Iterator[Entry], limit: int | None, total: int | None) -> Iterator[Entry]:
@@ -186,34 +157,26 @@ def _evenly(entries: Iterator[Entry], limit: int | None, total: int | None) -> I
     return (entry for index, entry in enumerate(entries) if index * limit // total != (index + 1) * limit // total)
 
 
-def _choose_classes(options: Options, survey: Survey) -> Classes:
+def _choose_classes(options: Options, survey: Survey) -> list[str] | None:
+    """The wanted classes in the order of their numbers; None: every class there is."""
     if options.classes == "all" or (options.classes is None and not survey.is_places365):
-        return Classes(None, survey.is_places365)
+        return None
     names = natural_names() if options.classes is None else read_classes(Path(options.classes))
-    classes = Classes(tuple(official_class(name) or folder_name(name) for name in names), survey.is_places365)
-    found = {label for label in survey.labels if classes.wants(label)}
-    if survey.labels and not found:
+    classes = [official_class(name) or folder_name(name) for name in names]
+    if survey.labels and not survey.labels.keys() & set(classes):
         has = ", ".join(sorted(survey.labels)[:8])
         raise UsageError(
             f"none of the {len(names)} classes is in {options.source}, which has {has}; names must be spelled "
             "alike; try --classes all"
         )
-    if survey.labels and (missing := [name for name in classes.names or () if name not in found]):
+    if survey.labels and (missing := [name for name in classes if name not in survey.labels]):
         print(f"no images in {len(missing)} of the {len(names)} classes: {', '.join(missing)}")
     return classes
 
 
-def _num_wanted(options: Options, survey: Survey, classes: Classes) -> int | None:
-    num = survey.num_pictures
-    if survey.labels:
-        num = sum(num for label, num in survey.labels.items() if classes.wants(label))
-    return num if num is None or options.limit is None else min(num, options.limit)
-
-
-def _report_survey(options: Options, survey: Survey, classes: Classes) -> None:
+def _report_survey(options: Options, survey: Survey, num_wanted: int | None) -> None:
     if survey.num_pictures is not None:
-        wanted = _num_wanted(options, survey, classes)
-        print(f"{options.source}: {survey.num_pictures} images, {wanted} to be prepared")
+        print(f"{options.source}: {survey.num_pictures} images, {num_wanted} to be prepared")
     if survey.remark:
         print(survey.remark)
     if survey.own_splits:
@@ -223,9 +186,9 @@ def _report_survey(options: Options, survey: Survey, classes: Classes) -> None:
         print(f"passed over: {num} {kind}, such as {survey.examples[kind]!r}")
 
 
-def _check_room(options: Options, survey: Survey, classes: Classes) -> None:
+def _check_room(options: Options, num_pictures: int) -> None:
     """Chunks and shards both hold every kept image; what an earlier run wrote is there already."""
-    expected = 2 * (_num_wanted(options, survey, classes) or 0) * 3 * options.size**2 * PNG_SHARE
+    expected = 2 * num_pictures * 3 * options.size**2 * PNG_SHARE
     written = sum(path.stat().st_size for path in options.out.rglob("*") if path.is_file())
     free = shutil.disk_usage(options.out).free
     needed = human_size(max(0, expected - written))
@@ -283,23 +246,20 @@ def _work_folder(options: Options, rank: int) -> Iterator[Path]:
 
 def _do_chunks(
     options: Options, chunks: Iterator[Chunk], is_mine: Callable[[int, Path], bool], total: int | None, shown: bool
-) -> tuple[list[Path], dict[str, float]]:
-    """Makes those of our chunks that are not there. Returns the files of all chunks, and the seconds by stage."""
+) -> list[Path]:
+    """Makes those of our chunks that are not there. Returns the files of all chunks."""
     files: list[Path] = []
-    seconds: dict[str, float] = defaultdict(float)
     counts: Counter[str] = Counter()
     workers = options.workers or default_workers(options.people)
     bar = tqdm(desc="preparing", total=total, unit="image", disable=not (shown and options.show_progress))
 
-    def done(tally: Tally) -> None:
-        counts.update(tally.counts)
-        for stage, elapsed in tally.seconds.items():
-            seconds[stage] += elapsed
+    def done(its_counts: Counter[str]) -> None:
+        counts.update(its_counts)
         bar.set_postfix_str(" ".join(f"{reason}={num}" for reason, num in sorted(counts.items())), refresh=False)
-        bar.update(tally.counts.total())
+        bar.update(its_counts.total())
 
     with bar, pool_of(workers) as submit:
-        running: set[Future[Tally]] = set()
+        running: set[Future[Counter[str]]] = set()
         for index, chunk in enumerate(chunks):
             files.append(chunk.file)
             if not is_mine(index, chunk.file):
@@ -311,7 +271,7 @@ def _do_chunks(
                 with open_chunk(chunk.file) as table:
                     if not bar.disable:
                         bar.initial += len(table)  # no part of the rate
-                    done(Tally(count_reasons(table, options.people.threshold), {}))
+                    done(count_reasons(table, options.people.threshold))
                 continue
             running.add(submit(chunk))
             while len(running) > 2 * workers:
@@ -320,23 +280,18 @@ def _do_chunks(
                     done(future.result())
         for future in running:
             done(future.result())
-    return files, seconds
+    return files
 
 
 def _wait_for_ranks(files: list[Path], options: Options) -> set[Path]:
     """The chunks that are still missing when no other rank has finished one for a long time."""
     missing = {file for file in files if not file.exists()}
     last_seen = time.monotonic()
-    with tqdm(
-        desc="waiting for other ranks",
-        total=len(missing),
-        unit="chunk",
-        disable=not (missing and options.show_progress),
-    ) as bar:
+    is_quiet = not (missing and options.show_progress)
+    with tqdm(desc="waiting for other ranks", total=len(missing), unit="chunk", disable=is_quiet) as bar:
         while missing and time.monotonic() - last_seen < options.rank_timeout_s:
             time.sleep(min(1.0, options.rank_timeout_s))
-            arrived = {file for file in missing if file.exists()}
-            if arrived:
+            if arrived := {file for file in missing if file.exists()}:
                 missing -= arrived
                 bar.update(len(arrived))
                 last_seen = time.monotonic()

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -15,13 +16,13 @@ from multiprocessing.connection import wait as wait_for
 import cv2
 
 from inpaint.errors import InpaintError
-from inpaint.prepare.chunks import Chunk, Tally, make_chunk
+from inpaint.prepare.chunks import Chunk, make_chunk
 from inpaint.prepare.people import PeopleFilter
 from inpaint.processes import num_cores_each
 
 
 @contextmanager
-def pool_of(workers: int) -> Iterator[Callable[[Chunk], Future[Tally]]]:
+def pool_of(workers: int) -> Iterator[Callable[[Chunk], Future[Counter[str]]]]:
     """Something to hand chunks to; one worker is this process."""
     if workers == 1:
         yield _do_here
@@ -39,9 +40,9 @@ def pool_of(workers: int) -> Iterator[Callable[[Chunk], Future[Tally]]]:
             pool.shutdown(cancel_futures=True)
 
 
-def _do_here(chunk: Chunk) -> Future[Tally]:
+def _do_here(chunk: Chunk) -> Future[Counter[str]]:
     cv2.setNumThreads(1)
-    future: Future[Tally] = Future()
+    future: Future[Counter[str]] = Future()
     future.set_result(make_chunk(chunk))
     return future
 
