@@ -225,6 +225,8 @@ class EvaluationConfig(Section):
     """Validation images measured in each evaluation; the final report uses the whole test split."""
     num_samples: Annotated[int, Field(ge=1, le=120)] = 30
     """Validation images in the grid of samples (paper: 30)."""
+    best_by: Literal["hole_psnr", "distance", "last"] = "last"
+    """Whose weights `generator/` ends with: the best epoch's on validation images, or the last."""
 
 
 class HubConfig(Section):

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from inpaint import hints
 from inpaint.arguments import SWITCHES, VALUES, information, parse_arguments, usage
-from inpaint.config import Config, settings
+from inpaint.config import Config, EvaluationConfig, settings
 from inpaint.errors import UsageError
 from inpaint.hints import hint
 from inpaint.resolve import load_config, preset_names
@@ -67,7 +67,7 @@ def file(tmp_path: Path) -> Any:
 
 def test_the_defaults_are_the_papers_base_network() -> None:
     base = config("--config", "paper/original")
-    assert base == Config()
+    assert base == Config(evaluation=EvaluationConfig(best_by="hole_psnr"))
     assert base.training.phases == (0.33, 0.33, 0.34)
     assert base.training.global_batch_size == 128
     assert (base.loss.reconstruction_weight, base.loss.adversarial_weight) == (1, 1)

@@ -111,6 +111,19 @@ def load_feature_network(path: str | Path | None = None, device: torch.device | 
     return FeatureNetwork(tensors).to(device).eval()
 
 
+def require_feature_network(device: torch.device | str = "cpu") -> FeatureNetwork:
+    """The installed network, for who cannot do without.
+
+    Raises:
+        UsageError: it is not installed.
+    """
+    if (network := load_feature_network(device=device)) is None:
+        raise UsageError(
+            f"evaluation.best_by = distance needs a feature network: {REMEDY}, or set it to hole_psnr or last"
+        )
+    return network
+
+
 def windows(images: Tensor, hole: Tensor) -> Tensor:
     """What of each image is looked at: a square of half its side, centred on the hole where that fits.
 

@@ -158,7 +158,9 @@ def all_metrics() -> dict[str, Metric]:
 
 def sentence(figures: Mapping[str, float]) -> str:
     """Figures in words: `hole PSNR 21.35 dB, hole L1 0.0712`."""
-    known = ((metric, figures[name]) for name, metric in all_metrics().items() if name in figures)
+    known = (
+        (metric, figures[name]) for name, metric in {**all_metrics(), "distance": DISTANCE}.items() if name in figures
+    )
     return ", ".join(f"{metric.heading} {metric.text(value)} {metric.unit}".rstrip() for metric, value in known)
 
 
@@ -212,6 +214,9 @@ SHARPNESS = Metric(
     divisor=lambda it: it.energy_in_hole(it.image),
 )
 SSIM = Metric("SSIM", 4, "higher", lambda it: it.mean(it.similarity))
+
+# Of two sets' features (see `inpaint.evaluation.features`), computed by who has them.
+DISTANCE = Metric("distance", 2, "lower")
 
 
 def output_metrics() -> dict[str, Metric]:

@@ -14,13 +14,13 @@ from torch import Tensor, from_numpy
 
 from inpaint.evaluation.features import frechet_distance, inception_discriminative_scores
 from inpaint.evaluation.measure import Measured
-from inpaint.evaluation.metrics import Metric
+from inpaint.evaluation.metrics import DISTANCE, Metric
 from inpaint.evaluation.subject import Subject
 from inpaint.sources.keys import NO_CLASS
 
 # Beside the metrics of the table, in this order.
 OF_FEATURES = {
-    "distance": Metric("distance", 2, "lower"),
+    "distance": DISTANCE,
     "p_ids": Metric("P-IDS", 3, "higher"),
     "u_ids": Metric("U-IDS", 3, "higher"),
 }

@@ -69,7 +69,8 @@ def _text_of_card(run: Path, lines: list[dict[str, Any]], title: str, source: st
         card_data=_card_data(title, data_path, evaluation, environment).to_yaml(),
         title=title,
         source=source,
-        progress=f"epoch {last['epoch']} (step {last['step']})" if {"epoch", "step"} <= last.keys() else "",
+        progress=environment.pop("weights", "")
+        or (f"epoch {last['epoch']} (step {last['step']})" if {"epoch", "step"} <= last.keys() else ""),
         rows={
             method: [_figure(figures.get(name), metric["decimals"]) for name, metric in metrics.items()]
             for method, figures in rows.items()

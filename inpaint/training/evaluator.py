@@ -18,6 +18,13 @@ from inpaint.config import Config
 from inpaint.data.decoded import DecodedSplit
 from inpaint.distributed.runtime import Runtime
 from inpaint.evaluation.baselines import BASELINES, Fill
+from inpaint.evaluation.features import (
+    NUM_FEATURES,
+    FeatureNetwork,
+    frechet_distance,
+    require_feature_network,
+    windows,
+)
 from inpaint.evaluation.grid import sample_grid
 from inpaint.evaluation.metrics import Filled, all_metrics, composite_u8, to_u8
 from inpaint.evaluation.table import behind, markdown_table, means, metric_sums, no_sums
@@ -38,14 +45,15 @@ class Evaluator:
         self.runtime, self.pictures, self.config = runtime, pictures, config
         by_area = _PIXELS_AT_ONCE // config.data.image_size**2
         self.at_once = max(1, min(by_area, runtime.micro_batch_size))
+        by_distance = config.evaluation.best_by == "distance"
+        self.network = require_feature_network(runtime.device) if by_distance else None
 
     def validate(self, generator: nn.Module, stopped: Callable[[], bool]) -> dict[str, float] | None:
         """The mean figures on `evaluation.num_pictures` of the validation split; None if `stopped` said so."""
         split = self.pictures["validation"]
         num = min(self.config.evaluation.num_pictures, len(split.pixels))
-        return self._measure(
-            self._fill(generator), split, _spread(len(split.pixels), num), stopped, self.runtime.device
-        )
+        chosen = _spread(len(split.pixels), num)
+        return self._measure(self._fill(generator), split, chosen, stopped, self.runtime.device, self.network)
 
     def save_samples(self, generator: nn.Module, run: RunDirectory, epoch: int) -> Image.Image | None:
         """samples/epoch_NNNN.png: the same validation images after each epoch; the main process returns the grid."""
@@ -114,8 +122,11 @@ class Evaluator:
         chosen: NDArray[np.int64],
         stopped: Callable[[], bool],
         device: torch.device,
+        network: FeatureNetwork | None = None,
     ) -> dict[str, float] | None:
+        """The figures of the `chosen` images; with a `network` their distance too."""
         sums, world = no_sums(), self.runtime.world_size
+        features = torch.zeros(2, len(chosen), NUM_FEATURES if network is not None else 0, dtype=torch.float64)
         for start in range(0, len(chosen), self.at_once * world):
             if stopped():
                 return None
@@ -123,9 +134,17 @@ class Evaluator:
             mine = chunk[self.runtime.rank :: world]
             # ZeRO-3 gathers the weights in each call, so all processes call equally often; some for an image too many.
             seen = mine if len(mine) else chunk[:1]
-            added = metric_sums(Filled.by(fill, split.pixels[seen], split.masks(seen), device))
-            sums += added if len(mine) else 0
-        return means(self.runtime.reduce_sum(sums))
+            filled = Filled.by(fill, split.pixels[seen], split.masks(seen), device)
+            if len(mine):
+                sums += metric_sums(filled)
+            if len(mine) and network is not None:
+                own = slice(start + self.runtime.rank, start + len(chunk), world)
+                for place, images in enumerate((filled.image, filled.composite)):
+                    features[place, own] = network(windows(images, filled.hole) / 255).cpu().double()
+        figures = means(self.runtime.reduce_sum(sums))
+        if network is not None:
+            figures["distance"] = frechet_distance(*self.runtime.reduce_sum(features))
+        return figures
 
     def _fill(self, generator: nn.Module) -> Fill:
         dtype = self.runtime.dtype

@@ -253,6 +253,10 @@ def _open_run(run: RunDirectory, config: Config, options: Options) -> None:
     from inpaint.training.tracking import require_tracker
 
     require_tracker(config.training.tracker)
+    if config.evaluation.best_by == "distance":
+        from inpaint.evaluation.features import require_feature_network
+
+        require_feature_network()
     generator_config = GeneratorConfig.for_run(config)
     if options.init_from is not None and options.resume and any(run.path.glob("checkpoints/*step_*")):
         print("--init-from is for a new run and not used; this one goes on from its own checkpoint", file=sys.stderr)

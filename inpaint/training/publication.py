@@ -10,8 +10,11 @@ from tqdm import tqdm
 
 from inpaint.config import Config
 from inpaint.distributed.runtime import Runtime
-from inpaint.training.checkpoint import CheckpointStore
+from inpaint.models.generator import Generator, GeneratorConfig
+from inpaint.training.checkpoint import CheckpointStore, DamagedCheckpointError, read_checkpoint
 from inpaint.training.run_directory import ENVIRONMENT, RunDirectory
+from inpaint.training.saved_generator import AVERAGE, GENERATOR
+from inpaint.training.state import Progress
 from inpaint.training.task import InpaintingTask
 
 if TYPE_CHECKING:
@@ -22,9 +25,10 @@ class Publication:
     """The finished weights of a run, in its folder and on the Hub. Every process calls `save` alike."""
 
     def __init__(self, runtime: Runtime, run: RunDirectory, store: CheckpointStore, config: Config) -> None:
-        self.runtime, self.run_directory, self.store = runtime, run, store
+        self.runtime, self.run_directory, self.store, self.config = runtime, run, store, config
         self._publisher: HubPublisher | None = None
         self._step: int | None = None
+        self._is_lost = False
         hub = config.hub
         self._wait_minutes = hub.wait_minutes
         if runtime.is_main and hub.repo_id is not None:
@@ -39,16 +43,48 @@ class Publication:
             )
             self._publisher.start()
 
-    def save(self, task: InpaintingTask, step: int, seconds: float, again: bool = False) -> None:
-        """Write `generator/` as it is at this step, unless that was done and is not wanted `again`."""
-        if self._step == step and not again:
+    def save(
+        self, task: InpaintingTask, progress: Progress, again: bool = False, best: Generator | None = None
+    ) -> None:
+        """Write `generator/`: `best` or as it is now, unless this step's was written and is not wanted `again`."""
+        if self._step == progress.step and not again:
             return
-        self._step = step
-        generator = task.published_generator()
-        if generator is not None:
-            facts = {"hardware": self.runtime.hardware(), "training_hours": round(seconds / 3600, 3)}
+        self._step = progress.step
+        generator = task.published_generator() if best is None else best.float().cpu()
+        if generator is not None and self.runtime.is_main:
+            facts = {"hardware": self.runtime.hardware(), "training_hours": round(progress.seconds / 3600, 3)}
+            facts |= self.which(progress)
             self.run_directory.write(ENVIRONMENT, (json.dumps(facts, indent=1) + "\n").encode())
             self.run_directory.save_generator(generator)
+
+    def which(self, progress: Progress) -> dict[str, str]:
+        """After which step the weights in `generator/` are, where that need not be the last."""
+        best_by = self.config.evaluation.best_by
+        if best_by == "last" or not progress.best_step or self._is_lost:
+            return {}
+        what = {"hole_psnr": "hole PSNR", "distance": "distance"}[best_by]
+        return {"weights": f"step {progress.best_step}, the best epoch's by {what} on validation images"}
+
+    def best(self, progress: Progress) -> Generator | None:
+        """The generator that `evaluation.best_by` names, from its checkpoint, on every process; None: the one as it is.
+
+        Where that checkpoint can't be read, this is said, and the last generator takes its place.
+        """
+        if self.config.evaluation.best_by == "last" or progress.best_step in (0, progress.step):
+            return None
+        weights = {}
+        if self.runtime.is_main:
+            try:
+                tensors = read_checkpoint(self.store.folder(progress.best_step)).tensors
+                weights = {GENERATOR: tensors.get(AVERAGE, tensors[GENERATOR])}
+            except DamagedCheckpointError as error:
+                tqdm.write(f"the best checkpoint is damaged ({error}): generator/ is the last one", file=sys.stderr)
+        weights = self.runtime.broadcast_tensors(weights)
+        self._is_lost = not weights
+        if self._is_lost:
+            return None
+        generator = Generator.of(GeneratorConfig.for_run(self.config), weights[GENERATOR])
+        return generator.to(self.runtime.device, self.runtime.dtype)
 
     def push(self, label: str) -> None:
         """Hand the run's folder as it is now to the Hub's queue; the pushing goes on beside the training."""

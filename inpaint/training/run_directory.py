@@ -40,7 +40,7 @@ ENVIRONMENT = "environment.json"
 # All that a run leaves, so that --overwrite never removes anything else.
 OURS = (
     *(METRICS, DAMAGED, PREEMPTED, PID, REPORT, EVALUATION, ENVIRONMENT),
-    *("samples", "checkpoints", "generator", "debug", "tensorboard", "wandb", STATE, "hub_queue"),
+    *("samples", "checkpoints", "generator", "debug", "evaluation", "tensorboard", "wandb", STATE, "hub_queue"),
 )
 
 

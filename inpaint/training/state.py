@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import version
 from pathlib import Path
@@ -36,6 +37,7 @@ class Progress:
         evaluated_epoch: the last epoch that was judged.
         best_hole_psnr: the best validation figure so far, in dB, and
         best_step: when that was; 0 if never.
+        best_distance: the distance then, where `evaluation.best_by` is that.
         skipped: [epoch, position] of batches left out because they made the loss not finite.
         rollbacks: how often the run went back to a checkpoint for that.
         seconds: time spent training.
@@ -48,6 +50,7 @@ class Progress:
     evaluated_epoch: int = 0
     best_hole_psnr: float = 0.0
     best_step: int = 0
+    best_distance: float | None = None
     skipped: list[list[int]] = field(default_factory=list)
     rollbacks: int = 0
     seconds: float = 0.0
@@ -56,6 +59,17 @@ class Progress:
         self.step += 1
         self.position += 1
         self.images_seen += num_pictures
+
+    def is_best(self, figures: Mapping[str, float], best_by: str) -> bool:
+        """Whether the figures of the epoch that has just been judged are the best so far; remembered if so."""
+        if best_by == "distance":
+            is_best = self.best_distance is None or figures["distance"] < self.best_distance
+        else:
+            is_best = figures["hole_psnr"] > self.best_hole_psnr
+        if is_best:
+            self.best_hole_psnr, self.best_step = figures["hole_psnr"], self.step
+            self.best_distance = figures.get("distance")
+        return is_best
 
     def next_epoch(self) -> None:
         self.epoch, self.position = self.epoch + 1, 0

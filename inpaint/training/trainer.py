@@ -179,7 +179,9 @@ class Trainer:
         """Judge the epoch that has just ended; returns whether a stop was asked for meanwhile."""
         epoch, push_every = self.progress.epoch, self.config.hub.push_every
         self.throughput.pause()
-        self.publication.save(self.task, self.progress.step, self.progress.seconds)
+        best_by = self.config.evaluation.best_by
+        if best_by == "last" or not self.progress.best_step:
+            self.publication.save(self.task, self.progress)
         if self.progress.evaluated_epoch >= epoch or epoch % self.config.evaluation.every_epochs:
             return False
         figures = self.evaluator.validate(self.task.evaluation_module, self._stop_now)
@@ -192,9 +194,9 @@ class Trainer:
             line = {"step": self.progress.step, "epoch": epoch, "phase": phase, "images_seen": images_seen}
             self.run_directory.log(line | {f"evaluation/{name}": value for name, value in figures.items()}, grid)
             self.console.say(f"epoch {epoch}, on validation images: {sentence(figures)}")
-        is_best = figures["hole_psnr"] > self.progress.best_hole_psnr
-        if is_best:
-            self.progress.best_hole_psnr, self.progress.best_step = figures["hole_psnr"], self.progress.step
+        if is_best := self.progress.is_best(figures, best_by):
+            if best_by != "last":  # before the checkpoint says that it was done
+                self.publication.save(self.task, self.progress, again=True)
             self._save()
             if self.runtime.is_main:
                 with self.run_directory.tolerate_io_errors(BEST):
@@ -275,12 +277,14 @@ class Trainer:
             return self._leave("preempted")
         outcome = self._leave("finished")
         self.heartbeat.busy("judging the finished generator")
-        module, facts = self.task.evaluation_module, self.progress.facts() | self.throughput.summary
+        best = self.publication.best(self.progress)
+        module = self.task.evaluation_module if best is None else best
+        facts = self.progress.facts() | self.throughput.summary | self.publication.which(self.progress)
         report = self.evaluator.finish(module, self.run_directory, facts, self._stop_now)
         if report is None:
             return "preempted" if outcome == "finished" else outcome
         # With the figures in its card now, and again if there was no room for it.
-        self.publication.save(self.task, self.progress.step, self.progress.seconds, again=True)
+        self.publication.save(self.task, self.progress, again=True, best=best)
         if self.runtime.is_main:
             print(f"\n{report}", flush=True)
         if missing := self.runtime.broadcast(self.run_directory.unwritten):
