@@ -81,10 +81,11 @@ def dataset(places: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def run_dir(tmp_path: Path) -> Path:
-    """A run to be published."""
+def run_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run to be published, by publishers that soon try again."""
     from publishing import make_run
 
+    monkeypatch.setattr("inpaint.hub.publisher.FIRST_WAIT_S", 0.05)
     return make_run(tmp_path / "run")
 
 

@@ -57,7 +57,7 @@ def set_weights(run: Path, weights: bytes) -> None:
 def submit(run: Path, label: str, weights: bytes, **details: Any) -> PushQueue:
     set_weights(run, weights)
     queue = PushQueue(run)
-    queue.add(label, REPO, details.pop("private", False), run / "generator", **details)
+    queue.add(label, REPO, details.pop("private", False), **details)
     return queue
 
 
@@ -77,7 +77,7 @@ def drain(queue: PushQueue, num_tries: int = 8) -> list[str]:
 
 
 def publisher(run: Path, **details: Any) -> HubPublisher:
-    return HubPublisher(REPO, False, run, first_wait_s=0.05, say=lambda line: None, **details)
+    return HubPublisher(REPO, False, run, say=lambda line: None, **details)
 
 
 # --- damages
@@ -130,9 +130,6 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "snapshot: damaged evaluation": (lambda q: (q / "000001/files/evaluation.json").write_bytes(b"\0\0"), ""),
     "snapshot: a file": (lambda q: _become_file(q / "000001"), "000001"),
     "a folder with an odd number": (lambda q: (q / "²").mkdir(), ""),
-    "failure: empty": (lambda q: (q / "failure.json").write_text(""), "failure.json"),
-    "failure: other keys": (lambda q: (q / "failure.json").write_text('{"a": 1}'), "failure.json"),
-    "failure: a folder": (lambda q: _become_folder(q / "failure.json"), "failure.json"),
     "run_id: empty": (lambda q: (q / "run_id").write_text(""), "run_id"),
     "run_id: no text": (lambda q: (q / "run_id").write_bytes(b"\xff\xfe"), "run_id"),
     "lock: a folder": (lambda q: _become_folder(q / "lock"), "lock"),

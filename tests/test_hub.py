@@ -117,8 +117,8 @@ def test_what_only_the_user_can_mend_is_not_tried_again_and_again(
     assert failure is not None
     assert failure.is_lasting
     assert said in failure.reason
-    assert f"NOT pushed yet: final ({failure.reason})" in PushQueue(run_dir).statement(REPO)
-    assert f"inpaint push {run_dir}" in PushQueue(run_dir).statement(REPO)
+    assert f"NOT pushed yet: final ({failure.reason})" in PushQueue(run_dir).statement(REPO, failure.reason)
+    assert f"inpaint push {run_dir}" in PushQueue(run_dir).statement(REPO, failure.reason)
     hub.clear_faults()
     drain(PushQueue(run_dir))
     assert weights_at(hub, "final") == b"x"
@@ -225,9 +225,12 @@ def test_a_newer_best_and_a_full_queue_supersede_what_waits(run_dir: Path) -> No
     assert "newer ones took their place: epoch-0000, epoch-0001, epoch-0002." in queue.statement(REPO)
 
 
-def test_a_hub_that_never_answers_costs_a_try_and_not_the_run(hub: LoopbackHub, run_dir: Path) -> None:
+def test_a_hub_that_never_answers_costs_a_try_and_not_the_run(
+    hub: LoopbackHub, run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     hang = hub.fault("/preupload/", hang=True)
-    publishing = publisher(run_dir, attempt_timeout_s=2)
+    monkeypatch.setattr("inpaint.hub.publisher.ATTEMPT_S", 2.0)
+    publishing = publisher(run_dir)
     publishing.submit("epoch-0001")
     assert "NOT" not in publishing.close(300)
     assert hang.num_hit > 1
@@ -267,7 +270,8 @@ def test_the_uploader_ends_with_its_parent(hub: LoopbackHub, run_dir: Path) -> N
 def test_a_full_disk_is_said_and_stops_nothing(hub: LoopbackHub, run_dir: Path) -> None:
     said: list[str] = []
     publishing = HubPublisher(REPO, False, run_dir, say=said.append)
-    publishing.submit("epoch-0001", generator=run_dir / "not-there")
+    (run_dir / "generator").rename(run_dir / "not-there")
+    publishing.submit("epoch-0001")
     assert "could not be queued" in said[0]
     assert "nothing of this run" in publishing.close(10)
 
@@ -295,7 +299,7 @@ def test_no_secret_is_left_in_any_file_or_word(
     hub: LoopbackHub, run_dir: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     hub.fault("/commit/", status=500, headers={"X-Error-Message": f"bad token {hub.token}"})
-    publishing = HubPublisher(REPO, False, run_dir, first_wait_s=0.05)
+    publishing = HubPublisher(REPO, False, run_dir)
     publishing.submit("epoch-0001")
     print(publishing.close(300))
     printed = "".join(capfd.readouterr())
@@ -343,7 +347,7 @@ def test_who_gives_up_in_the_middle_of_a_try_says_why_the_one_before_failed(hub:
     hub.fault("/api/", status=503)
     hang = hub.fault("/api/", hang=True, times=99)
     said: list[str] = []
-    publishing = HubPublisher(REPO, False, run_dir, first_wait_s=0.01, say=said.append)
+    publishing = HubPublisher(REPO, False, run_dir, say=said.append)
     publishing.submit("final")
     deadline = time.monotonic() + 120
     while not hang.num_hit and time.monotonic() < deadline:

@@ -72,7 +72,7 @@ def test_pushed_weights_come_back_bit_equal_and_the_pasted_code_runs(
     generator = Generator(GeneratorConfig(width=2)).eval()
     generator.save_pretrained(run_dir / "generator")
     queue = PushQueue(run_dir)
-    queue.add("final", REPO, False, run_dir / "generator")
+    queue.add("final", REPO, False)
     drain(queue)
     there = Generator.from_pretrained(REPO, revision="final").state_dict()
     assert all(torch.equal(tensor, there[name]) for name, tensor in generator.state_dict().items())

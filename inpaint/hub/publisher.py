@@ -6,6 +6,7 @@ request that is never answered, no interpreter lock held, no request timeout set
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -23,8 +24,11 @@ from inpaint.errors import UsageError
 from inpaint.hub.errors import Failure, describe
 from inpaint.hub.queue import PushQueue, Snapshot
 
-LONGEST_WAIT_S = 300.0
-SLOWEST_BYTES_PER_S = 2**17
+# The pause after a failure, doubled each time.
+FIRST_WAIT_S, LONGEST_WAIT_S = 2.0, 300.0
+# A try is ended after so long and what the snapshot's size adds; doubled each time that one was, for then the line may
+# be slow rather than dead.
+ATTEMPT_S, SLOWEST_BYTES_PER_S = 600.0, 2**17
 _POLL_S = 0.05
 
 
@@ -36,9 +40,6 @@ class HubPublisher:
         private: make it private; nothing is pushed if it is there and public.
         run_dir: the run directory; its `hub_queue/` keeps what could not be pushed yet.
         push_checkpoint: take the checkpoints that `submit` is given along.
-        attempt_timeout_s: a try is ended after so long; None allows for the snapshot's size. Doubled each time a try
-            was ended so, for then the line may be slow rather than dead.
-        first_wait_s: pause after a failure, doubled each time up to `LONGEST_WAIT_S`.
         show_progress: let the client's progress bars through to stderr.
         say: where news go, one line each.
 
@@ -53,16 +54,14 @@ class HubPublisher:
         run_dir: Path,
         push_checkpoint: bool = False,
         *,
-        attempt_timeout_s: float | None = None,
-        first_wait_s: float = 2.0,
         show_progress: bool = False,
         say: Callable[[str], None] = lambda line: print(line, file=sys.stderr, flush=True),
     ) -> None:
         _require(repo_id)
         self.repo_id, self.private, self.push_checkpoint = repo_id, private, push_checkpoint
         self.queue = PushQueue(run_dir)
-        self._attempt_timeout_s, self._first_wait_s = attempt_timeout_s, first_wait_s
         self._patience = 1.0
+        self._failure: Failure | None = None
         self._show_progress, self._say = show_progress, say
         self._changed, self._closing, self._stop = threading.Event(), threading.Event(), threading.Event()
         self.queue.sweep()
@@ -74,20 +73,18 @@ class HubPublisher:
         if self._thread.ident is None:
             self._thread.start()
 
-    def submit(self, label: str, generator: Path | None = None, checkpoint: Path | None = None) -> bool:
+    def submit(self, label: str, checkpoint: Path | None = None) -> bool:
         """Queue the run as it is now. Costs the copying of its files, never waits for the network, never raises.
 
         Returns whether it is queued; why not has been said.
 
         Args:
             label: commit title and tag: `epoch-0007`, `best`, `final`.
-            generator: what `save_pretrained` wrote; None is `RUN/generator`.
             checkpoint: a finished checkpoint folder, taken along if the publisher was made with `push_checkpoint`.
         """
-        generator = generator or self.queue.run_dir / "generator"
         self._mend()
         with self._guarded(f"{label} could not be queued and will not be pushed"):
-            self.queue.add(label, self.repo_id, self.private, generator, checkpoint if self.push_checkpoint else None)
+            self.queue.add(label, self.repo_id, self.private, checkpoint if self.push_checkpoint else None)
             self._changed.set()
             self.start()
             return True
@@ -102,7 +99,7 @@ class HubPublisher:
         self._stop.set()
         self._thread.join()
         self._mend()
-        return self.queue.statement(self.repo_id)
+        return self.queue.statement(self.repo_id, self._failure.reason if self._failure else None)
 
     def _mend(self) -> None:
         with self._guarded("the queue of what is to be pushed cannot be mended"):
@@ -132,14 +129,14 @@ class HubPublisher:
                 self._changed.clear()
                 is_hopeless = False
                 continue
-            failure = self._attempt(waiting[0])
+            self._failure = failure = self._attempt(waiting[0])
             if failure is None:
                 num_failures = 0
                 continue
             if self._stop.is_set():
                 return
             num_failures, is_hopeless = num_failures + 1, failure.is_lasting
-            wait_s = max(failure.retry_after_s, min(LONGEST_WAIT_S, self._first_wait_s * 2 ** (num_failures - 1)))
+            wait_s = max(failure.retry_after_s, min(LONGEST_WAIT_S, FIRST_WAIT_S * 2 ** (num_failures - 1)))
             news = "stays in the queue" if is_hopeless else f"next try in {wait_s:.0f} s"
             self._say(f"Hub: {waiting[0].label} is not pushed yet: {failure.reason}; {news}")
             if not is_hopeless:
@@ -147,12 +144,11 @@ class HubPublisher:
 
     def _attempt(self, snapshot: Snapshot) -> Failure | None:
         """Let a child try to push the oldest snapshot; why it failed, or None."""
-        timeout_s = self._patience * (self._attempt_timeout_s or 600 + snapshot.num_bytes / SLOWEST_BYTES_PER_S)
-        before, self.queue.failure = self.queue.failure, None
+        timeout_s = self._patience * (ATTEMPT_S + snapshot.num_bytes / SLOWEST_BYTES_PER_S)
         child = subprocess.Popen(
             [sys.executable, "-m", "inpaint.hub.push", str(self.queue.run_dir)],
             stdin=subprocess.PIPE,  # never written to: it closes with this process, and then the child ends
-            stdout=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
             stderr=None if self._show_progress else subprocess.DEVNULL,
             env={**os.environ, "PYTHONPATH": _python_path()},
             start_new_session=True,  # Ctrl-C is for the training, which then closes the publisher
@@ -162,17 +158,18 @@ class HubPublisher:
             self._stop.wait(_POLL_S)
         is_late = child.poll() is None
         child.kill()
-        child.communicate()
+        said = child.communicate()[0]
         if child.returncode == 0:
             return None
+        if is_late and self._stop.is_set():
+            return self._failure or Failure("it was stopped before it was done", is_lasting=False)
         if is_late:
             self._patience *= 2
-            stopped = before or Failure("it was stopped before it was done", is_lasting=False)
-            late = Failure(f"no end after {timeout_s:.0f} s", is_lasting=False)
-            self.queue.failure = stopped if self._stop.is_set() else late
-        elif self.queue.failure is None:
-            self.queue.failure = Failure(f"the uploader ended with code {child.returncode}", is_lasting=False)
-        return self.queue.failure
+            return Failure(f"no end after {timeout_s:.0f} s", is_lasting=False)
+        try:
+            return Failure(**json.loads(said))
+        except ValueError:
+            return Failure(f"the uploader ended with code {child.returncode}", is_lasting=False)
 
 
 def _require(repo_id: str) -> None:

@@ -2,32 +2,24 @@
 
 Each step may be repeated: a commit whose answer was lost is found again as a commit that changes nothing.
 Run as a program (`python -m inpaint.hub.push RUN`) it makes one try and ends with 0 (pushed, or nothing to push) or 1
-(the reason is in the queue). It ends at once when its standard input is closed, that is with its parent.
+(the `Failure` is on stdout, as JSON). It ends at once when its standard input is closed, that is with its parent.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import redirect_stdout
+from dataclasses import asdict
 from pathlib import Path
 from typing import TypeVar
 
-from huggingface_hub import (
-    CommitOperationAdd,
-    CommitOperationDelete,
-    HfApi,
-    get_token,
-    set_client_factory,
-)
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    HfHubHTTPError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token, set_client_factory
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 from huggingface_hub.utils._http import default_client_factory
 
 from inpaint.errors import InpaintError
@@ -40,19 +32,16 @@ _Result = TypeVar("_Result")
 
 
 def push_oldest(queue: PushQueue) -> Failure | None:
-    """One try to push the oldest waiting snapshot; why it failed, or None. The queue keeps the same answer.
-
-    Nothing is raised: whatever goes wrong is written down, and the snapshot stays in the queue.
-    """
+    """One try to push the oldest waiting snapshot, which else stays in the queue; why it failed, or None."""
     with queue.lock() as is_mine:
-        failure = None if is_mine else Failure("another process is pushing this run", is_lasting=False)
+        if not is_mine:
+            return Failure("another process is pushing this run", is_lasting=False)
         try:
-            if is_mine and (waiting := queue.waiting()):
+            if waiting := queue.waiting():
                 push(HfApi(), queue, waiting[0])
-        except Exception as error:  # noqa: BLE001 - the uploader's outermost line; the reason is kept and told
-            failure = describe(error, get_token())
-        queue.failure = failure
-        return failure
+        except Exception as error:  # noqa: BLE001 - the uploader's outermost line; the reason is told
+            return describe(error, get_token())
+        return None
 
 
 def push(api: HfApi, queue: PushQueue, snapshot: Snapshot) -> None:
@@ -184,9 +173,12 @@ def main() -> int:
 
     threading.Thread(target=end_with_parent, daemon=True).start()
     limit_waiting()
-    return 1 if push_oldest(PushQueue(Path(sys.argv[1]))) else 0
+    with redirect_stdout(sys.stderr):
+        failure = push_oldest(PushQueue(Path(sys.argv[1])))
+    if failure is not None:
+        print(json.dumps(asdict(failure)), flush=True)
+    return 1 if failure else 0
 
 
 if __name__ == "__main__":
-    sys.stdout.flush()
     os._exit(main())

@@ -1,8 +1,8 @@
 """Owns the queue on disk: what of a run is to be pushed, what has been, and what to say about it.
 
 `RUN/hub_queue/` holds a numbered folder for each snapshot that waits, `ledger.jsonl` with what happened to the others,
-`failure.json` with why the last try failed, and `run_id`. A snapshot is complete once its folder has its number, so a
-kill at any moment leaves either none or a whole one. Whoever reads passes over what is damaged; `mend` sets it aside.
+and `run_id`. A snapshot is complete once its folder has its number, so a kill at any moment leaves either none or a
+whole one. Whoever reads passes over what is damaged; `mend` sets it aside.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from inpaint.hub.errors import Failure
+from inpaint.files import read_json_object, write_atomically
 
 MAX_WAITING = 16
 # What a line of the ledger must hold to mean something.
@@ -64,10 +64,10 @@ class PushQueue:
         """What tells this run's commits from those of another one that pushes to the same repository."""
         path = self.folder / "run_id"
         if not path.exists():
-            _write(path, uuid.uuid4().hex[:12])
+            write_atomically(path, uuid.uuid4().hex[:12].encode())
         return path.read_text(errors="replace")
 
-    def add(self, label: str, repo_id: str, private: bool, generator: Path, checkpoint: Path | None = None) -> Snapshot:
+    def add(self, label: str, repo_id: str, private: bool, checkpoint: Path | None = None) -> None:
         """Copy what a push needs; afterwards training may change its files as it likes.
 
         Images and checkpoints are written once, so a hard link does for them. A waiting snapshot of the same label
@@ -78,7 +78,7 @@ class PushQueue:
         """
         unfinished = self.folder / f".new-{os.getpid()}"
         shutil.rmtree(unfinished, ignore_errors=True)
-        files = unfinished / "files"
+        files, generator = unfinished / "files", self.run_dir / "generator"
         shutil.copytree(generator, files, ignore=shutil.ignore_patterns("README.md"))
         for name in _RUN_FILES:
             if (self.run_dir / name).is_file():
@@ -91,9 +91,8 @@ class PushQueue:
             raise FileNotFoundError(f"{generator} holds no {' and no '.join(missing)}")
         (unfinished / "snapshot.json").write_text(json.dumps({"label": label, "repo_id": repo_id, "private": private}))
         number = 1 + max((int(folder.name) for folder in self._numbered()), default=0)
-        folder = unfinished.rename(self.folder / f"{number:06}")
+        unfinished.rename(self.folder / f"{number:06}")
         self._supersede()
-        return Snapshot(folder, label, repo_id, private)
 
     def waiting(self) -> list[Snapshot]:
         """Oldest first."""
@@ -122,19 +121,17 @@ class PushQueue:
                     sound = [line for line in _text(self.folder / "ledger.jsonl").splitlines() if _event(line)]
                     aside += [_set_aside(path, self.folder / "damaged") for path in self._damaged(sound)]
                     if sound and not (self.folder / "ledger.jsonl").exists():
-                        _write(self.folder / "ledger.jsonl", "".join(f"{line}\n" for line in sound))
+                        write_atomically(self.folder / "ledger.jsonl", "".join(f"{line}\n" for line in sound).encode())
         return [f"{old.relative_to(self.run_dir)} is damaged: set aside as {new}" for old, new in aside]
 
     def _damaged(self, sound: list[str]) -> list[Path]:
-        run_id, failure, ledger = (self.folder / name for name in ("run_id", "failure.json", "ledger.jsonl"))
-        is_damaged = {
-            run_id: not re.fullmatch("[0-9a-f]{12}", _text(run_id)),
-            failure: self.failure is None,
-            ledger: _text(ledger).splitlines() != sound or not ledger.is_file(),
-        }
-        return [path for path in is_damaged if is_damaged[path] and os.path.lexists(path)] + [
-            folder for folder in self._numbered() if _snapshot(folder) is None
-        ]
+        run_id, ledger = self.folder / "run_id", self.folder / "ledger.jsonl"
+        damaged = [folder for folder in self._numbered() if _snapshot(folder) is None]
+        if os.path.lexists(run_id) and not re.fullmatch("[0-9a-f]{12}", _text(run_id)):
+            damaged.append(run_id)
+        if os.path.lexists(ledger) and (_text(ledger).splitlines() != sound or not ledger.is_file()):
+            damaged.append(ledger)
+        return damaged
 
     def finish(self, snapshot: Snapshot, event: str, **details: Any) -> None:
         """Write down what became of a snapshot, then remove it: a kill in between repeats it, and that does no harm."""
@@ -157,22 +154,6 @@ class PushQueue:
         events = (_event(line) for line in _text(self.folder / "ledger.jsonl").splitlines())
         return [event for event in events if event is not None]
 
-    @property
-    def failure(self) -> Failure | None:
-        """Why the last try failed; None after a success or before the first try."""
-        try:
-            return Failure(**json.loads(_text(self.folder / "failure.json")))
-        except (ValueError, TypeError):
-            return None
-
-    @failure.setter
-    def failure(self, failure: Failure | None) -> None:
-        path = self.folder / "failure.json"
-        if failure is None:
-            path.unlink(missing_ok=True)
-        else:
-            _write(path, json.dumps(asdict(failure)))
-
     @contextmanager
     def lock(self) -> Iterator[bool]:
         """Whether this process alone may push now; the lock dies with its process."""
@@ -194,8 +175,8 @@ class PushQueue:
                 lines[line["label"]] = line
         return lines
 
-    def statement(self, repo_id: str) -> str:
-        """What is on the Hub and what is not, in a few plain lines."""
+    def statement(self, repo_id: str, why: str | None = None) -> str:
+        """What is on the Hub and what is not, in a few plain lines; `why` the last try failed, if it did."""
         pushed, waiting = self.pushed(repo_id), [s.label for s in self.waiting()]
         lines = [f"Hub: nothing of this run is in {repo_id}."]
         if pushed:
@@ -210,8 +191,7 @@ class PushQueue:
         if superseded:
             lines.append(f"Hub: never pushed, since newer ones took their place: {', '.join(superseded)}.")
         if waiting:
-            why = f" ({self.failure.reason})" if self.failure else ""
-            lines.append(f"Hub: NOT pushed yet: {', '.join(waiting)}{why}.")
+            lines.append(f"Hub: NOT pushed yet: {', '.join(waiting)}{f' ({why})' if why else ''}.")
             lines.append(f"Hub: finish it with: inpaint push {self.run_dir}")
         return "\n".join(lines)
 
@@ -233,8 +213,8 @@ class PushQueue:
 def _snapshot(folder: Path) -> Snapshot | None:
     """The snapshot that waits in a folder; None if it is damaged, or gone because it has been pushed just now."""
     try:
-        snapshot = Snapshot(folder, **json.loads(_text(folder / "snapshot.json")))
-    except (ValueError, TypeError):
+        snapshot = Snapshot(folder, **read_json_object(folder / "snapshot.json"))
+    except TypeError:
         return None
     has_types = (type(snapshot.label), type(snapshot.repo_id), type(snapshot.private)) == (str, str, bool)
     is_whole = all((snapshot.files / name).is_file() for name in _WEIGHTS)
@@ -273,11 +253,3 @@ def _link(source: str, target: str) -> None:
         os.link(source, target)
     except OSError:  # a file system without hard links
         shutil.copy2(source, target)
-
-
-def _write(path: Path, text: str) -> None:
-    """The whole text or none of it, whoever reads meanwhile."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(f".{os.getpid()}")
-    unfinished.write_text(text)
-    unfinished.replace(path)
