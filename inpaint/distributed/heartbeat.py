@@ -26,12 +26,7 @@ _BEAT_S, _SILENCE_S, _LATE_S = 1.0, 20.0, 20.0
 
 
 class Heartbeat:
-    """This process's sign of life, and its eye on those of the others.
-
-    Args:
-        rank, world_size: of this process.
-        timeout_s: how long the training loop may stay at one place.
-    """
+    """This process's sign of life, and its eye on those of the others; the loop may stay `timeout_s` at one place."""
 
     def __init__(self, rank: int, world_size: int, timeout_s: float) -> None:
         self.rank, self.world_size, self.timeout_s = rank, world_size, timeout_s
@@ -172,12 +167,8 @@ def _parent(pid: int) -> int | None:
 def meeting(rank: int, world_size: int, timeout_s: float) -> Iterator[None]:
     """Within the block, all processes of the job come together; who lets the others wait is named.
 
-    Args:
-        rank, world_size: of this process.
-        timeout_s: how long it may take.
-
     Raises:
-        InpaintError: they did not meet.
+        InpaintError: they did not meet, which the caller tries for `timeout_s`.
     """
     store = connect(timeout_s=30.0)
     store.set(f"here/{rank}", socket.gethostname())

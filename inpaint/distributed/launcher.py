@@ -45,11 +45,7 @@ def env_true(name: str) -> bool:
 
 
 def launcher_precision() -> str:
-    """What the launcher says of precision, in our words; float32 if it says nothing.
-
-    Raises:
-        UsageError: it asks for one that there is not.
-    """
+    """What the launcher says of precision, in our words; float32 if it says nothing."""
     asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
     if asked not in ("no", "bf16", "fp16"):
         raise UsageError(f"the launcher's mixed_precision is {asked!r}; allowed: no, bf16, fp16")
@@ -92,23 +88,17 @@ def settle(config: Config, kept: Mapping[str, Any]) -> Config:
         kept: the section `training` of the run that goes on, whose own they stay; empty for a new one.
     """
     training = config.training
-    precision: str = training.precision
-    num_threads = training.num_threads
-    if precision == "auto":
-        precision = kept["precision"] if kept.get("precision") in PRECISIONS else launcher_precision()
-    if num_threads is None:
-        saved = kept.get("num_threads")
-        num_threads = saved if type(saved) is int and saved > 0 else num_threads_here()
-    settled = training.model_copy(update={"precision": precision, "num_threads": num_threads})
-    return config.model_copy(update={"training": settled})
+    precision, num_threads = kept.get("precision"), kept.get("num_threads")
+    settled: dict[str, Any] = {}
+    if training.precision == "auto":
+        settled["precision"] = precision if precision in PRECISIONS else launcher_precision()
+    if training.num_threads is None:
+        settled["num_threads"] = num_threads if type(num_threads) is int and num_threads > 0 else num_threads_here()
+    return config.model_copy(update={"training": training.model_copy(update=settled)})
 
 
 def validate_launcher(precision: str, use_deepspeed: bool, device_type: str) -> None:
-    """Unsupported combinations end here, before anything is begun; `device_type` as `torch.device` names it.
-
-    Raises:
-        UsageError: with what to change.
-    """
+    """Unsupported combinations end here in a UsageError, before anything is begun; `device_type` as torch names it."""
     asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
     ours = {"float32": "no", "float64": "no"}.get(precision, precision)
     if asked not in ("no", ours):
@@ -139,11 +129,7 @@ def validate_launcher(precision: str, use_deepspeed: bool, device_type: str) -> 
 
 
 def refuse_contradictions(accumulation: int, gradient_clip: float | None) -> None:
-    """What the launcher may say too, and only our config decides.
-
-    Raises:
-        UsageError: it says something else.
-    """
+    """Raise UsageError where the launcher says otherwise of what only our config decides."""
     for word, ours, setting in (
         ("gradient_accumulation_steps", accumulation, "training.micro_batch_size"),
         ("gradient_clipping", gradient_clip, "optimizer.gradient_clip"),
@@ -158,21 +144,16 @@ def refuse_contradictions(accumulation: int, gradient_clip: float | None) -> Non
 
 
 def refuse_lost_gpus(torch_version: str, built_for: str | None) -> None:
-    """Where torch finds no GPU: that none was given to this job either, or training would crawl on its CPUs, unasked.
+    """Where torch finds no GPU: raise UsageError if this job was given some, or it would crawl on its CPUs, unasked.
 
     Args:
-        torch_version: as torch says.
-        built_for: the CUDA or ROCm version that it was built for, or None.
-
-    Raises:
-        UsageError: GPUs were given; with the package to install.
+        built_for: the CUDA or ROCm version that torch was built for, or None.
     """
     given = {name: value for name in _NO_GPUS if (value := os.environ.get(name, "")) not in _NO_GPUS[name]}
     if not given:
         return
-    wheel = (
-        f"pip install --force-reinstall torch=={torch_version.partition('+')[0]} --index-url https://pypi.org/simple"
-    )
+    number = torch_version.partition("+")[0]
+    wheel = f"pip install --force-reinstall torch=={number} --index-url https://pypi.org/simple"
     older = "(older drivers need another wheel: pytorch.org/get-started/previous-versions)"
     why = f"was built without CUDA: {wheel} {older}"
     if built_for is not None:
@@ -187,11 +168,7 @@ def refuse_lost_gpus(torch_version: str, built_for: str | None) -> None:
 def deepspeed_settings(
     precision: str, micro_batch_size: int, accumulation: int, world_size: int, gradient_clip: float | None
 ) -> dict[str, Any]:
-    """The launcher's DeepSpeed file, or its own few words without one, with what our config decides filled in.
-
-    Raises:
-        UsageError: no such file, not of this kind, or it decides what our config does.
-    """
+    """The launcher's DeepSpeed file, or its own few words without one, with what our config decides filled in."""
     name = os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "none")
     settings = _deepspeed_words() if name == "none" else _deepspeed_file(Path(name))
     # DeepSpeed clips at 1.0 unless it is told a number, and guesses batch sizes wrongly for two engines.
@@ -247,11 +224,7 @@ def _deepspeed_file(path: Path) -> dict[str, Any]:
 
 
 def divide_batch(global_batch_size: int, micro_batch_size: int | None, world_size: int) -> tuple[int, int]:
-    """The micro batch and how many of them each process accumulates.
-
-    Raises:
-        UsageError: the batch cannot be divided so.
-    """
+    """The micro batch and how many of them each process accumulates; UsageError if there is no such division."""
     if global_batch_size % world_size:
         raise UsageError(
             f"training.global_batch_size = {global_batch_size} cannot be divided among {world_size} processes; "

@@ -33,15 +33,12 @@ class Network:
     """One network in training on one process or under DDP; every process calls every method alike.
 
     Args:
-        processes: that train it together.
-        settings: of its steps.
         module, optimizer: on the device already.
         wrap: the engine's `prepare`, which gives both back in its wrappers.
 
     Attributes:
         module: the raw network, for forward passes that no gradient reduction may follow.
-        parameters: all of it, in order.
-        buffers: all of it, in order, by type.
+        parameters, buffers: all of it, in order; the latter by type.
         shapes: of all parameters and buffers by name, as `weights` hands them out.
         span: around each `forward`, `backward` and `optimizer`; a profiler sets it to see them.
     """
@@ -144,7 +141,9 @@ class Network:
         return self.processes.on_main(moments) | self.processes.on_main(self._scalars())
 
     def load_optimizer_state(self, tensors: dict[str, Tensor]) -> None:
-        self._load_loss_scale(tensors)
+        if self.scaler.is_enabled() and "loss_scale" in tensors:
+            scale, tracker = tensors["loss_scale"].tolist()
+            self.scaler.load_state_dict(self.scaler.state_dict() | {"scale": scale, "_growth_tracker": int(tracker)})
         # A fused optimizer walks through memory: moments that lie in another order than their weight go wrong silently.
         state = {
             index: {moment: torch.empty_like(p).copy_(tensors[f"{name}/{moment}"]) for moment in MOMENTS}
@@ -160,11 +159,6 @@ class Network:
         if self.scaler.is_enabled():
             state = self.scaler.state_dict()
             yield "loss_scale", torch.tensor([state["scale"], state["_growth_tracker"]], dtype=torch.float64)
-
-    def _load_loss_scale(self, tensors: dict[str, Tensor]) -> None:
-        if self.scaler.is_enabled() and "loss_scale" in tensors:
-            scale, tracker = tensors["loss_scale"].tolist()
-            self.scaler.load_state_dict(self.scaler.state_dict() | {"scale": scale, "_growth_tracker": int(tracker)})
 
     def initialise_state(self, *inputs: Tensor) -> None:
         """Make the optimizer's state exist before it is loaded into, where the engine asks for that."""

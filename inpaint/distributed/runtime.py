@@ -45,11 +45,7 @@ class Runtime(Collectives):
     """The processes and devices of this run, and the one way to them.
 
     Args:
-        precision: `training.precision`; `auto` is the launcher's.
-        global_batch_size: images a step over all processes.
-        micro_batch_size: images a process handles at once; None: global / processes.
-        gradient_clip: largest norm of a network's gradient, or None.
-        timeout_s: how long a process waits for the others.
+        precision, global_batch_size, micro_batch_size, gradient_clip, timeout_s: the settings of these names.
         group: of `meet`, if the processes have met.
 
     Attributes:

@@ -17,18 +17,12 @@ NOTHING, SAVE, STOP = 0, 1, 2
 class StopSync:
     """Each process raises a flag a step; all act on the largest.
 
-    Args:
-        stop: a wish of any process is all processes'.
-        every_minutes: the main process's wish to save; None: never.
-        wants_save: another of its wishes, asked each step.
+    A wish of any process to stop is all processes'. To save is the main process's wish: `every_minutes`, if that is a
+    number, and where `wants_save`, asked each step, says so.
     """
 
     def __init__(
-        self,
-        runtime: Runtime,
-        stop: StopRequest,
-        every_minutes: float | None,
-        wants_save: Callable[[], bool] = lambda: False,
+        self, runtime: Runtime, stop: StopRequest, every_minutes: float | None, wants_save: Callable[[], bool]
     ) -> None:
         self.runtime, self.stop, self.every_minutes, self.wants_save = runtime, stop, every_minutes, wants_save
         self._flags: deque[Callable[[], int]] = deque()

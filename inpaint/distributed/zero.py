@@ -13,16 +13,11 @@ from inpaint.distributed.network import MOMENTS, Network
 
 
 class ZeroNetwork(Network):
-    """One network under its own DeepSpeed engine, with full float32 weights and state in ZeRO's partitions.
-
-    Args:
-        deepspeed: the library, which only the file of the engine imports.
-        arguments: of `Network`.
-    """
+    """One network under its own DeepSpeed engine, with full float32 weights and state in ZeRO's partitions."""
 
     def __init__(self, deepspeed: Any, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self.deepspeed = deepspeed
+        self.deepspeed = deepspeed  # handed in, for only the file of the engine imports it
         self.module = self.engine.module
         self.stage = self.engine.zero_optimization_stage()
         self._num_updates = 0
