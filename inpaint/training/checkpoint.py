@@ -6,6 +6,7 @@ Only the main process comes here. What a checkpoint means is the trainer's; how 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import logging
 import math
@@ -49,25 +50,19 @@ class DamagedCheckpointError(Exception):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A whole checkpoint in memory.
-
-    Attributes:
-        path: where it was read from.
-        tensors: by file name without `.safetensors`, then by tensor name; on the CPU.
-        state: what `state.json` holds.
-    """
+    """A whole checkpoint in memory, read from `path`."""
 
     path: Path
     tensors: dict[str, dict[str, Tensor]]
+    """By file name without `.safetensors`, then by tensor name; on the CPU."""
     state: dict[str, Any]
+    """What `state.json` holds."""
 
 
 class CheckpointStore:
     """The checkpoints of one run, `step_NNNNNNNN/` each; written in the background, one at a time.
 
-    Args:
-        root: the folder; made if it is not there.
-        keep: how many of the newest stay, beside the best.
+    The newest `keep` stay, beside the best. The folder `root` is made if it is not there.
     """
 
     def __init__(self, root: Path, keep: int = 2) -> None:
@@ -89,9 +84,7 @@ class CheckpointStore:
         """Begin to write a checkpoint; waits only for the one before it. What is there for `step` stays as it is.
 
         Args:
-            step: its name.
-            tensors: file name without `.safetensors` to tensors on the CPU that nobody changes from now on.
-            state: values for `state.json`.
+            tensors, state: as a `Checkpoint` has them; nobody changes them from now on.
         """
         self.wait()
         if self.folder(step).exists():
@@ -148,11 +141,8 @@ class CheckpointStore:
         return None
 
     def _set_aside(self, folder: Path) -> Path:
-        aside = next(
-            path
-            for number in range(10_000)
-            if not (path := self.root / f"{_DAMAGED}{folder.name}{f'-{number}' if number else ''}").exists()
-        )
+        names = (f"{_DAMAGED}{folder.name}{f'-{number}' if number else ''}" for number in itertools.count())
+        aside = next(self.root / name for name in names if not (self.root / name).exists())
         try:
             os.rename(folder, aside)
         except OSError as error:
@@ -177,17 +167,17 @@ class CheckpointStore:
             free = shutil.disk_usage(self.root).free
             raise OSError(f"{human_size(self.bytes_needed)} are needed in {self.root}, {human_size(free)} are free")
         temporary = self.root / f"{_TEMPORARY}{self.folder(step).name}"
-        if temporary.exists():
-            shutil.rmtree(temporary)
+        shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
-        files = {}
-        state_bytes = json.dumps({"version": VERSION, **state}, indent=1).encode()
-        for name in (*tensors, STATE):
-            data = state_bytes if name == STATE else serialise(dict(tensors[name]))
-            file = name if name == STATE else f"{name}.safetensors"
-            write_synced(temporary / file, data)
-            files[file] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-        manifest: dict[str, Any] = {"version": VERSION, "files": files}
+        manifest: dict[str, Any] = {"version": VERSION, "files": {}}
+
+        def write(name: str, data: bytes) -> None:
+            write_synced(temporary / name, data)
+            manifest["files"][name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+        for name, group in tensors.items():
+            write(f"{name}.safetensors", serialise(dict(group)))
+        write(STATE, json.dumps({"version": VERSION, **state}, indent=1).encode())
         manifest["sha256"] = _digest(manifest)
         write_synced(temporary / MANIFEST, json.dumps(manifest, indent=1).encode())
         publish_directory(temporary, self.folder(step))

@@ -139,19 +139,15 @@ def dry_run(config: Config, world_size: int) -> None:
     generator, discriminator = (sum(p.numel() for p in network.parameters()) for network in build_networks(config))
     facts: dict[str, Any] = {
         "config": config.model_dump(mode="json"),
-        "parameters": {
-            "generator": generator,
-            "discriminator": discriminator,
-            "total": generator + discriminator,
-        },
+        "parameters": {"generator": generator, "discriminator": discriminator, "total": generator + discriminator},
         "batch": {"global": config.training.global_batch_size, "micro": micro, "accumulation": accumulation},
     }
-    num = config.data.synthetic_train if config.data.path is None else None
+    num = config.data.synthetic_train
     if config.data.path is not None:
         from inpaint.data.decoded import num_training_pictures
 
         num = len(_open_stream(config)) if config.data.streaming else num_training_pictures(config.data.path)
-    steps = (num or 0) // config.training.global_batch_size
+    steps = num // config.training.global_batch_size
     phases = dict(zip((1, 2, 3), phase_steps(config.training.phases, steps), strict=True))
     facts["training_pictures"], facts["steps_per_epoch"], facts["steps_per_phase"] = num, steps, phases
     facts["steps"] = min(steps * config.training.epochs, config.training.max_steps or steps * config.training.epochs)
@@ -178,16 +174,16 @@ def _train(config: Config, options: Options) -> str:
     config = _settled(config, options, group)
     num_threads = torch.get_num_threads()
     torch.set_num_threads(config.training.num_threads or num_threads)
-    stop: StopRequest | None = None
     try:
         runtime = Runtime.of(config, group)
         _compare_configs(runtime, config)
         # Only now: until all have met there is nothing to save, and a process that waits in vain shall be stoppable.
         stop = StopRequest(runtime.is_main)
-        outcome = _train_until(stop, runtime, config, options)
-    finally:
-        if stop is not None:
+        try:
+            outcome = _train_until(stop, runtime, config, options)
+        finally:
             stop.restore()
+    finally:
         torch.set_num_threads(num_threads)
     if runtime.is_main and outcome == "preempted":
         print("\nasked to stop: the run is saved; the same command resumes it", file=sys.stderr)
@@ -227,7 +223,9 @@ def _train_until(stop: StopRequest, runtime: Runtime, config: Config, options: O
     except RuntimeError as error:
         if runtime.world_size == 1 or not _is_connection_lost(error):
             raise
-        lost = heartbeat.missing() or f"all others still answer ({_first_line(error)})"
+        # Without gloo's advice, which follows in the same line.
+        said = str(error).strip().splitlines()[0].partition(". This is")[0][:300]
+        lost = heartbeat.missing() or f"all others still answer ({said})"
         raise InpaintError(f"the processes lost one another: {lost}") from error
     finally:
         heartbeat.close(in_order=outcome is not None)
@@ -242,8 +240,7 @@ def _settled(config: Config, options: Options, group: ProcessGroup | None = None
 
     is_going_on = options.resume and rank_and_world_size()[0] == 0
     kept = RunDirectory(options.run_dir).saved_config().get("training", {}) if is_going_on else {}
-    settled = settle(config, kept).training
-    ours = {"precision": settled.precision, "num_threads": settled.num_threads}
+    ours = settle(config, kept).training.model_dump(include={"precision", "num_threads"})
     return settle(config, Collectives(group).broadcast(ours))
 
 
@@ -257,12 +254,11 @@ def _open_run(run: RunDirectory, config: Config, options: Options) -> None:
         from inpaint.evaluation.features import require_feature_network
 
         require_feature_network()
-    generator_config = GeneratorConfig.for_run(config)
     if options.init_from is not None and options.resume and any(run.path.glob("checkpoints/*step_*")):
         print("--init-from is for a new run and not used; this one goes on from its own checkpoint", file=sys.stderr)
     elif options.init_from is not None:
         # A mistake is told now, and not after the data is prepared.
-        init_generator(Generator(generator_config), options.init_from)
+        init_generator(Generator(GeneratorConfig.for_run(config)), options.init_from)
     for change in run.open(config, options.resume, options.overwrite):
         print(f"changed since this run was last started: {change}", file=sys.stderr)
 
@@ -325,12 +321,9 @@ def _print_start(runtime: Runtime, config: Config, trainer: Trainer, run: RunDir
     for note in notes:
         print(note, file=sys.stderr)
     num_parameters = trainer.task.num_parameters
-    print(
-        f"{runtime.describe()}; {' + '.join(f'{num / 1e6:.2f} M' for num in num_parameters.values())} parameters "
-        f"({' + '.join(num_parameters)})\n"
-        f"run directory: {run.path}",
-        file=sys.stderr,
-    )
+    sizes = " + ".join(f"{num / 1e6:.2f} M" for num in num_parameters.values())
+    print(f"{runtime.describe()}; {sizes} parameters ({' + '.join(num_parameters)})", file=sys.stderr)
+    print(f"run directory: {run.path}", file=sys.stderr)
 
 
 def _compare_configs(runtime: Runtime, config: Config) -> None:
@@ -360,8 +353,3 @@ def _is_connection_lost(error: Exception) -> bool:
     """Whether a reduction failed because of another process (gloo and NCCL raise plain RuntimeErrors or DistErrors)."""
     words = ("connection", "gloo", "nccl", "peer", "timed out", "timeout", "socket", "broken pipe")
     return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
-
-
-def _first_line(error: BaseException) -> str:
-    """What went wrong without gloo's advice, which follows in the same line."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__).partition(". This is")[0][:300]

@@ -52,22 +52,22 @@ class Meter:
         Raises:
             NonFiniteError: on all processes alike.
         """
-        columns = self._columns(self._rows)
+        columns = self._columns()
         self._rows = []
         return {key: sum(column) / len(column) for key, column in columns.items()}
 
     def check(self) -> None:
         """Raise what `compute` would, and forget nothing."""
-        self._columns(self._rows)
+        self._columns()
 
-    def _columns(self, rows: list[tuple[StepInfo, Terms]]) -> dict[str, list[float]]:
-        if not rows:
+    def _columns(self) -> dict[str, list[float]]:
+        if not self._rows:
             return {}
         # Every process steps alike, so it has the same terms in the same order.
-        values: Tensor = torch.stack([value.float() for _, terms in rows for value in terms.values()])
+        values: Tensor = torch.stack([value.float() for _, terms in self._rows for value in terms.values()])
         means = iter((self.runtime.reduce_sum(values) / self.runtime.world_size).tolist())
         columns: dict[str, list[float]] = {}
-        for info, terms in rows:
+        for info, terms in self._rows:
             present = {key: next(means) for key in terms}
             if wrong := [key for key, value in present.items() if not math.isfinite(value)]:
                 raise NonFiniteError(info, wrong)
@@ -123,10 +123,8 @@ class Throughput:
         own = round(self._wait_s / steps * 1e9), take_peak_bytes(self.runtime.device)
         wait_ns, peak_bytes = (pending() for pending in [self.runtime.all_reduce_max_async(value) for value in own])
         images_per_s, peak_gib = steps * global_batch_size / self._seconds, round(peak_bytes / 2**30, 3)
-        self._num_images, self._trained_s = (
-            self._num_images + steps * global_batch_size,
-            self._trained_s + self._seconds,
-        )
+        self._num_images += steps * global_batch_size
+        self._trained_s += self._seconds
         self.summary = {
             "images_per_s": round(self._num_images / self._trained_s, 1),
             "peak_memory_gib": max(peak_gib, self.summary.get("peak_memory_gib", 0.0)),

@@ -27,12 +27,9 @@ BACKWARD_OPERATION = "autograd::engine::evaluate_function"
 
 
 class Profiler:
-    """Traces the main process.
+    """Traces `num_steps` of each phase, after some to warm up, in the main process; 0 traces nothing.
 
-    Args:
-        num_steps: of each phase, after some to warm up; 0 traces nothing.
-        folder: for `phase_N.json.gz`, to be opened in ui.perfetto.dev, and `summary.txt`.
-        networks: whose spans are recorded.
+    Into `folder` go `phase_N.json.gz`, to be opened in ui.perfetto.dev, and `summary.txt`.
     """
 
     def __init__(self, num_steps: int, folder: Path, *networks: Network) -> None:
@@ -92,9 +89,7 @@ class Profiler:
 def summary(averages: Any, num_steps: int) -> str:
     """Milliseconds a step on the processor and, where there is one, on the GPU, which works while the former goes on.
 
-    Args:
-        averages: `key_averages()` of a trace with the spans of `SPANS` in it.
-        num_steps: how many steps it is of.
+    Of `averages`, the `key_averages()` of a trace of `num_steps` with the spans of `SPANS` in it.
     """
     host, device = dict.fromkeys((*SPANS, "reduce"), 0.0), dict.fromkeys((*SPANS, "reduce"), 0.0)
     total = 0.0

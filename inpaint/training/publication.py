@@ -30,7 +30,6 @@ class Publication:
         self._step: int | None = None
         self._is_lost = False
         hub = config.hub
-        self._wait_minutes = hub.wait_minutes
         if runtime.is_main and hub.repo_id is not None:
             from inpaint.hub.publisher import HubPublisher
 
@@ -98,4 +97,4 @@ class Publication:
         """Wait for what is still to be pushed and say what is on the Hub; a run that goes on later waits hardly."""
         if self._publisher is None:
             return None
-        return self._publisher.close(5.0 if preempted else self._wait_minutes * 60)
+        return self._publisher.close(5.0 if preempted else self.config.hub.wait_minutes * 60)

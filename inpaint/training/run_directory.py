@@ -27,16 +27,8 @@ from inpaint.training.metrics_file import DAMAGED, MetricsFile
 from inpaint.training.run_lock import RunLock
 from inpaint.training.tracking import STATE, Tracker
 
-CONFIG, METRICS, LOCK, PREEMPTED, PID, REPORT, EVALUATION = (
-    "config.yaml",
-    "metrics.jsonl",
-    "run.lock",
-    "PREEMPTED",
-    "rank0.pid",
-    "report.md",
-    "evaluation.json",
-)
-ENVIRONMENT = "environment.json"
+CONFIG, METRICS, LOCK, PREEMPTED, PID = "config.yaml", "metrics.jsonl", "run.lock", "PREEMPTED", "rank0.pid"
+REPORT, EVALUATION, ENVIRONMENT = "report.md", "evaluation.json", "environment.json"
 # All that a run leaves, so that --overwrite never removes anything else.
 OURS = (
     *(METRICS, DAMAGED, PREEMPTED, PID, REPORT, EVALUATION, ENVIRONMENT),
@@ -174,8 +166,7 @@ class RunDirectory:
         temporary, final = self.path / ".generator.tmp", self.path / "generator"
         with self.tolerate_io_errors("generator/"):
             try:
-                if temporary.exists():
-                    shutil.rmtree(temporary)
+                shutil.rmtree(temporary, ignore_errors=True)
                 temporary.mkdir()
                 try:
                     write_generator_card(self.path, temporary)
@@ -186,9 +177,8 @@ class RunDirectory:
                 if final.exists():
                     remove_directory(final)
                 publish_directory(temporary, final)
-            except BaseException:
+            finally:
                 shutil.rmtree(temporary, ignore_errors=True)
-                raise
 
     def mark_finished(self, step: int | None) -> None:
         """Note that nothing is left to do at `step`: trained, judged, saved, and queued for the Hub; None: there is."""

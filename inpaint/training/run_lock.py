@@ -29,11 +29,7 @@ LOOK_S = 15.0
 
 
 class RunLock:
-    """The lock of one run directory, from `take` to `release`.
-
-    Args:
-        path: the lock file.
-    """
+    """The lock of one run directory, the file at `path`, from `take` to `release`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -43,19 +39,12 @@ class RunLock:
         self._thread = threading.Thread(target=self._renew, name="run lock", daemon=True)
 
     def take(self) -> None:
-        """Become the holder.
-
-        Raises:
-            InpaintError: another process is, or becomes it at the same moment.
-            OSError: the file cannot be written.
-        """
+        """Become the holder; InpaintError if another process is, or becomes it at the same moment."""
         descriptor, is_shared = self._opened()
         try:
-            text = json.dumps(
-                {"host": socket.gethostname(), "pid": os.getpid(), "machine": _machine(), "token": self._token}
-            )
+            us = {"host": socket.gethostname(), "pid": os.getpid(), "machine": _machine(), "token": self._token}
             os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, text.encode(), 0)
+            os.pwrite(descriptor, json.dumps(us).encode(), 0)
             os.fsync(descriptor)
             if is_shared:
                 time.sleep(SETTLE_S)
@@ -81,9 +70,10 @@ class RunLock:
     def _opened(self) -> tuple[int, bool]:
         """The file, locked by the system where it can; and whether somebody on another machine may take it too."""
         for _ in range(6):
+            is_new = not self.path.exists()
             try:
-                descriptor, is_new = self._open()
-            except FileNotFoundError:  # removed by its last holder just now
+                descriptor = os.open(self.path, os.O_RDWR | (os.O_CREAT | os.O_EXCL if is_new else 0), 0o644)
+            except (FileExistsError, FileNotFoundError):  # made, or removed by its last holder, just now
                 continue
             try:
                 is_locked = _lock(descriptor)
@@ -106,17 +96,10 @@ class RunLock:
             os.close(descriptor)
         raise self._in_use(_read(self.path)[0])
 
-    def _open(self) -> tuple[int, bool]:
-        try:
-            return os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644), True
-        except FileExistsError:
-            return os.open(self.path, os.O_RDWR), False
-
     def _in_use(self, holder: dict[str, Any]) -> InpaintError:
         return InpaintError(
-            f"--run-dir {self.path.parent} is in use by process {holder.get('pid', 'unknown')} on "
-            f"{holder.get('host', 'an unknown machine')}; wait for it, stop it, or give another folder (if it is "
-            f"surely gone, delete {self.path})"
+            f"--run-dir {self.path.parent} is in use by {_who(holder)}; wait for it, stop it, or give another folder "
+            f"(if it is surely gone, delete {self.path})"
         )
 
     def _renew(self) -> None:
@@ -132,10 +115,9 @@ class RunLock:
                     print(f"{self.path} cannot be renewed ({trouble}); training goes on", file=sys.stderr)
                 continue
             if holder.get("token", self._token) != self._token:
-                other = f"process {holder.get('pid')} on {holder.get('host')}"
                 print(
-                    f"\ninpaint: {other} has taken {self.path}, which was deleted or not renewed for too long; this "
-                    "run leaves without saving, so that one alone writes",
+                    f"\ninpaint: {_who(holder)} has taken {self.path}, which was deleted or not renewed for too long; "
+                    "this run leaves without saving, so that one alone writes",
                     file=sys.stderr,
                     flush=True,
                 )
@@ -161,11 +143,7 @@ def live_holder(path: Path) -> dict[str, Any] | None:
 
 
 def _lock(descriptor: int, shared: bool = False) -> bool:
-    """Take the system's lock; False where the file system has none.
-
-    Raises:
-        BlockingIOError: another process has it.
-    """
+    """Take the system's lock; False where the file system has none, BlockingIOError if another process has it."""
     import fcntl  # which Windows lacks; training does not run there
 
     try:
@@ -180,8 +158,8 @@ def _lock(descriptor: int, shared: bool = False) -> bool:
 def _is_renewed(path: Path, patience_s: float) -> bool:
     """Whether the lock file changes while it is watched."""
     before, deadline = _read(path), time.monotonic() + patience_s
-    where = f"process {before[0].get('pid', 'unknown')} on {before[0].get('host', 'an unknown machine')}"
-    print(f"{path} is of {where}: watching for up to {patience_s:.0f} s whether it is alive", file=sys.stderr)
+    whose = f"{path} is of {_who(before[0])}"
+    print(f"{whose}: watching for up to {patience_s:.0f} s whether it is alive", file=sys.stderr)
     while time.monotonic() < deadline:
         time.sleep(min(1.0, patience_s / 10))
         if _read(path) != before:
@@ -198,6 +176,10 @@ def _read(path: Path) -> tuple[dict[str, Any], int]:
     except (FileNotFoundError, ValueError):
         return {}, 0
     return (holder if isinstance(holder, dict) else {}), time_ns
+
+
+def _who(holder: dict[str, Any]) -> str:
+    return f"process {holder.get('pid', 'unknown')} on {holder.get('host', 'an unknown machine')}"
 
 
 def _is_at(descriptor: int, path: Path) -> bool:

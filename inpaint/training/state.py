@@ -95,8 +95,7 @@ def save_state(
 ) -> None:
     """Begin a checkpoint; every process gathers, the main one writes in the background.
 
-    Args:
-        data_digest: of the data that the run is trained on; see `identity.digest_of`.
+    `data_digest` is `identity.digest_of` the data that the run is trained on.
     """
     tensors = task.state()
     if runtime.is_main:

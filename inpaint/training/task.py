@@ -54,13 +54,8 @@ def build_networks(config: Config) -> tuple[Generator, nn.Module]:
 class InpaintingTask:
     """A generator and its discriminator in training; every process calls every method alike.
 
-    Args:
-        config: of the run.
-        runtime: where it is trained.
-        init_from: a saved generator to begin from, or None.
-
     Raises:
-        InpaintError: `init_from` cannot be read or has another shape.
+        InpaintError: `init_from`, a saved generator to begin from, cannot be read or has another shape.
     """
 
     def __init__(self, config: Config, runtime: Runtime, init_from: str | None = None) -> None:

@@ -31,14 +31,7 @@ from inpaint.training.task import InpaintingTask
 class Trainer:
     """One run from its start or last checkpoint to its end. Every process has one and calls it alike.
 
-    Args:
-        config: of the run, the same on all processes.
-        options: of this start.
-        runtime: the processes; closed by the caller.
-        run: the run's folder, open on the main process.
-        stop: asked between steps.
-        heartbeat: told how far the loop is.
-        pictures: the splits.
+    What it is given the caller has opened and closes; the run's folder is open on the main process alone.
     """
 
     def __init__(
@@ -71,13 +64,10 @@ class Trainer:
         self._compiled: set[str] = set()
 
     def run(self) -> str:
-        """Train to the end or until asked to stop.
+        """Train to the end or until asked to stop; InpaintError if the run cannot go on.
 
         Returns:
             `finished`, `preempted`, or `unsaved (why)` if the last state could not be written.
-
-        Raises:
-            InpaintError: the run cannot go on.
         """
         self.heartbeat.busy("reading the last checkpoint")
         self._restore()
@@ -169,10 +159,9 @@ class Trainer:
         if not self.runtime.is_main or not figures:
             return
         line = {**asdict(info), "images_seen": self.progress.images_seen, **figures}
-        line |= {"learning_rate_factor": self.learning_rate.of_step(self.progress.images_seen, batch_size)}
-        self.run_directory.log(
-            line | {"time/total_s": round(self.progress.seconds, 3), "total_steps": self.total_steps}
-        )
+        line["learning_rate_factor"] = self.learning_rate.of_step(self.progress.images_seen, batch_size)
+        line |= {"time/total_s": round(self.progress.seconds, 3), "total_steps": self.total_steps}
+        self.run_directory.log(line)
         self.console.show(info.step, figures)
 
     def _end_epoch(self) -> bool:
