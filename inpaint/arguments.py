@@ -44,11 +44,7 @@ VALUES = {
 
 
 def information(argv: list[str]) -> str | None:
-    """The answer to --help, --list-presets or --print-defaults; None where none of them is asked for.
-
-    Raises:
-        UsageError: --print-defaults of settings that are wrong.
-    """
+    """The answer to --help, --list-presets or --print-defaults; None where none of them is asked for."""
     given = _read(argv)[0]
     if "--help" in argv or "-h" in argv:
         return usage()

@@ -45,13 +45,6 @@ def write_atomically(path: Path, data: bytes) -> None:
     sync(path.parent)
 
 
-def sync_files(folder: Path) -> None:
-    """Make the content of a folder's files last, where a library wrote them."""
-    for path in folder.rglob("*"):
-        if path.is_file():
-            sync(path)
-
-
 def publish_directory(temporary: Path, final: Path) -> None:
     """Give a finished directory its name in one step; its files must have been written through."""
     sync(temporary)

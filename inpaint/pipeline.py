@@ -142,11 +142,7 @@ class InpaintingPipeline:
     ) -> list[Image.Image]: ...
 
     def __call__(
-        self,
-        image: PictureLike | list[Any],
-        mask_image: PictureLike | list[Any],
-        *,
-        resize_mask: bool = False,
+        self, image: PictureLike | list[Any], mask_image: PictureLike | list[Any], *, resize_mask: bool = False
     ) -> Image.Image | list[Image.Image]:
         """The image with the hole filled and all other pixels unchanged.
 
@@ -169,16 +165,17 @@ class InpaintingPipeline:
         Warns:
             InpaintWarning: a hole is much larger than those the generator was trained on.
         """
-        images, masks = _unbatched(image), _unbatched(mask_image)
-        if isinstance(images, list) and not isinstance(masks, list):
-            masks = [masks] * len(images)
-        if isinstance(images, list) != isinstance(masks, list) or len(_listed(images)) != len(_listed(masks)):
-            raise UsageError(f"give one mask for each image, or one for all; got {_count(images)} and {_count(masks)}")
-        jobs = [_Job.of(*pair, resize_mask) for pair in zip(_listed(images), _listed(masks), strict=True)]
+        several, masks = _several(image), _several(mask_image)
+        images = [image] if several is None else several
+        if masks is not None and (several is None or len(images) != len(masks)):
+            given = "a single one" if several is None else f"a list of {len(images)}"
+            raise UsageError(f"give one mask for each image, or one for all; got {given} and a list of {len(masks)}")
+        masks = [mask_image] * len(images) if masks is None else masks
+        jobs = [_Job.of(*pair, resize_mask) for pair in zip(images, masks, strict=True)]
         for job in jobs:
             _require_pillow(job.pixels)
         filled = [filled.to_image() for filled in self._fill(jobs)]
-        return filled if isinstance(images, list) else filled[0]
+        return filled[0] if several is None else filled
 
     def fill(self, image: PictureLike, mask_image: PictureLike, *, resize_mask: bool = False) -> Filled:
         """Like a call with one image, but also for 16-bit colour: known pixels keep 16 bits, the fill has 8 scaled up.
@@ -300,17 +297,9 @@ def _require_pillow(pixels: Pixels) -> None:
         )
 
 
-def _unbatched(value: PictureLike | list[Any]) -> PictureLike | list[Any]:
-    """A tensor [B, C, H, W] as a list."""
-    return list(value) if isinstance(value, Tensor) and value.ndim == 4 else value
-
-
-def _listed(value: PictureLike | list[Any]) -> list[Any]:
-    return value if isinstance(value, list) else [value]
-
-
-def _count(value: object) -> str:
-    return f"a list of {len(value)}" if isinstance(value, list) else "a single one"
+def _several(value: PictureLike | list[Any]) -> list[Any] | None:
+    """The images of a list or of a tensor [B, C, H, W]; None of a single one."""
+    return list(value) if isinstance(value, list) or (isinstance(value, Tensor) and value.ndim == 4) else None
 
 
 def find_device(name: torch.device | str | None) -> torch.device:

@@ -67,7 +67,7 @@ def test_the_phases_follow_one_another(phases: tuple[float, float, float], num_s
 
 
 def rate(schedule: str, warmup_kimg: float = 0, total: int = 10_000) -> LearningRate:
-    return LearningRate.of(OptimizerConfig(schedule=schedule, warmup_kimg=warmup_kimg), total)  # type: ignore[arg-type]
+    return LearningRate(OptimizerConfig(schedule=schedule, warmup_kimg=warmup_kimg), total)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

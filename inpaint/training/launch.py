@@ -328,9 +328,8 @@ def _print_start(runtime: Runtime, config: Config, trainer: Trainer, run: RunDir
 
 def _compare_configs(runtime: Runtime, config: Config) -> None:
     """Processes that were started with different settings would train different things; refuse."""
-    hashes = runtime.all_gather(config.fingerprint())
-    if len(set(hashes)) > 1:
-        different = [rank for rank, value in enumerate(hashes) if value != hashes[0]]
+    configs = runtime.all_gather(config.fingerprint())
+    if different := [rank for rank, theirs in enumerate(configs) if theirs != configs[0]]:
         raise UsageError(
             f"rank(s) {', '.join(map(str, different))} have other settings than rank 0; start all processes "
             "with the same --config and flags"

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from inpaint.config import Config
 from inpaint.errors import InpaintError, UsageError
-from inpaint.files import publish_directory, read_json_object, remove_directory, sync_files, write_atomically
+from inpaint.files import publish_directory, read_json_object, remove_directory, sync, write_atomically
 from inpaint.hub.card import write_generator_card
 from inpaint.models.generator import Generator
 from inpaint.training.checkpoint import CheckpointStore, DamagedCheckpointError, read_state
@@ -173,7 +173,8 @@ class RunDirectory:
                 except Exception as error:  # noqa: BLE001 - without it `save_pretrained` writes a plainer one
                     tqdm.write(f"the generator's card cannot be made ({error}); training goes on", file=sys.stderr)
                 generator.save_pretrained(temporary)
-                sync_files(temporary)
+                for path in temporary.iterdir():
+                    sync(path)
                 if final.exists():
                     remove_directory(final)
                 publish_directory(temporary, final)

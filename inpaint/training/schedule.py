@@ -29,13 +29,8 @@ def phase_at(position: int, counts: tuple[int, int, int]) -> int:
 class LearningRate:
     """The share of the full rate after `images_seen` images; counted in images, it does not know the batch."""
 
-    schedule: str
-    warmup_images: float
-    total_images: float
-
-    @classmethod
-    def of(cls, config: OptimizerConfig, total_images: int) -> LearningRate:
-        return cls(config.schedule, config.warmup_kimg * 1000, total_images)
+    settings: OptimizerConfig
+    total_images: int
 
     def of_step(self, images_seen: int, batch_size: int) -> float:
         """For the step after which `images_seen` images are seen: at its middle, so that none runs at rate 0."""
@@ -43,10 +38,11 @@ class LearningRate:
 
     def factor(self, images_seen: float) -> float:
         """Between 0 and 1: rises linearly while warming up, then stays or falls to 0 at the end of the run."""
-        warmup = min(1.0, images_seen / self.warmup_images) if self.warmup_images else 1.0
+        warmup_images = self.settings.warmup_kimg * 1000
+        warmup = min(1.0, images_seen / warmup_images) if warmup_images else 1.0
         left = max(0.0, 1 - images_seen / self.total_images)
-        if self.schedule == "linear":
+        if self.settings.schedule == "linear":
             return warmup * left
-        if self.schedule == "cosine":
+        if self.settings.schedule == "cosine":
             return warmup * 0.5 * (1 - math.cos(math.pi * left))
         return warmup

@@ -245,7 +245,7 @@ class Trainer:
         left = progress.steps_left(self.config.training, self.feed.steps_per_epoch)
         self.total_steps = progress.step + left
         total_images = progress.images_seen + left * self.config.training.global_batch_size
-        self.learning_rate = LearningRate.of(self.config.optimizer, total_images)
+        self.learning_rate = LearningRate(self.config.optimizer, total_images)
 
     def _done(self) -> bool:
         return self.progress.step >= self.total_steps
