@@ -96,7 +96,11 @@ def write_result(
         rows = {
             f"{group} ({its['num_images']})": its["figures"] for group, its in summary.methods[method]["groups"].items()
         }
-        parts += [f"## {method}", "By class and by the hole's share of the image (images):", _table(rows, shown)]
+        parts += [
+            f"## {method}",
+            "By class and by the hole's share of the image (images):",
+            _table(rows, shown, "images"),
+        ]
         parts.append(
             f"Best, median and worst by {metrics[RANKED_BY].heading} from left to right, {NUM_SHOWN} each:\n\n"
             f"![{method}]({grid_name(method)})"
@@ -178,8 +182,8 @@ def grid_name(method: str) -> str:
     return f"grid-{re.sub(r'[^A-Za-z0-9]+', '-', method).strip('-')}.png"
 
 
-def _table(rows: Mapping[str, Mapping[str, float | None]], metrics: Mapping[str, Metric]) -> str:
-    cells = [["method", *(metric.heading for metric in metrics.values())]]
+def _table(rows: Mapping[str, Mapping[str, float | None]], metrics: Mapping[str, Metric], first: str = "method") -> str:
+    cells = [[first, *(metric.heading for metric in metrics.values())]]
     for method, figures in rows.items():
         cells.append([method, *(_cell(name, metric, figures) for name, metric in metrics.items())])
     return aligned(cells)
