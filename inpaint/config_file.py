@@ -15,9 +15,38 @@ _LARGEST_BYTES, _MOST_VALUES, _DEEPEST = 1 << 18, 1000, 20
 
 
 class _Loader(yaml.SafeLoader):
-    """`on` and 2020-05-01 are text, 1e-4 is a number; in YAML 1.1, which the parent reads, it is the other way."""
+    """`on` and 2020-05-01 are text, 1e-4 is a number; in YAML 1.1, which the parent reads, it is the other way.
+
+    Aliases are written out and counted: nine of them, one in another, can stand for a billion values.
+    """
 
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - so it is declared there
+    num_values = 0
+
+    def value_of(self, node: yaml.Node, key: str, depth: int = 0) -> Any:
+        self.num_values += 1
+        if self.num_values > _MOST_VALUES or depth > _DEEPEST:
+            raise yaml.YAMLError(f"more than {_MOST_VALUES} values or {_DEEPEST} levels are no config's")
+        if isinstance(node, yaml.MappingNode):
+            return self._mapping_of(node, key, depth)
+        if isinstance(node, yaml.SequenceNode):
+            return [self.value_of(inner, key, depth + 1) for inner in node.value]
+        is_null = node.tag == "tag:yaml.org,2002:null"
+        if is_null and key in Config.model_fields:
+            return {}  # an emptied section is one
+        if is_text(key) and isinstance(node, yaml.ScalarNode) and node.style is None and not is_null:
+            return node.value  # a folder called 2020 needs no quotes
+        return self.construct_object(node)
+
+    def _mapping_of(self, node: yaml.MappingNode, key: str, depth: int) -> dict[str, Any]:
+        values: dict[str, Any] = {}
+        for name, inner in node.value:
+            if not isinstance(name, yaml.ScalarNode):
+                raise yaml.YAMLError(f"a list or mapping cannot be a name{name.start_mark}")
+            if name.value in values:  # the reader would silently take the last
+                raise yaml.YAMLError(f"{name.value[:80]} stands twice{node.start_mark}")
+            values[name.value] = self.value_of(inner, f"{key}.{name.value}" if key else name.value, depth + 1)
+        return values
 
 
 for _tag, _pattern, _first in (
@@ -31,11 +60,7 @@ for _tag, _pattern, _first in (
 
 
 def read_config_file(path: Path) -> dict[str, Any]:
-    """What a file sets, by section.
-
-    Raises:
-        UsageError: it cannot be read, is no YAML, or larger than any config.
-    """
+    """What a file sets, by section; UsageError if it cannot be read, is no YAML, or larger than any config."""
     try:
         if path.exists() and not path.is_file():
             raise UsageError(f"--config {path}: is not a regular file")
@@ -61,40 +86,5 @@ def read_yaml(text: str, key: str = "") -> Any:
         yaml.YAMLError, ValueError, RecursionError: it says nothing, or too much.
     """
     loader = _Loader(text)
-    try:
-        node = loader.get_single_node()
-        return None if node is None else _Values(loader).of(node, key)
-    finally:
-        loader.dispose()
-
-
-class _Values:
-    """What nodes stand for, aliases written out: nine of them, one in another, can stand for a billion."""
-
-    def __init__(self, loader: _Loader) -> None:
-        self._loader, self._num = loader, 0
-
-    def of(self, node: yaml.Node, key: str, depth: int = 0) -> Any:
-        self._num += 1
-        if self._num > _MOST_VALUES or depth > _DEEPEST:
-            raise yaml.YAMLError(f"more than {_MOST_VALUES} values or {_DEEPEST} levels are no config's")
-        if isinstance(node, yaml.MappingNode):
-            return self._mapping(node, key, depth)
-        if isinstance(node, yaml.SequenceNode):
-            return [self.of(inner, key, depth + 1) for inner in node.value]
-        is_null = node.tag == "tag:yaml.org,2002:null"
-        if is_null and key in Config.model_fields:
-            return {}  # an emptied section is one
-        if is_text(key) and isinstance(node, yaml.ScalarNode) and node.style is None and not is_null:
-            return node.value  # a folder called 2020 needs no quotes
-        return self._loader.construct_object(node)
-
-    def _mapping(self, node: yaml.MappingNode, key: str, depth: int) -> dict[str, Any]:
-        values: dict[str, Any] = {}
-        for name, inner in node.value:
-            if not isinstance(name, yaml.ScalarNode):
-                raise yaml.YAMLError(f"a list or mapping cannot be a name{name.start_mark}")
-            if name.value in values:  # the reader would silently take the last
-                raise yaml.YAMLError(f"{name.value[:80]} stands twice{node.start_mark}")
-            values[name.value] = self.of(inner, f"{key}.{name.value}" if key else name.value, depth + 1)
-        return values
+    node = loader.get_single_node()
+    return None if node is None else loader.value_of(node, key)

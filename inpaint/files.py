@@ -11,6 +11,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 
 def write_synced(path: Path, data: bytes) -> None:
     """Write a new file through to the disk."""
@@ -75,6 +77,15 @@ def read_json_object(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_bytes())
     except (OSError, ValueError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def read_yaml_object(path: Path) -> dict[str, Any]:
+    """The keys of a YAML file; none if it is missing or damaged."""
+    try:
+        values = yaml.safe_load(path.read_bytes())
+    except (OSError, ValueError, yaml.YAMLError):
         return {}
     return values if isinstance(values, dict) else {}
 

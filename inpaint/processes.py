@@ -12,11 +12,7 @@ from inpaint.errors import UsageError
 def rank_and_world_size(do_meet: bool = True) -> tuple[int, int]:
     """Which of the launcher's processes this is, and of how many; 0 of 1 without a launcher.
 
-    Args:
-        do_meet: whether they need to know where they meet.
-
-    Raises:
-        UsageError: the launcher's variables make no sense, and torch would end in a traceback.
+    UsageError if the launcher's variables make no sense, or lack the place to meet at, which `do_meet` asks for.
     """
     numbers = {}
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_PORT"):
@@ -42,9 +38,7 @@ def start_prefix(begin: bool = False) -> str:
     """Where the processes of this start keep their keys in the launcher's store, which outlives its workers.
 
     The workers of a restart, and those that train again, would else find the addresses and words of the start before.
-
-    Args:
-        begin: whether this process starts now.
+    With `begin` this process starts now.
     """
     global _num_starts
     _num_starts += begin

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
 
 from inpaint.errors import InpaintError, UsageError
 
@@ -32,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from inpaint.files import read_yaml_object
     from inpaint.hub.publisher import HubPublisher
     from inpaint.hub.queue import PushQueue
 
@@ -43,8 +43,8 @@ def run(args: argparse.Namespace) -> int:
     known = [(s.repo_id, s.private) for s in queue.waiting()] + [
         (line["repo_id"], line["private"]) for line in queue.ledger()
     ]
-    hub = _hub_settings(args.run_dir / "config.yaml")
-    if isinstance(hub.get("repo_id"), str):
+    hub = read_yaml_object(args.run_dir / "config.yaml").get("hub")
+    if isinstance(hub, dict) and isinstance(hub.get("repo_id"), str):
         known.append((hub["repo_id"], hub.get("private") is True))
     if args.repo_id is None and not known:
         raise UsageError(f"{args.run_dir} has not been pushed yet: give --repo-id ORG/NAME")
@@ -57,13 +57,3 @@ def run(args: argparse.Namespace) -> int:
     if left := len(queue.waiting()) + (not is_queued):
         raise InpaintError(f"{left} of this run's snapshots could not be pushed; see above")
     return 0
-
-
-def _hub_settings(config: Path) -> dict[str, Any]:
-    """The section `hub` of the run's own settings; empty if they cannot be read."""
-    import yaml
-
-    try:
-        return dict(yaml.safe_load(config.read_text(errors="replace"))["hub"])
-    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError):
-        return {}

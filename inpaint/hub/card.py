@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from inpaint.files import read_json_lines, read_json_object
+from inpaint.files import read_json_lines, read_json_object, read_yaml_object
 from inpaint.hub.ids import HUB_ID
 
 TEMPLATE, CONFIG = Path(__file__).with_name("model_card.md"), "config.yaml"
@@ -32,7 +32,7 @@ def write_card(folder: Path, repo_id: str) -> None:
     lines = _metrics(folder)
     _draw_curves(lines, folder / "curves.png")
     settings = _settings(folder)
-    if settings != _parsed(folder / CONFIG):
+    if settings != read_yaml_object(folder / CONFIG):
         (folder / CONFIG).write_text(_as_yaml(settings), encoding="utf-8")
     pictures = {"samples": _newest_sample(folder), "curves": "curves.png" if (folder / "curves.png").exists() else ""}
     ModelCard(_text_of_card(folder, lines, repo_id, repo_id, pictures)).save(folder / "README.md")
@@ -42,10 +42,6 @@ def write_generator_card(run_dir: Path, folder: Path) -> None:
     """Write `README.md` into `folder`, to lie beside a run's generator on this disk: the same card without images.
 
     Written before `save_pretrained`, which leaves a card alone that is there already.
-
-    Args:
-        run_dir: what is said of the run is read here, as by `write_card`.
-        folder: must exist.
     """
     pictures = {"samples": "", "curves": ""}
     card = _text_of_card(run_dir, _metrics(run_dir), run_dir.resolve().name, "path/to/this/folder", pictures)
@@ -121,7 +117,7 @@ def _card_data(
 
 def _settings(run: Path) -> dict[str, Any]:
     """A run's settings, of folders of this machine only the last part, for the others tell about somebody's disk."""
-    settings = _parsed(run / CONFIG)
+    settings = read_yaml_object(run / CONFIG)
     data = settings.get("data")
     if isinstance(data, dict):
         for key in ("path", "cache_dir"):
@@ -161,15 +157,6 @@ def _figure(value: float | None, decimals: int) -> str:
 def _newest_sample(folder: Path) -> str:
     samples = sorted(path.name for path in (folder / "samples").glob("*.png"))
     return f"samples/{samples[-1]}" if samples else ""
-
-
-def _parsed(path: Path) -> dict[str, Any]:
-    """The keys of a YAML file; one that a crash or a bad disk has damaged costs its part of the card."""
-    try:
-        parsed = yaml.safe_load(path.read_text(encoding="utf-8", errors="replace"))
-    except (OSError, ValueError, yaml.YAMLError):
-        return {}
-    return parsed if isinstance(parsed, dict) else {}
 
 
 def _metrics(folder: Path) -> list[dict[str, Any]]:

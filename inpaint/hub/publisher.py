@@ -38,7 +38,7 @@ class HubPublisher:
     Args:
         repo_id: `ORG/NAME`; made if it is not there.
         private: make it private; nothing is pushed if it is there and public.
-        run_dir: the run directory; its `hub_queue/` keeps what could not be pushed yet.
+        run_dir: its `hub_queue/` keeps what could not be pushed yet.
         push_checkpoint: take the checkpoints that `submit` is given along.
         show_progress: let the client's progress bars through to stderr.
         say: where news go, one line each.
@@ -76,11 +76,7 @@ class HubPublisher:
     def submit(self, label: str, checkpoint: Path | None = None) -> bool:
         """Queue the run as it is now. Costs the copying of its files, never waits for the network, never raises.
 
-        Returns whether it is queued; why not has been said.
-
-        Args:
-            label: commit title and tag: `epoch-0007`, `best`, `final`.
-            checkpoint: a finished checkpoint folder, taken along if the publisher was made with `push_checkpoint`.
+        Returns whether it is queued; why not has been said. The label is commit title and tag: `epoch-0007`, `final`.
         """
         self._mend()
         with self._guarded(f"{label} could not be queued and will not be pushed"):

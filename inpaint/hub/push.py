@@ -47,9 +47,7 @@ def push_oldest(queue: PushQueue) -> Failure | None:
 def push(api: HfApi, queue: PushQueue, snapshot: Snapshot) -> None:
     """Make the repository if need be, then one commit with all files and the card, then the tag.
 
-    Raises:
-        InpaintError: the repository is public, and a private one was asked for.
-        Exception: whatever the client raises; see `inpaint.hub.errors.describe`.
+    Raises whatever `inpaint.hub.errors.describe` takes, among it InpaintError where only a public one is there.
     """
     repo_id = snapshot.repo_id
     if _create_repository(api, snapshot):
@@ -137,11 +135,7 @@ def _tag(api: HfApi, queue: PushQueue, snapshot: Snapshot, commit: str) -> list[
 
 
 def retried(action: Callable[[], _Result], what: str) -> _Result:
-    """The action's result, tried again with back-off: the client itself does not retry a file's content.
-
-    Raises:
-        InpaintError: it failed for good or too often.
-    """
+    """The action's result, tried again with back-off, which the client does not for a file's content; InpaintError."""
     for wait_s in (1, 2, 4, 8, None):
         try:
             return action()

@@ -72,9 +72,6 @@ class PushQueue:
 
         Images and checkpoints are written once, so a hard link does for them. A waiting snapshot of the same label
         is superseded, and so is the oldest when more than `MAX_WAITING` wait.
-
-        Raises:
-            OSError: the disk is full, or a file is not there.
         """
         unfinished = self.folder / f".new-{os.getpid()}"
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -105,11 +102,7 @@ class PushQueue:
             shutil.rmtree(folder, ignore_errors=True)
 
     def mend(self) -> list[str]:
-        """Set aside what cannot be read, in `hub_queue/damaged/`, so that the rest can be pushed; a line about each.
-
-        Raises:
-            OSError: the disk does not let it.
-        """
+        """Set aside what cannot be read, in `hub_queue/damaged/`, so that the rest can be pushed; a line about each."""
         aside = []
         if os.path.lexists(self.folder) and not self.folder.is_dir():
             aside.append(_set_aside(self.folder, self.run_dir))

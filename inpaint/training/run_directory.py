@@ -18,7 +18,14 @@ from tqdm import tqdm
 
 from inpaint.config import Config
 from inpaint.errors import InpaintError, UsageError
-from inpaint.files import publish_directory, read_json_object, remove_directory, sync, write_atomically
+from inpaint.files import (
+    publish_directory,
+    read_json_object,
+    read_yaml_object,
+    remove_directory,
+    sync,
+    write_atomically,
+)
 from inpaint.hub.card import write_generator_card
 from inpaint.models.generator import Generator
 from inpaint.training.checkpoint import CheckpointStore, DamagedCheckpointError, read_state
@@ -210,11 +217,8 @@ class RunDirectory:
         return allowed
 
     def _config_file(self) -> dict[str, Any]:
-        try:
-            values = yaml.safe_load((self.path / CONFIG).read_bytes())
-        except (OSError, ValueError, yaml.YAMLError):
-            return {}
-        return values if isinstance(values, dict) and any(isinstance(part, dict) for part in values.values()) else {}
+        values = read_yaml_object(self.path / CONFIG)
+        return values if any(isinstance(part, dict) for part in values.values()) else {}
 
 
 def finished_step(run_dir: Path) -> int | None:

@@ -27,33 +27,19 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Progress:
-    """Where a run stands.
+    """Where a run stands."""
 
-    Attributes:
-        step: optimizer step cycles done.
-        epoch: the one under way, from 1.
-        position: its steps done; at the end of an epoch this is all of them.
-        images_seen: images trained on.
-        evaluated_epoch: the last epoch that was judged.
-        best_hole_psnr: the best validation figure so far, in dB, and
-        best_step: when that was; 0 if never.
-        best_distance: the distance then, where `evaluation.best_by` is that.
-        skipped: [epoch, position] of batches left out because they made the loss not finite.
-        rollbacks: how often the run went back to a checkpoint for that.
-        seconds: time spent training.
-    """
-
-    step: int = 0
-    epoch: int = 1
-    position: int = 0
-    images_seen: int = 0
-    evaluated_epoch: int = 0
-    best_hole_psnr: float = 0.0
-    best_step: int = 0
-    best_distance: float | None = None
-    skipped: list[list[int]] = field(default_factory=list)
-    rollbacks: int = 0
-    seconds: float = 0.0
+    step: int = 0  # optimizer step cycles done
+    epoch: int = 1  # the one under way
+    position: int = 0  # its steps done; at the end of an epoch this is all of them
+    images_seen: int = 0  # images trained on
+    evaluated_epoch: int = 0  # the last that was judged
+    best_hole_psnr: float = 0.0  # the best validation figure so far, in dB
+    best_step: int = 0  # when that was; 0 if never
+    best_distance: float | None = None  # the distance then, where `evaluation.best_by` is that
+    skipped: list[list[int]] = field(default_factory=list)  # [epoch, position] of batches whose loss was not finite
+    rollbacks: int = 0  # how often the run went back to a checkpoint for that
+    seconds: float = 0.0  # spent training
 
     def advance(self, num_pictures: int) -> None:
         self.step += 1
