@@ -292,13 +292,17 @@ def test_the_fill_sees_a_black_hole_at_x_y_width_height() -> None:
     assert torch.equal(seen[0], (1 - seen[1]).expand(1, 3, 24, 24))
 
 
-def test_markdown() -> None:
+def test_markdown(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [*METRICS][7:]:
+        monkeypatch.delitem(METRICS, name)
     row = {"hole_psnr": 20.123, "hole_l1": 0.05, "hole_ssim": math.nan, "sharpness": 0.0976, "psnr": 30.0, "l1": 0.01}
     assert markdown_table({"Telea": row | {"ssim": 0.9}}).splitlines() == [
         "| method | hole PSNR | hole L1 | hole SSIM | sharpness |  PSNR |     L1 |   SSIM |",
         "| ------ | --------: | ------: | --------: | --------: | ----: | -----: | -----: |",
         "| Telea  |     20.12 |  0.0500 |         - |     0.098 | 30.00 | 0.0100 | 0.9000 |",
     ]
+    monkeypatch.setitem(METRICS, "colour", f"{__name__}:COLOUR")
+    assert markdown_table({"Telea": row | {"ssim": 0.9}}).endswith(" | 0.9000 |      - |"), "what nobody measured"
     images, holes = split(2)
     assert list({method: evaluate(fill, images, holes, 2) for method, fill in BASELINES.items()}) == [
         "mean fill",

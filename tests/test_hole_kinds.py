@@ -152,7 +152,7 @@ def test_the_flag_is_a_mapping_and_goes_whole_into_the_place_of_the_default(stro
             "resampled",
             "hole_kinds.rectangel = 'rectangel': there is no rectangel; did you mean rectangle?",
         ),
-        ("{xyz: 1}", "resampled", "there is no xyz; allowed: rectangle, strokes"),
+        ("{xyz: 1}", "resampled", "there is no xyz; allowed: rectangle, "),
         ("{}", "resampled", "data.hole_kinds = {}"),
         ("{rectangle: 0}", "resampled", "data.hole_kinds.rectangle = 0"),
         ("strokes", "resampled", "data.hole_kinds = 'strokes' (--data.hole_kinds): must be"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -35,7 +36,10 @@ def markdown_table(rows: Mapping[str, Mapping[str, float]]) -> str:
     """One row a method, aligned so that it reads as well on a terminal as rendered; a figure nobody had is a dash."""
     metrics = all_metrics()
     cells = [["method", *(metric.heading for metric in metrics.values())]]
-    cells += [[method, *(metrics[name].text(figures[name]) for name in metrics)] for method, figures in rows.items()]
+    cells += [
+        [method, *(metric.text(figures.get(name, math.nan)) for name, metric in metrics.items())]
+        for method, figures in rows.items()
+    ]
     return aligned(cells)
 
 
