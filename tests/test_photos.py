@@ -84,7 +84,7 @@ def opened(
 
 
 def names_in(splits: dict[Split, DecodedSplit]) -> set[str]:
-    return {source for split in splits.values() for source in split.sources}
+    return {str(source) for split in splits.values() for source in split.sources}
 
 
 # --- What is found --------------------------------------------------------------------------------------------------
@@ -162,7 +162,7 @@ def test_shards_bring_their_names_and_scaled_coordinates(tmp_path: Path) -> None
     root = write_shards(dataset, tmp_path / "shards", train=range(3), validation=range(3, 5), test=range(5, 6))
     pictures = opened(root, tmp_path / "cache", HoleSpec.scaled(64))
     assert [sorted(pictures[split].pixels[:, 0, 0, 0]) for split in SPLITS] == [[0, 1, 2], [3, 4], [5]]
-    assert sorted(pictures["validation"].sources) == ["data/coast/3.jpg", "data/coast/4.jpg"]
+    assert sorted(map(str, pictures["validation"].sources)) == ["data/coast/3.jpg", "data/coast/4.jpg"]
     # The centred square leaves out 16 of 160 at the left; 128 becomes 64.
     assert pictures["train"].holes.tolist() == [[10, 20, 15, 25]] * 3
     assert pictures["train"].windows.tolist() == [[5, 18]] * 3
@@ -183,7 +183,7 @@ def test_pictures_without_names_are_known_by_their_content(tmp_path: Path, all_c
     later = read(write_shards(dataset, tmp_path / "later", part=range(99, 20, -1)))
     assert all(set(keys(later[split])) <= set(keys(splits[split])) for split in SPLITS)
     pictures = opened(tmp_path / "shards", tmp_path / "cache")
-    assert {split: set(its.sources) for split, its in pictures.items()} == {
+    assert {split: set(map(str, its.sources)) for split, its in pictures.items()} == {
         split: set(keys(entries)) for split, entries in splits.items()
     }
 
@@ -325,12 +325,15 @@ def test_rows_belong_together(tmp_path: Path) -> None:
         assert isinstance(split.pixels, np.memmap) and not split.pixels.flags.writeable
         assert split.pixels.shape == (len(split.sources), 16, 16, 3)
         for pixels, source in zip(split.pixels, split.sources, strict=True):
-            assert (pixels == colour_of(source.split("/")[-1])).all()
-        assert [key_hash(source) for source in split.sources] == sorted(key_hash(source) for source in split.sources)
-        holes, crops = stored_holes(np.array([key_hash(source) for source in split.sources], dtype=np.uint64), SPEC)
+            assert (pixels == colour_of(str(source).split("/")[-1])).all()
+        assert [key_hash(str(source)) for source in split.sources] == sorted(
+            key_hash(str(source)) for source in split.sources
+        )
+        holes, crops = stored_holes(
+            np.array([key_hash(str(source)) for source in split.sources], dtype=np.uint64), SPEC
+        )
         np.testing.assert_array_equal(split.holes, holes)
         np.testing.assert_array_equal(split.windows, crops)
-    assert pictures["train"].sources[-2:] == [pictures["train"].sources[-2], list(pictures["train"].sources)[-1]]
 
 
 def test_a_copy_elsewhere_is_found_again_and_a_change_is_not(tmp_path: Path) -> None:

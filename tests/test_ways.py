@@ -149,7 +149,7 @@ def keys_of(path: str | Path) -> dict[str, Split]:
 
 def assert_same(pictures: dict[Split, DecodedSplit], expected: dict[Split, DecodedSplit]) -> None:
     for split in SPLITS:
-        names = [[source.rsplit("/", 1)[-1] for source in its[split].sources] for its in (pictures, expected)]
+        names = [[str(source).rsplit("/", 1)[-1] for source in its[split].sources] for its in (pictures, expected)]
         assert names[0] == names[1]
         for name in ("pixels", "holes", "windows"):
             np.testing.assert_array_equal(getattr(pictures[split], name), getattr(expected[split], name), name)
@@ -161,8 +161,8 @@ def expected(originals: dict[str, Path], tmp_path_factory: pytest.TempPathFactor
     folder = tmp_path_factory.mktemp("expected")
     pictures = opened(class_folders(originals, folder / "photos"), folder / "cache")
     for split, its in pictures.items():
-        assert {split_of(key_hash(source)) for source in its.sources} == {split}
-        hashes = np.array([key_hash(source) for source in its.sources], np.uint64)
+        assert {split_of(key_hash(str(source))) for source in its.sources} == {split}
+        hashes = np.array([key_hash(str(source)) for source in its.sources], np.uint64)
         np.testing.assert_array_equal(its.holes, stored_holes(hashes, HoleSpec.scaled(SIZE))[0])
     return pictures
 

@@ -204,7 +204,7 @@ def _subject(args: argparse.Namespace, size: int, collectives: Collectives) -> S
     )[args.split]
     labels: dict[str, str] = {}
     if args.data is not None and collectives.is_main:
-        wanted = set(split.sources[:])
+        wanted = set(map(str, split.sources))
         entries = open_source(args.data).entries(with_data=False)
         labels = {entry.source: entry.label for entry in entries if entry.source in wanted}
     return subject_of(split, collectives.broadcast(labels), args.holes, spec, args.limit)

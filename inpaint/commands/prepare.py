@@ -14,8 +14,9 @@ examples:
 from __future__ import annotations
 
 import argparse
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from inpaint.errors import InpaintError, UsageError
 
@@ -50,36 +51,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(default: %(default)s)",
     )
     people = parser.add_argument_group("people")
-    people.add_argument(
-        "--people-filter", default="none", metavar="KIND", help="none (default), darknet, onnx, transformers"
-    )
-    people.add_argument("--person-threshold", type=float, default=0.3, metavar="SCORE", help="default: %(default)s")
-    people.add_argument(
-        "--person-min-area",
-        type=float,
-        default=0.0,
-        metavar="SHARE",
-        help="ignore boxes smaller than this share of the image",
-    )
-    people.add_argument("--person-class", default="person", metavar="NAME", help="what to find (default: %(default)s)")
-    people.add_argument("--darknet-cfg", type=Path, metavar="FILE", help="such as yolov3.cfg")
-    people.add_argument("--darknet-weights", type=Path, metavar="FILE", help="such as yolov3.weights")
-    people.add_argument("--onnx", type=Path, metavar="FILE", help="such as yolox_nano.onnx")
-    people.add_argument(
-        "--detector-names",
-        "--darknet-names",
-        type=Path,
-        metavar="FILE",
-        help="the detector's classes; default: coco.names next to its file",
-    )
-    people.add_argument(
-        "--detector-size",
-        "--darknet-size",
-        type=int,
-        metavar="PX",
-        help="side of the detector's input (default: the cfg's, else 416)",
-    )
-    people.add_argument("--detector", metavar="ID[@REVISION]", help="the checkpoint for transformers")
+
+    def add(*flags: str, dest: str, **more: Any) -> None:
+        """A field of `PeopleFilter`, which has the default."""
+        people.add_argument(*flags, dest=dest, default=argparse.SUPPRESS, **more)
+
+    add("--people-filter", dest="kind", metavar="KIND", help="none (default), darknet, onnx, transformers")
+    add("--person-threshold", dest="threshold", type=float, metavar="SCORE", help="default: 0.3")
+    area = "ignore boxes smaller than this share of the image"
+    add("--person-min-area", dest="min_area", type=float, metavar="SHARE", help=area)
+    add("--person-class", dest="class_name", metavar="NAME", help="what to find (default: person)")
+    add("--darknet-cfg", dest="cfg", type=Path, metavar="FILE", help="such as yolov3.cfg")
+    add("--darknet-weights", dest="weights", type=Path, metavar="FILE", help="such as yolov3.weights")
+    add("--onnx", dest="onnx", type=Path, metavar="FILE", help="such as yolox_nano.onnx")
+    names = "the detector's classes; default: coco.names next to its file"
+    add("--detector-names", "--darknet-names", dest="names", type=Path, metavar="FILE", help=names)
+    side = "side of the detector's input (default: the cfg's, else 416)"
+    add("--detector-size", "--darknet-size", dest="input_px", type=int, metavar="PX", help=side)
+    add("--detector", dest="model", metavar="ID[@REVISION]", help="the checkpoint for transformers")
     work = parser.add_argument_group("work")
     work.add_argument("--workers", type=int, metavar="N", help="number of processes; the result does not depend on it")
     work.add_argument(
@@ -107,36 +96,13 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("give --source SRC and --out DIR, or --check DIR_OR_ID")
     if args.push_to is not None and args.push_to.count("/") != 1:
         raise UsageError(f"--push-to is {args.push_to!r}; it must be ORG/NAME")
-    from inpaint.prepare.people import DEFAULT_MODEL, PeopleFilter
+    from inpaint.prepare.people import PeopleFilter
     from inpaint.prepare.run import Options, prepare
 
-    people = PeopleFilter(
-        kind=args.people_filter,
-        threshold=args.person_threshold,
-        min_area=args.person_min_area,
-        class_name=args.person_class,
-        cfg=args.darknet_cfg,
-        weights=args.darknet_weights,
-        onnx=args.onnx,
-        names=args.detector_names,
-        input_px=args.detector_size,
-        model=args.detector or DEFAULT_MODEL,
-    )
-    plan = prepare(
-        Options(
-            source=args.source,
-            out=args.out,
-            size=args.size,
-            classes=args.classes,
-            resplit=args.resplit,
-            limit=args.limit,
-            grey_steps=args.grey_steps,
-            people=people,
-            workers=args.workers,
-            chunk_pictures=args.chunk_pictures,
-            rank_timeout_s=args.rank_timeout_s,
-        )
-    )
+    given = vars(args)
+    people = PeopleFilter(**{field.name: given[field.name] for field in fields(PeopleFilter) if field.name in given})
+    options = {field.name: given[field.name] for field in fields(Options) if field.name in given}
+    plan = prepare(Options(**options, people=people))
     if plan is None:
         return 0
     _report(plan, args.out)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +13,6 @@ from inpaint.holes.rectangle import scale_holes
 from inpaint.holes.spec import HoleSpec
 from inpaint.images.pixels import BadPicture, decode_square
 from inpaint.sources.source import Entry
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 COORDINATES = ("x", "y", "width", "height", "crop_x", "crop_y", "side")
 
@@ -62,24 +58,10 @@ def decode_entries(entries: Sequence[Entry], size: int) -> Decoded:
     )
 
 
-def table_of(sources: Sequence[str], key_hashes: NDArray[np.uint64], coordinates: NDArray[np.int32] | None) -> pa.Table:
-    """What is known of N images beside their pixels; what `coordinates_at` takes."""
-    import pyarrow as pa
-
-    columns = {"source": pa.array(sources, pa.string()), "key_hash": key_hashes}
-    if coordinates is not None:
-        columns |= dict(zip(COORDINATES, np.ascontiguousarray(coordinates.T), strict=True))
-    return pa.table(columns)
-
-
-def coordinates_at(table: pa.Table, spec: HoleSpec) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Each image's own hole [N, 4] and window [N, 2] at `spec.image_size`: the source's, else the key's."""
-    if COORDINATES[0] not in table.column_names:
-        return stored_holes(_numbers(table["key_hash"]), spec)
-    stored = np.stack([_numbers(table[column]) for column in COORDINATES], axis=1)
-    return scale_holes(stored[:, :4], stored[:, 4:6], stored[:, 6], spec)
-
-
-def _numbers(column: pa.ChunkedArray) -> Any:
-    """A column of numbers; its own `to_numpy` would import pandas."""
-    return np.from_dlpack(column.combine_chunks())
+def coordinates_at(
+    key_hashes: NDArray[np.uint64], coordinates: NDArray[np.int32] | None, spec: HoleSpec
+) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Each image's own hole [N, 4] and window [N, 2] at `spec.image_size`: the source's [N, 7], else the key's."""
+    if coordinates is None:
+        return stored_holes(key_hashes, spec)
+    return scale_holes(coordinates[:, :4], coordinates[:, 4:6], coordinates[:, 6], spec)

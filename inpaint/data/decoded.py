@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from inpaint.data import draws
 from inpaint.data.cache import build_once, cache_folder
-from inpaint.data.decode import coordinates_at
+from inpaint.data.decode import COORDINATES, coordinates_at
 from inpaint.data.filling import fill, refuse_too_many
 from inpaint.data.reader import Images, Reader, gather_ahead
 from inpaint.data.recipes import PhotoRecipe, Recipe, SyntheticRecipe, SyntheticSpec
@@ -52,13 +52,14 @@ class DecodedSplit:
         pixels: [N, S, S, 3], memory-mapped, read-only.
         holes: [N, 4] each image's own rectangle at S, and
         windows: [N, 2] its local window.
-        sources: where each was: a path in the source, or an index.
+        sources: where each was, a path in the source or an index: a column that is memory-mapped, so that millions of
+            names cost a process nothing.
     """
 
     pixels: NDArray[np.uint8]
     holes: NDArray[np.int32]
     windows: NDArray[np.int32]
-    sources: Sequence[str]
+    sources: Sequence[Any]
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -135,24 +136,6 @@ def num_training_pictures(path: str) -> int:
     return sum(split_for(entry.key_hash, entry.split, own_splits) == "train" for entry in entries)
 
 
-class _Strings(Sequence[str]):
-    """A memory-mapped column of text, so that millions of names cost a process nothing."""
-
-    def __init__(self, column: Any) -> None:
-        self._column = column
-
-    def __len__(self) -> int:
-        return len(self._column)
-
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-    def __getitem__(self, index: int | slice) -> str | list[str]:
-        found = self._column[index]
-        return found.to_pylist() if isinstance(index, slice) else found.as_py()
-
-
 def _open(
     entry: Path, name: str, splits: Sequence[Split], spec: HoleSpec, max_bad_fraction: float
 ) -> dict[Split, DecodedSplit]:
@@ -170,7 +153,12 @@ def _open_split(entry: Path, split: Split, spec: HoleSpec) -> DecodedSplit:
 
     pixels = np.load(entry / f"{split}.npy", mmap_mode="r")
     table = pyarrow.ipc.open_file(pyarrow.memory_map(str(entry / f"{split}.arrow"))).read_all()
-    return DecodedSplit(pixels, *coordinates_at(table, spec), _Strings(table["source"]))
+    # A column's own `to_numpy` would import pandas.
+    numbers: dict[str, Any] = {
+        name: np.from_dlpack(table[name].combine_chunks()) for name in table.column_names if name != "source"
+    }
+    stored = np.stack([numbers[name] for name in COORDINATES], axis=1) if COORDINATES[0] in numbers else None
+    return DecodedSplit(pixels, *coordinates_at(numbers["key_hash"], stored, spec), table["source"])
 
 
 def _resident(pixels: NDArray[np.uint8], device: torch.device, wish: str) -> Tensor | None:

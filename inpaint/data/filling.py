@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inpaint.data.cache import check_room
-from inpaint.data.decode import Decoded, table_of
+from inpaint.data.decode import COORDINATES, Decoded
 from inpaint.data.recipes import TASK_BYTES, Listing, Recipe, Task
 from inpaint.errors import InpaintError
 from inpaint.files import sync, write_synced
@@ -102,10 +102,11 @@ class _SplitFiles:
         self.file.flush()
         os.fsync(self.file.fileno())
         self.file.close()
-        coordinates = None if self.coordinates is None else self.coordinates[kept]
-        table = table_of(
-            [self.listing.sources[place] for place in kept.tolist()], self.listing.key_hashes[kept], coordinates
-        )
+        sources = pa.array([self.listing.sources[place] for place in kept.tolist()], pa.string())
+        columns = {"source": sources, "key_hash": self.listing.key_hashes[kept]}
+        if self.coordinates is not None:
+            columns |= dict(zip(COORDINATES, np.ascontiguousarray(self.coordinates[kept].T), strict=True))
+        table = pa.table(columns)
         path = self.folder / f"{self.split}.arrow"
         with pa.ipc.new_file(str(path), table.schema) as writer:
             writer.write_table(table)

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from inpaint.data import draws
-from inpaint.data.decode import Decoded, coordinates_at, decode_entries, table_of
+from inpaint.data.decode import Decoded, coordinates_at, decode_entries
 from inpaint.data.reader import Images, Reader
 from inpaint.errors import InpaintError
 from inpaint.files import human_size
@@ -272,8 +272,8 @@ class Stream:
         parts = [self._decode_row(group, read.result(), row) for row in rows.tolist()]
         hashes = np.array([entry.key_hash for entry, _ in parts], np.uint64)
         coordinates = [found.coordinates for _, found in parts if found.coordinates is not None]
-        table = table_of([""] * len(parts), hashes, np.concatenate(coordinates) if coordinates else None)
-        return np.concatenate([found.pixels for _, found in parts]), *coordinates_at(table, self.spec)
+        own = np.concatenate(coordinates) if coordinates else None
+        return np.concatenate([found.pixels for _, found in parts]), *coordinates_at(hashes, own, self.spec)
 
     def _decode_row(self, group: int, entries: Sequence[Entry], row: int) -> tuple[Entry, Decoded]:
         """A row; for one that cannot be decoded the next that can stands, else the one before."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from bisect import bisect_right
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from inpaint.sources.keys import KEY_RULE, SPLITS, Split
 
 FIGURE = "figure.png"
 FIGURE_ROWS, FIGURE_GAP_PX, FIGURE_SCALE = 4, 4, 2
+SIZE_CATEGORIES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "n>10M")
 
 PLACES365_TERMS = "http://places2.csail.mit.edu/download.html"
 PAPER_BIBTEX = """\
@@ -64,29 +66,24 @@ def write_card(
     own_splits: Collection[Split],
 ) -> None:
     """Writes `figure.png` and `README.md`, whose header tells `load_dataset` where the splits are."""
+    from huggingface_hub import DatasetCardData
+
     figure = io.BytesIO()
     Image.fromarray(figure_pixels(out, size)).save(figure, "png")
     write_atomically(out / FIGURE, figure.getvalue())
-    text = card_text(plan, size, people, hub_id, is_places365, own_splits)
-    write_atomically(out / "README.md", text.encode())
-
-
-def card_text(
-    plan: Plan, size: int, people: PeopleFilter, hub_id: str | None, is_places365: bool, own_splits: Collection[Split]
-) -> str:
-    """The card of a dataset of `size` px images."""
-    from huggingface_hub import DatasetCardData
-
     counts, spec = plan.counts(), HoleSpec.scaled(size)
+    by_class = np.zeros((len(plan.labels), len(REASONS)), np.int64)
+    np.add.at(by_class, (plan.label, plan.reason), 1)
     origin = "Places365-Standard" if is_places365 else f"the dataset `{hub_id}`" if hub_id else "a folder"
     data = DatasetCardData(
         pretty_name=f"Landscapes with holes, {size}x{size}",
         license="other",
         license_name="places365" if is_places365 else "of-the-source",
-        license_link=_license_link(hub_id, is_places365),
+        license_link=PLACES365_TERMS if is_places365 else hub_id and f"https://huggingface.co/datasets/{hub_id}",
         task_categories=["image-to-image"],
         tags=["image-inpainting", "landscapes"],
-        size_categories=[_size_category(counts["kept"])],
+        # The Hub's own name for how many rows there are.
+        size_categories=[SIZE_CATEGORIES[bisect_right([10**power for power in range(3, 8)], counts["kept"])]],
         source_datasets=[hub_id] if hub_id else None,
         inpaint_key_rule=KEY_RULE,
         configs=[
@@ -101,7 +98,7 @@ def card_text(
         ],
     )
     _info(plan).to_dataset_card_data(data)
-    return f"""---
+    text = f"""---
 {data.to_yaml()}
 ---
 
@@ -164,7 +161,7 @@ they are like.
 
 | class | {" | ".join(REASONS)} |
 | --- |{" ---: |" * len(REASONS)}
-{_table((name, *row) for name, row in zip(plan.labels, _by_class(plan), strict=True))}
+{_table((name, *row) for name, row in zip(plan.labels, by_class, strict=True))}
 
 ## Licence
 
@@ -174,13 +171,7 @@ they are like.
 ```bibtex
 {PAPER_BIBTEX}{PLACES365_BIBTEX if is_places365 else ""}```
 """
-
-
-def _license_link(hub_id: str | None, is_places365: bool) -> str | None:
-    """Where the terms of the images are told, if that is known."""
-    if is_places365:
-        return PLACES365_TERMS
-    return f"https://huggingface.co/datasets/{hub_id}" if hub_id else None
+    write_atomically(out / "README.md", text.encode())
 
 
 def _say_splits(own_splits: Collection[Split]) -> str:
@@ -213,8 +204,9 @@ def _info(plan: Plan) -> Any:
 def figure_pixels(out: Path, size: int) -> NDArray[np.uint8]:
     """Some images of the test split (or else another): whole, with the hole, and what the window cuts out. RGB."""
     window = HoleSpec.scaled(size).window_px
+    last = pq.ParquetFile(shard_paths(out)[-1])
     rows = []
-    for row in _first_rows(out, FIGURE_ROWS):
+    for row in next(last.iter_batches(batch_size=FIGURE_ROWS, columns=["image", "hole", "crop"])).to_pylist():
         picture = np.asarray(Image.open(io.BytesIO(row["image"]["bytes"])))
         (x, y, width, height), (left, top) = row["hole"], row["crop"]
         masked = picture.copy()
@@ -228,27 +220,5 @@ def figure_pixels(out: Path, size: int) -> NDArray[np.uint8]:
     return np.concatenate(rows[:-1]).repeat(FIGURE_SCALE, axis=0).repeat(FIGURE_SCALE, axis=1)
 
 
-def _first_rows(out: Path, num: int) -> list[dict[str, Any]]:
-    for shard in reversed(shard_paths(out)):
-        table = next(pq.ParquetFile(shard).iter_batches(batch_size=num, columns=["image", "hole", "crop"]), None)
-        if table is not None and len(table):
-            return table.to_pylist()
-    raise ValueError(f"the shards in {out} are empty")
-
-
-def _by_class(plan: Plan) -> NDArray[np.int64]:
-    counts = np.zeros((len(plan.labels), len(REASONS)), np.int64)
-    np.add.at(counts, (plan.label, plan.reason), 1)
-    return counts
-
-
 def _table(rows: Iterator[tuple[Any, ...]]) -> str:
     return "\n".join(f"| {' | '.join(map(str, row))} |" for row in rows)
-
-
-def _size_category(num: int) -> str:
-    """The Hub's own name for how many rows there are."""
-    limits = {10**3: "1K", 10**4: "10K", 10**5: "100K", 10**6: "1M", 10**7: "10M"}
-    below = [name for limit, name in limits.items() if num >= limit]
-    above = [name for limit, name in limits.items() if num < limit]
-    return f"{below[-1]}<n<{above[0]}" if below and above else f"n<{above[0]}" if above else "n>10M"

@@ -184,13 +184,6 @@ class TransformersDetector:
         self.class_index = names[people.class_name.lower()]
 
     def detect(self, pictures: Sequence[NDArray[np.uint8]]) -> list[list[Box]]:
-        return [
-            boxes
-            for start in range(0, len(pictures), BATCH_SIZE)
-            for boxes in self._detect(pictures[start : start + BATCH_SIZE])
-        ]
-
-    def _detect(self, pictures: Sequence[NDArray[np.uint8]]) -> list[list[Box]]:
         import torch
 
         # Always whole batches: another batch size may take another kernel and round otherwise.
@@ -225,9 +218,8 @@ def _is_on_hub(model: str) -> bool:
     Raises:
         InpaintError: neither.
     """
-    from huggingface_hub import hf_hub_url, try_to_load_from_cache
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
     from inpaint.hub.errors import HTTP_ERROR
 
@@ -235,10 +227,7 @@ def _is_on_hub(model: str) -> bool:
     if Path(name).is_dir():
         return False
     try:
-        url = hf_hub_url(name, "config.json", revision=revision or None)
-        hf_raise_for_status(
-            get_session().head(url, headers=build_hf_headers(), timeout=REACH_TIMEOUT_S, follow_redirects=True)
-        )
+        get_hf_file_metadata(hf_hub_url(name, "config.json", revision=revision or None), timeout=REACH_TIMEOUT_S)
     except (HTTP_ERROR, OSError, HFValidationError) as error:
         is_valid = not isinstance(error, HFValidationError)
         if is_valid and isinstance(try_to_load_from_cache(name, "config.json", revision=revision or None), str):

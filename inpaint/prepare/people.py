@@ -40,7 +40,7 @@ class Detector(Protocol):
     """Finds the things of one class in images."""
 
     def detect(self, pictures: Sequence[NDArray[np.uint8]]) -> list[list[Box]]:
-        """The boxes in each image ([H, W, 3], RGB); the same for an image whatever the others are."""
+        """The boxes in each of up to BATCH_SIZE images ([H, W, 3], RGB), whatever the others are."""
         ...
 
 

@@ -11,6 +11,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 from inpaint.errors import InpaintError
@@ -28,28 +29,26 @@ class PathSource:
 
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
-        self._surveyed: tuple[Survey, Layout, str] | None = None
 
     def survey(self) -> Survey:
-        return self._look()[0]
+        return self._looked[0]
 
     def fingerprint(self) -> str:
         """Of a folder the names and sizes of all images and the content of `NUM_PROBED` of them: that another one was
         replaced by a file of the very same size is not noticed. Of an archive its size and parts of it."""
         if self.path.is_dir():
-            return f"folder-{self._look()[2]}"
+            return f"folder-{self._looked[2]}"
         size = self.path.stat().st_size
         digest = hashlib.blake2b(str(size).encode(), digest_size=12)
         with self.path.open("rb") as file:
-            for start in sorted(
-                {max(0, (size - PROBE_BYTES) * part // (NUM_PROBED - 1)) for part in range(NUM_PROBED)}
-            ):
+            starts = {max(0, (size - PROBE_BYTES) * part // (NUM_PROBED - 1)) for part in range(NUM_PROBED)}
+            for start in sorted(starts):
                 file.seek(start)
                 digest.update(file.read(PROBE_BYTES))
         return f"archive-{digest.hexdigest()}"
 
     def entries(self, with_data: bool = True) -> Iterator[Entry]:
-        found, layout, _ = self._look()
+        found, layout, _ = self._looked
         for entry in self._files(Survey(), with_data):
             *folders, _ = entry.source.split("/")
             if isinstance(read := layout.read(tuple(folders)), tuple):
@@ -58,23 +57,23 @@ class PathSource:
                     entry, source=below, split=read[0] if found.own_splits else None, label=read[1] or NO_CLASS
                 )
 
-    def _look(self) -> tuple[Survey, Layout, str]:
-        if self._surveyed is None:
-            found, digest = Survey(), hashlib.blake2b(digest_size=12)
-            folders: Counter[tuple[str, ...]] = Counter()
+    @cached_property
+    def _looked(self) -> tuple[Survey, Layout, str]:
+        """What is there, how its folders are read, and of a folder the fingerprint."""
+        found, digest = Survey(), hashlib.blake2b(digest_size=12)
+        folders: Counter[tuple[str, ...]] = Counter()
 
-            def seen() -> Iterator[tuple[bytes, Entry]]:
-                for entry in self._files(found, with_data=False):
-                    folders[tuple(entry.source.split("/")[:-1])] += 1
-                    line = f"{entry.source}\0{entry.size}\n".encode()
-                    digest.update(line)
-                    yield hashlib.blake2b(line, digest_size=8).digest(), entry
+        def seen() -> Iterator[tuple[bytes, Entry]]:
+            for entry in self._files(found, with_data=False):
+                folders[tuple(entry.source.split("/")[:-1])] += 1
+                line = f"{entry.source}\0{entry.size}\n".encode()
+                digest.update(line)
+                yield hashlib.blake2b(line, digest_size=8).digest(), entry
 
-            for _, entry in heapq.nsmallest(NUM_PROBED, seen(), key=lambda pair: pair[0]):
-                if self.path.is_dir():
-                    digest.update(_tail(entry))
-            self._surveyed = found, self._lay_out(found, folders), digest.hexdigest()
-        return self._surveyed
+        for _, entry in heapq.nsmallest(NUM_PROBED, seen(), key=lambda pair: pair[0]):
+            if self.path.is_dir():
+                digest.update(_tail(entry))
+        return found, self._lay_out(found, folders), digest.hexdigest()
 
     def _lay_out(self, found: Survey, folders: Counter[tuple[str, ...]]) -> Layout:
         if not folders and not found.bad:
@@ -106,11 +105,9 @@ class PathSource:
     def _files(self, found: Survey, with_data: bool) -> Iterator[Entry]:
         if self.path.is_dir():
             return _walk(self.path.resolve(), self.path, "", found, set(), PICTURE_SUFFIXES)
-        return (
-            _zip_members(self.path, found)
-            if zipfile.is_zipfile(self.path)
-            else _tar_members(self.path, found, with_data)
-        )
+        if zipfile.is_zipfile(self.path):
+            return _zip_members(self.path, found)
+        return _tar_members(self.path, found, with_data)
 
 
 def find_shards(root: Path) -> list[str]:
