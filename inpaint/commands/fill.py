@@ -97,12 +97,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def file_job(image: Path, mask: Path, output: Path) -> Job:
-    """The job for one image; if `output` is a folder, the result goes there as PNG under the image's name.
-
-    Raises:
-        InpaintError: a file is missing.
-        UsageError: the mask is a folder, or no image can be written with the output's extension.
-    """
+    """The job for one image; if `output` is a folder, the result goes there as PNG under the image's name."""
     if not image.is_file():
         raise InpaintError(f"there is no image or folder {image}")
     if mask.is_dir():
@@ -116,12 +111,7 @@ def file_job(image: Path, mask: Path, output: Path) -> Job:
 
 
 def folder_jobs(images: Path, masks: Path, output: Path) -> list[Job]:
-    """A job for every image of a folder that has a mask of the same name; the others are listed on stderr.
-
-    Raises:
-        InpaintError: no image has a mask.
-        UsageError: only one of the two is a folder, or two files have one name.
-    """
+    """A job for every image of a folder that has a mask of the same name; the others are listed on stderr."""
     if not masks.is_dir():
         raise UsageError(f"{images} is a folder and the mask {masks} is not: give two files or two folders")
     if output.exists() and not output.is_dir():

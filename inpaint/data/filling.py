@@ -5,18 +5,17 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from inpaint.data.cache import check_room
-from inpaint.data.decode import COORDINATES, Decoded
-from inpaint.data.recipes import TASK_BYTES, Listing, Recipe, Task
+from inpaint.data.decode import COORDINATES
+from inpaint.data.reader import map_ahead
+from inpaint.data.recipes import TASK_BYTES, Listing, Recipe
 from inpaint.errors import InpaintError
 from inpaint.files import sync, write_synced
 from inpaint.processes import num_cores
@@ -42,7 +41,9 @@ def fill(folder: Path, entry: Path, recipe: Recipe, size: int, max_bad_fraction:
     files = {SPLITS.index(split): _SplitFiles(folder, split, listing, size) for split, listing in listings.items()}
     bar = tqdm(total=num_listed, desc="decoding", unit="image", disable=not show_progress)
     with bar, ThreadPoolExecutor(num_cores(), thread_name_prefix="decode") as pool:
-        for task, part in _decode_in_order(recipe.tasks(most), pool):
+        # A few parts ahead, so that memory does not grow with the split.
+        decoding = map_ahead(pool, lambda task: (task, task.decode()), recipe.tasks(most), 2 * num_cores())
+        for task, part in decoding:
             splits, places = task.splits[part.rows], task.places[part.rows]
             for number in np.unique(splits).tolist():
                 its = np.flatnonzero(splits == number)
@@ -118,15 +119,6 @@ class _SplitFiles:
         self.file.seek(0)
         header = {"descr": "|u1", "fortran_order": False, "shape": (num, self.size, self.size, 3)}
         np.lib.format.write_array_header_1_0(self.file, header)
-
-
-def _decode_in_order(tasks: Iterator[Task], pool: ThreadPoolExecutor) -> Iterator[tuple[Task, Decoded]]:
-    """Decodes on all processors with a few parts ahead, so that memory does not grow with the split."""
-    ahead = deque((task, pool.submit(task.decode)) for task in islice(tasks, 2 * num_cores()))
-    while ahead:
-        task, part = ahead.popleft()
-        yield task, part.result()
-        ahead.extend((task, pool.submit(task.decode)) for task in islice(tasks, 1))
 
 
 def _refuse_empty(name: str, split: Split, num: int) -> None:

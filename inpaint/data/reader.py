@@ -7,12 +7,15 @@ from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from itertools import islice
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+A = TypeVar("A")
+T = TypeVar("T")
 
 
 class Images(NamedTuple):
@@ -73,9 +76,13 @@ class TrainingSplit(Protocol):
 
 def gather_ahead(take: Callable[[Tensor], Images], epochs: Iterator[Tensor], executor: Executor) -> Generator[Images]:
     """What `take` gives for each step's indices, two steps ahead."""
-    steps = (indices for epoch in epochs for indices in epoch)
-    ahead = deque(executor.submit(take, indices) for indices in islice(steps, 2))
+    return map_ahead(executor, take, (indices for epoch in epochs for indices in epoch), 2)
+
+
+def map_ahead(executor: Executor, do: Callable[[A], T], things: Iterator[A], num: int) -> Generator[T]:
+    """As `executor.map`, but no more than `num` things ahead."""
+    ahead = deque(executor.submit(do, thing) for thing in islice(things, num))
     while ahead:
-        images = ahead.popleft().result()
-        ahead.extend(executor.submit(take, indices) for indices in islice(steps, 1))
-        yield images
+        result = ahead.popleft().result()
+        ahead.extend(executor.submit(do, thing) for thing in islice(things, 1))
+        yield result

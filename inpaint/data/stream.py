@@ -37,11 +37,10 @@ from inpaint.holes.spec import HoleSpec
 from inpaint.processes import num_cores_each
 from inpaint.sources.keys import SPLITS
 from inpaint.sources.opening import open_source
+from inpaint.sources.rows import entries_of, footer_of, in_one_line, opened
 from inpaint.sources.source import Entry
 
 if TYPE_CHECKING:
-    import pyarrow.parquet as pq
-
     from inpaint.sources.tables import TableSource
 
 # A lane keeps what it mixes, a row group at each end of that, and the next; so a lane's least window mixes one.
@@ -108,7 +107,7 @@ class Stream:
         self.name, self.spec, self.batch_size = source.name, spec, batch_size
         self._files, self._source = source.shards("train"), source
         with ThreadPoolExecutor(min(16, 4 * _num_threads())) as pool:
-            self._footers = list(pool.map(self._footer, self._files))
+            self._footers = list(pool.map(footer_of, self._files))
         counted = ((shard, range(footer.num_row_groups)) for shard, footer in enumerate(self._footers))
         self._places = [(shard, number) for shard, numbers in counted for number in numbers]
         sizes = [self._footers[shard].row_group(number).num_rows for shard, number in self._places]
@@ -260,8 +259,6 @@ class Stream:
         """A row group from its shard, not decoded; may be called from several threads."""
         import pyarrow.parquet as pq
 
-        from inpaint.sources.rows import entries_of, in_one_line, opened
-
         shard, number = self._places[group]
         with in_one_line(f"{self._named(group)}, cannot be read"), opened(self._files[shard]) as file:
             table = pq.ParquetFile(file, metadata=self._footers[shard]).read_row_group(number, self._columns)
@@ -296,14 +293,6 @@ class Stream:
                 f"{total} of the {len(self)} images of {self.name} cannot be used, more than data.max_bad_fraction "
                 f"allows; the last seen is {why}. Mend or remove them, or allow more"
             )
-
-    def _footer(self, name: str) -> pq.FileMetaData:
-        import pyarrow.parquet as pq
-
-        from inpaint.sources.rows import in_one_line, opened
-
-        with in_one_line(f"the parquet shard {name} cannot be read"), opened(name) as file:
-            return pq.ParquetFile(file).metadata
 
     def _wanted_columns(self) -> list[str]:
         schema = self._footers[0].schema.to_arrow_schema()

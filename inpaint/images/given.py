@@ -28,16 +28,6 @@ Pixels = NDArray[Any]
 _PLAIN = {"La": "LA", "RGBa": "RGBA"}
 # The kinds of image that are kept; others become the nearest of these that loses nothing visible.
 _KINDS = ("L", "LA", "RGB", "RGBA", "I;16")
-# What `TURNS` does, for arrays.
-_ARRAY_TURNS = {
-    2: lambda a: a[:, ::-1],
-    3: lambda a: a[::-1, ::-1],
-    4: lambda a: a[::-1],
-    5: lambda a: a.swapaxes(0, 1),
-    6: lambda a: a.swapaxes(0, 1)[:, ::-1],
-    7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
-    8: lambda a: a.swapaxes(0, 1)[::-1],
-}
 
 
 def read_picture(source: PictureLike) -> tuple[Pixels, bytes | None]:
@@ -51,8 +41,10 @@ def read_picture(source: PictureLike) -> tuple[Pixels, bytes | None]:
     with _opened(source, "image") as image:
         if deep.is_deep(image):
             pixels = deep.read(image)
-            turn = _ARRAY_TURNS.get(orientation(image), lambda a: a)
-            return np.ascontiguousarray(turn(pixels)), image.info.get("icc_profile")
+            if (turn := TURNS.get(orientation(image))) is not None:
+                places = np.arange(pixels[..., 0].size, dtype=np.int32).reshape(pixels.shape[:2])
+                pixels = pixels.reshape(-1, pixels.shape[2])[np.asarray(Image.fromarray(places).transpose(turn))]
+            return np.ascontiguousarray(pixels), image.info.get("icc_profile")
         upright = _upright(image)
     picture = _to_kind(upright)
     profile = upright.info.get("icc_profile") if upright.mode in (picture.mode, "P") else None

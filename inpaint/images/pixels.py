@@ -65,12 +65,7 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 class BadPicture(Exception):  # noqa: N818 - it is about the image, not an error of the program
-    """An image that cannot be used; the caller skips and counts it, or tells the user.
-
-    Args:
-        reason: the kind of fault, to count by.
-        detail: what exactly was seen.
-    """
+    """An image that cannot be used; the caller skips and counts it by its reason, or tells the user."""
 
     def __init__(self, reason: BadReason, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
@@ -99,14 +94,8 @@ def decode_square(
 ) -> tuple[NDArray[np.uint8], tuple[int, int]]:
     """The one way from a file to what is stored or trained on, so that an image has the same pixels on every way.
 
-    Args:
-        source, size, min_side: as `open_picture` and `square` take them.
-
-    Returns:
-        [size, size, 3], and the width and height of the whole image, upright, in its own pixels.
-
-    Raises:
-        BadPicture: as they do.
+    As `open_picture` and `square`. Returns [size, size, 3], and the width and height of the whole image, upright, in
+    its own pixels.
     """
     image, full = _open(source, DECODED_SIDES * size)
     return square(image, size, min_side), full

@@ -60,12 +60,9 @@ class GeneratorConfig:
             "architecture": (self.architecture in [*GENERATORS], " or ".join(GENERATORS)),
             **{name: (_is_px(getattr(self, name)), "1 or more, or null") for name in ("image_size", "hole_max_px")},
         }
-        faults = [
-            f"{name} is {shortened(getattr(self, name))}; allowed: {rule}"
-            for name, (ok, rule) in allowed.items()
-            if not ok
-        ]
-        if faults:
+        wrong = {name: rule for name, (is_right, rule) in allowed.items() if not is_right}
+        if wrong:
+            faults = (f"{name} is {shortened(getattr(self, name))}; allowed: {rule}" for name, rule in wrong.items())
             raise InpaintError("the generator's config is wrong: " + "; ".join(faults))
 
     @classmethod
@@ -161,16 +158,13 @@ class Generator(
         (save_directory / constants.CONFIG_NAME).write_text(json.dumps(asdict(self.config), indent=2) + "\n")
 
     @classmethod
-    def from_pretrained(  # type: ignore[override]
+    def from_pretrained(
         cls,
         pretrained_model_name_or_path: str | Path,
         *,
         revision: str | None = None,
-        token: str | bool | None = None,
-        cache_dir: str | Path | None = None,
-        force_download: bool = False,
-        local_files_only: bool = False,
         device: str | torch.device = "cpu",
+        **download: Any,
     ) -> Generator:
         """The generator saved in a directory or on the Hub, in evaluation mode.
 
@@ -180,8 +174,9 @@ class Generator(
         Args:
             pretrained_model_name_or_path: a directory written by `save_pretrained`, or `ORG/NAME` on the Hub.
             revision: branch, tag or commit on the Hub.
-            token: as `huggingface_hub` takes it; None uses the login.
             device: where the weights go.
+            download: `token` (by default the login's), `cache_dir`, `force_download` and `local_files_only`, as
+                `hf_hub_download` takes them.
 
         Raises:
             InpaintError: not found, no access, or not the files of such a generator.
@@ -199,15 +194,7 @@ class Generator(
             if os.path.isdir(parent := os.path.dirname(given.rstrip("/"))):  # noqa: PTH112, PTH120 - as above
                 raise InpaintError(f"{source} does not exist, though the folder {parent} does; so it is no Hub id")
             try:
-                path = hf_hub_download(
-                    given,
-                    name,
-                    revision=revision,
-                    token=token,
-                    cache_dir=cache_dir,
-                    force_download=force_download,
-                    local_files_only=local_files_only,
-                )
+                path = hf_hub_download(given, name, revision=revision, **download)
             except HFValidationError as error:
                 raise InpaintError(f"{source!r} is neither a folder nor a Hub id such as ORG/NAME") from error
             except LocalEntryNotFoundError as error:
@@ -228,9 +215,8 @@ class Generator(
             raise InpaintError(f"{source}: {constants.CONFIG_NAME} is not JSON ({error})") from error
         with torch.device("meta"):
             generator = cls(config)
-        generator.load_state_dict(
-            read_tensors(fetch(constants.SAFETENSORS_SINGLE_FILE), generator.state_dict(), source, device), assign=True
-        )
+        file = fetch(constants.SAFETENSORS_SINGLE_FILE)
+        generator.load_state_dict(read_tensors(file, generator.state_dict(), source, device), assign=True)
         return generator.eval()
 
 
@@ -261,11 +247,8 @@ def read_tensors(path: Path, expected: dict[str, Tensor], source: str, device: s
             }
             faults = [f"{name} is missing" for name in wanted.keys() - found.keys()]
             faults += [f"{shortened(name)} is unknown" for name in found.keys() - wanted.keys()]
-            faults += [
-                f"{name} is {found[name]}, not {wanted[name]}"
-                for name in wanted.keys() & found.keys()
-                if wanted[name] != found[name]
-            ]
+            both = wanted.keys() & found.keys()
+            faults += [f"{name} is {found[name]}, not {wanted[name]}" for name in both if wanted[name] != found[name]]
             if faults:
                 more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
                 raise InpaintError(

@@ -48,18 +48,7 @@ SIZES_PX = range(16, 1025, 4)
 
 @dataclass(frozen=True)
 class Options:
-    """What `inpaint prepare` was told; see its help.
-
-    Args:
-        classes: "all", a file of names, or None: the 50 natural ones of a Places365 tree, all of any other source.
-        resplit: part the images by their keys though the source has splits.
-        limit: take so many images, evenly from all of the source; None: all.
-        grey_steps: mean difference of the largest and smallest channel, in 8-bit steps, below which an image is left
-            out as grey; 0 keeps all.
-        chunk_pictures: images done at a time, which is what a kill costs at most per worker.
-        workers: processes of this rank; None: one a core. The result does not depend on it.
-        rank_timeout_s: when no rank has finished a chunk for so long, rank 0 does what is missing.
-    """
+    """What `inpaint prepare` was told; its help says what each means. `workers` None is one a core."""
 
     source: str
     out: Path

@@ -46,11 +46,6 @@ def key_of(label: str, source: str) -> str:
     return f"{label}/{name}" if label not in ("", NO_CLASS) else name
 
 
-def content_name(data: bytes) -> str:
-    """What an image without a path is called."""
-    return hashlib.blake2b(data, digest_size=16).hexdigest()
-
-
 def key_hash(key: str) -> int:
     """64 bits from an image's key (`<class>/<file name>`, or its index): the same on every machine, for ever."""
     return int.from_bytes(hashlib.blake2b(key.encode("utf-8", "surrogateescape"), digest_size=8).digest(), "little")

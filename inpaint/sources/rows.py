@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -12,12 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inpaint.errors import InpaintError
-from inpaint.sources.keys import NO_CLASS, SPLIT_NAMES, Split, class_of, content_name
+from inpaint.sources.keys import NO_CLASS, SPLIT_NAMES, Split, class_of
 from inpaint.sources.places365 import official_class
 from inpaint.sources.source import Entry
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ def entries_of(name: str, table: pa.Table, columns: Columns, split: Split | None
         entry = _cell_entry(cell if isinstance(cell, dict) else {"bytes": cell})
         path = (source or entry.source) if columns.are_named else ""
         if not path and (entry.data is not None or entry.file is not None):
-            path = content_name(entry.read())
+            path = hashlib.blake2b(entry.read(), digest_size=16).hexdigest()
         *folders, last = path.split("/")
         label = columns.label_of(name, value)
         if label in ("", NO_CLASS):
@@ -153,6 +155,14 @@ def opened(name: str) -> Iterator[BinaryIO]:
 
     with fsspec.open(name, "rb", cache_type="none") as file:
         yield file
+
+
+def footer_of(shard: str) -> pq.FileMetaData:
+    """A parquet shard's, here or on the Hub: its columns and row groups."""
+    import pyarrow.parquet as pq
+
+    with in_one_line(f"the parquet shard {shard} cannot be read"), opened(shard) as file:
+        return pq.ParquetFile(file).metadata
 
 
 @contextmanager

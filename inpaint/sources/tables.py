@@ -20,7 +20,7 @@ import yaml
 from inpaint.errors import InpaintError
 from inpaint.sources.keys import SPLIT_NAMES, SPLITS, Split
 from inpaint.sources.places365 import official_class, official_names
-from inpaint.sources.rows import Columns, entries_of, in_one_line, opened
+from inpaint.sources.rows import Columns, entries_of, footer_of, in_one_line, opened
 from inpaint.sources.source import Entry, Survey
 
 if TYPE_CHECKING:
@@ -132,13 +132,8 @@ class TableSource:
                     yield split, shard.schema_arrow, partial(_read_group, part, shard, group)
 
     def _num_rows(self) -> int:
-        import pyarrow.parquet as pq
-
         def num_rows(part: str | Dataset) -> int:
-            if not isinstance(part, str):
-                return len(part)
-            with in_one_line(f"{part} cannot be read"), opened(part) as file:
-                return pq.ParquetFile(file).metadata.num_rows
+            return footer_of(part).num_rows if isinstance(part, str) else len(part)
 
         with ThreadPoolExecutor(16) as pool:
             return sum(pool.map(num_rows, chain.from_iterable(self.parts.values())))
