@@ -162,11 +162,7 @@ def _open_split(entry: Path, split: Split, spec: HoleSpec) -> DecodedSplit:
 
 
 def _resident(pixels: NDArray[np.uint8], device: torch.device, wish: str) -> Tensor | None:
-    """The whole split in the device's memory, as `data.device_cache` has it, or None.
-
-    Raises:
-        UsageError: `on`, and there is no room.
-    """
+    """The whole split in the device's memory, as `data.device_cache` has it, or None."""
     if wish == "off" or (wish == "auto" and device.type != "cuda"):
         return None
     if device.type == "cuda":

@@ -60,10 +60,7 @@ class Task:
 class PhotoRecipe:
     """A source of images: opened by who needs it, listed once (`listings`), then read in its own order (`tasks`).
 
-    Args:
-        name: see `open_source`.
-        only: the splits to read, where shards are streamed for the rest; None: all.
-        size: side of the images, in pixels.
+    Of shards that are streamed for the rest, `only` some splits; None: all.
     """
 
     def __init__(self, name: str, only: Sequence[Split] | None, size: int) -> None:

@@ -228,10 +228,6 @@ def read_tensors(path: Path, expected: dict[str, Tensor], source: str, device: s
     """The tensors of a safetensors file, after its header was found to match `expected` name by name.
 
     Floats of any precision are taken, and become as wide as expected.
-
-    Raises:
-        InpaintError: not a safetensors file; a tensor is missing, unknown, of another shape, or no float where one is
-            expected.
     """
 
     def kind(dtype: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -42,8 +42,10 @@ def faults(name: str, show_progress: bool = True) -> list[str]:
     except InpaintError as error:
         return [*found, str(error)]
     found += seen.faults()
-    if Path(name, "holes.csv").is_file():
-        found += _table_faults(Path(name, "holes.csv"), seen.rows)
+    if (table := Path(name, "holes.csv")).is_file():
+        with table.open(encoding="utf-8", newline="") as file:
+            if sorted(list(csv.reader(file))[1:]) != sorted(seen.rows()):
+                found.append(f"{table} disagrees with the columns `hole` and `crop`; delete it and {AGAIN}")
     return found
 
 
@@ -67,28 +69,28 @@ class _Seen:
     def __init__(self) -> None:
         self.num: Counter[Split] = Counter()
         self.sizes: set[tuple[int, int]] = set()
-        self.rows: list[list[str]] = []
         self._first: dict[bytes, tuple[Split, str]] = {}
-        self._bad: dict[Split, list[str]] = {split: [] for split in SPLITS}
-        self._copies: dict[Split, list[str]] = {split: [] for split in SPLITS}
+        self._bad: dict[Split, list[str]] = defaultdict(list)
+        self._copies: dict[Split, list[str]] = defaultdict(list)
         self._holes: dict[Split, list[tuple[str, list[int]]]] = {split: [] for split in SPLITS}
+
+    def rows(self) -> list[list[str]]:
+        """What holes.csv should hold."""
+        return [[source, *map(str, numbers)] for its in self._holes.values() for source, numbers in its]
 
     def add(self, split: Split, entry: Entry) -> None:
         self.num[split] += 1
         try:
             data = entry.read()
             self.sizes.add(open_picture(data).size)
-            first_split, first = self._first.setdefault(
-                hashlib.blake2b(data, digest_size=16).digest(), (split, entry.source)
-            )
+            digest = hashlib.blake2b(data, digest_size=16).digest()
+            first_split, first = self._first.setdefault(digest, (split, entry.source))
             if first_split != split:
                 self._copies[split].append(f"{entry.source} (in {first_split} too, as {first})")
         except BadPicture as error:
             self._bad[split].append(f"{entry.source} ({error})")
         if entry.hole is not None and entry.crop is not None:
-            numbers = [*map(int, entry.hole), *map(int, entry.crop)]
-            self._holes[split].append((entry.source, numbers))
-            self.rows.append([entry.source, *map(str, numbers)])
+            self._holes[split].append((entry.source, [*map(int, entry.hole), *map(int, entry.crop)]))
 
     def faults(self) -> Iterator[str]:
         for split in SPLITS:
@@ -101,7 +103,7 @@ class _Seen:
                 yield (
                     f"{len(copies)} images of {split} are in another split too, such as {copies[0]}; prepare drops them"
                 )
-        if self.rows:
+        if any(self._holes.values()):
             yield from self._coordinate_faults()
 
     def _coordinate_faults(self) -> Iterator[str]:
@@ -128,9 +130,3 @@ def _is_inside(numbers: list[int], window: int, size: int) -> bool:
     x, y, width, height, left, top = numbers
     across = 0 <= left <= x < x + width <= left + window <= size
     return across and 0 <= top <= y < y + height <= top + window <= size
-
-
-def _table_faults(table: Path, rows: list[list[str]]) -> Iterator[str]:
-    with table.open(encoding="utf-8", newline="") as file:
-        if sorted(list(csv.reader(file))[1:]) != sorted(rows):
-            yield f"{table} disagrees with the columns `hole` and `crop`; delete it and {AGAIN}"

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from inpaint.images.pixels import BadPicture, decode_square, open_picture, square
 from inpaint.prepare.dedupe import IS_ODD, VIEWS, looks
 from inpaint.prepare.detectors import build_detector
-from inpaint.prepare.people import BATCH_SIZE, Detector, PeopleFilter
+from inpaint.prepare.people import BATCH_SIZE, PeopleFilter
 from inpaint.sources.keys import KEY_RULE, SPLITS, Split, key_hash, printable, split_for
 from inpaint.sources.source import Entry
 
@@ -59,15 +59,15 @@ SCHEMA = pa.schema(
 )
 
 
+# A process loads its detector once.
+_detector = cache(build_detector)
+
+
 @dataclass(frozen=True)
 class Chunk:
-    """Some images and what to make of them; small enough to be sent to a worker.
+    """Some images, the file they go to, and what to make of them; small enough to be sent to a worker.
 
-    Args:
-        file: where the finished chunk goes.
-        size: side of the square images, in pixels.
-        own_splits: those that the source has itself.
-        grey_steps: mean difference of the largest and smallest channel, in 8-bit steps, below which one is grey.
+    An image is grey if its largest and smallest channel differ by less than `grey_steps` of 8 bits on average.
     """
 
     file: Path
@@ -164,11 +164,6 @@ def new_file(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-@cache
-def _detector(people: PeopleFilter) -> Detector:
-    return build_detector(people)
 
 
 def _row(entry: Entry, own_splits: frozenset[Split]) -> dict[str, Any]:

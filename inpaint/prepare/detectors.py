@@ -25,9 +25,7 @@ def build_detector(people: PeopleFilter) -> Detector:
     """The detector of a filter; loads its weights."""
     if people.kind == "darknet":
         return DarknetDetector(people)
-    if people.kind == "onnx":
-        return OnnxDetector(people)
-    return TransformersDetector(people)
+    return OnnxDetector(people) if people.kind == "onnx" else TransformersDetector(people)
 
 
 def check_detector(people: PeopleFilter) -> None:
@@ -214,9 +212,6 @@ def _is_on_hub(model: str) -> bool:
     """Whether the Hub gives a checkpoint now; False: it is here already, in a folder or the cache.
 
     One request, where `transformers` would try for minutes.
-
-    Raises:
-        InpaintError: neither.
     """
     from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError

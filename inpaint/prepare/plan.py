@@ -34,12 +34,7 @@ LOOKED_FOR_AT_ONCE = 20_000
 
 @dataclass(frozen=True)
 class ChunkFiles:
-    """All finished chunks as one long table of N images.
-
-    Args:
-        files: of the chunks.
-        starts: the first image of each, and N.
-    """
+    """All finished chunks as one long table of N images; `starts` has the first image of each, and N."""
 
     files: tuple[Path, ...]
     starts: NDArray[np.int64]

@@ -45,11 +45,7 @@ class Columns:
     @classmethod
     def of(cls, name: str, features: Mapping[str, Any]) -> Columns:
         """Those of a table with these features of `datasets`: `image`, or the first column of images; `label`, or the
-        first column of classes.
-
-        Raises:
-            InpaintError: there is no column of images.
-        """
+        first column of classes."""
         from datasets import ClassLabel, Image, Value
 
         texts, plain = (Value("string"), Value("large_string")), (Value("binary"), Value("large_binary"))
@@ -94,11 +90,7 @@ class Columns:
 
 
 def entries_of(name: str, table: pa.Table, columns: Columns, split: Split | None) -> Iterator[Entry]:
-    """The rows of a table of the dataset `name`; of a table without images, their names alone.
-
-    Raises:
-        InpaintError: a class has no name, or a hole is no hole.
-    """
+    """The rows of a table of the dataset `name`; of a table without images, their names alone."""
 
     def values(column: str | None, width: int = 0) -> Any:
         if column is None or column not in table.column_names:

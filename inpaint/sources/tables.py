@@ -98,11 +98,7 @@ class TableSource:
 
     @cached_property
     def columns(self) -> Columns:
-        """See `Columns`; the first rows decide whether paths tell images apart.
-
-        Raises:
-            InpaintError: there is no column of images.
-        """
+        """See `Columns`; the first rows decide whether paths tell images apart."""
         from datasets import Features
 
         _, schema, _ = next(self._groups(), (None, None, None))
@@ -140,11 +136,7 @@ class TableSource:
 
 
 def open_shards(root: Path, shards: Sequence[str]) -> TableSource:
-    """The shards in a folder; their names or folders tell the split (`train-00000-of-00008.parquet`).
-
-    Raises:
-        InpaintError: some shards name a split and others do not.
-    """
+    """The shards in a folder; their names or folders say the split (`train-00000-of-00008.parquet`), of all or none."""
     splits: dict[Split, list[str]] = {}
     unnamed: list[str] = []
     digest = hashlib.blake2b(digest_size=12)
@@ -165,11 +157,7 @@ def open_shards(root: Path, shards: Sequence[str]) -> TableSource:
 
 
 def open_hub(name: str, repo: str, config: str | None, revision: str | None) -> TableSource:
-    """A dataset of the Hub: its shards, read where they are, or if it has none, what `datasets` makes of it here.
-
-    Raises:
-        InpaintError: there is none, or it has several configurations.
-    """
+    """A dataset of the Hub: its shards, read where they are, or if it has none, what `datasets` makes of it here."""
     import datasets
 
     trouble = f"{name} is no file or folder here, and the Hub does not give it"
@@ -200,11 +188,7 @@ def is_saved(root: Path) -> bool:
 
 
 def open_saved(root: Path) -> TableSource:
-    """What `datasets` wrote with `save_to_disk`, one split or several.
-
-    Raises:
-        InpaintError: it cannot be read.
-    """
+    """What `datasets` wrote with `save_to_disk`, one split or several."""
     import datasets
 
     with in_one_line(f"{root} was written by save_to_disk and cannot be read"):
@@ -237,11 +221,7 @@ def _of_splits(
 
 
 def _ask_once(trouble: str, repo: str, revision: str | None) -> None:
-    """Tell at once of a dataset that is nowhere: `datasets` tries six times, for half a minute and a screenful.
-
-    Raises:
-        InpaintError: the Hub has no such dataset or cannot be reached, and there is no copy of it here either.
-    """
+    """Tell at once of a dataset that is nowhere: `datasets` tries six times, for half a minute and a screenful."""
     import datasets
     from huggingface_hub import HfApi, constants
     from huggingface_hub.errors import HfHubHTTPError
