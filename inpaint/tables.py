@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pkgutil import resolve_name
 from typing import Any
 
+from inpaint.errors import UsageError
+
 # Networks by the names that `model.generator` and `model.discriminator` take.
 GENERATORS = {
     "dilated": "inpaint.models.generators.dilated:DilatedGenerator",
@@ -46,5 +48,11 @@ METRICS = {
 
 
 def load(table: Mapping[str, str], name: str) -> Any:
-    """What `table` has under `name`, imported now."""
-    return resolve_name(table[name])
+    """What `table` has under `name`, imported now; UsageError if that cannot be done."""
+    try:
+        return resolve_name(table[name])
+    except Exception as error:
+        raise UsageError(
+            f"inpaint/tables.py: {name!r} is {table[name]!r}, which cannot be imported "
+            f"({type(error).__name__}: {error}); it must be MODULE:NAME (--debug shows where)"
+        ) from error

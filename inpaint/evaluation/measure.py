@@ -19,7 +19,7 @@ from tqdm import tqdm
 from inpaint.distributed.collectives import Collectives
 from inpaint.evaluation.baselines import Fill
 from inpaint.evaluation.features import NUM_FEATURES, FeatureNetwork, windows
-from inpaint.evaluation.metrics import Filled, Metric
+from inpaint.evaluation.metrics import Filled, Metric, rows_of
 from inpaint.evaluation.subject import Subject
 
 # What fills some images of a subject: (which) -> fill.
@@ -70,14 +70,12 @@ class Measuring:
     def measure(self, name: str, method: Method, device: torch.device | None = None) -> Measured:
         """Every image filled by `method`, called `name` beside the bar."""
 
-        def rows_of(chosen: NDArray[np.int64]) -> Tensor:
+        def measured(chosen: NDArray[np.int64]) -> Tensor:
             filled = self.fill(method, chosen, device)
-            return torch.cat(
-                [*(metric.rows(filled) for metric in self.metrics.values()), self._features(filled)], dim=1
-            )
+            return torch.cat([*rows_of(self.metrics, filled), self._features(filled)], dim=1)
 
         width = sum(metric.state_size for metric in self.metrics.values())
-        whole = self._gather(rows_of, width + self._num_features, name)
+        whole = self._gather(measured, width + self._num_features, name)
         return Measured(whole[:, :width], whole[:, width:])
 
     def features_of_truth(self) -> Tensor:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from inpaint import tables
+from inpaint.errors import InpaintError
 
 MAX_PSNR_DB = 100.0
 
@@ -140,6 +141,8 @@ class Metric:
         """What each image adds to the state: float64 [B, state_size] on the CPU, here the two sums' terms."""
         assert self.per_image is not None
         values = self.per_image(filled).cpu().double()  # Apple's GPUs have no float64
+        if values.shape != (num := len(filled.mask),):
+            raise ValueError(f"it returned {list(values.shape)}; it must be [{num}], a figure of each image")
         divisors = torch.ones_like(values) if self.divisor is None else self.divisor(filled).cpu().double()
         return torch.stack([values, divisors], dim=1).where(values.isfinite()[:, None], 0.0)
 
@@ -154,6 +157,18 @@ class Metric:
 def all_metrics() -> dict[str, Metric]:
     """Every metric of the table by its name, in the order in which they are shown."""
     return {name: tables.load(tables.METRICS, name) for name in tables.METRICS}
+
+
+def rows_of(metrics: Mapping[str, Metric], filled: Filled) -> list[Tensor]:
+    """Each metric's `rows`; InpaintError names the one that fails."""
+    rows = []
+    for name, metric in metrics.items():
+        try:
+            rows.append(metric.rows(filled))
+        except Exception as error:
+            told = f"metric {name} failed: {type(error).__name__}: {error} (--debug shows where)"
+            raise InpaintError(told) from error
+    return rows
 
 
 def sentence(figures: Mapping[str, float]) -> str:

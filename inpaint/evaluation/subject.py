@@ -20,11 +20,12 @@ from inpaint.data.decoded import DecodedSplit
 from inpaint.data.draws import keyed_uniforms
 from inpaint.data.synthetic.noise import mix64
 from inpaint.errors import InpaintError, UsageError
+from inpaint.holes.kinds import HoleMixture
 from inpaint.holes.spec import HoleSpec
 from inpaint.images.given import read_mask
 from inpaint.images.pixels import PICTURE_SUFFIXES, BadPicture, open_picture
 from inpaint.sources.keys import key_hash, key_of
-from inpaint.tables import HOLES, load
+from inpaint.tables import HOLES
 
 SEEDED = re.compile(r"(?P<kind>[a-z_]+):(?P<seed>\d+)")
 # Holes are drawn and hashed so many images at a time.
@@ -98,7 +99,7 @@ def subject_of(
             raise UsageError(
                 f"--holes {holes}: there is no kind of hole {asked['kind']!r}; allowed: {', '.join(HOLES)}"
             )
-        kind = load(HOLES, asked["kind"])
+        kind = HoleMixture({asked["kind"]: 1.0}, spec).kinds[0]
         hashes = np.array([key_hash(key_of(*pair)) for pair in zip(classes, sources, strict=True)], np.uint64)
         # An image's hole depends on the seed and its own key alone.
         mixed = mix64(hashes ^ mix64(np.array([int(asked["seed"]) % 2**64], np.uint64)))

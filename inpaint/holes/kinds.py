@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from inpaint.errors import InpaintError
 from inpaint.holes.spec import HoleSpec
 from inpaint.tables import HOLES, load
 
@@ -51,8 +52,7 @@ class HoleMixture:
         self.spec, self.kinds = spec, [load(HOLES, name) for name in names]
         self.num_uniforms = max(kind.num_uniforms for kind in self.kinds)
         self._bounds = np.cumsum([weights[name] for name in names])[:-1] / sum(weights.values())
-        middle = (kind.draw(np.full((kind.num_uniforms, 1), 0.5), spec)[0] for kind in self.kinds)
-        self._nums_parameters = [parameters.shape[1] for parameters in middle]
+        self._nums_parameters = [_num_parameters(*named, spec) for named in zip(names, self.kinds, strict=True)]
 
     def draw(
         self, uniform: NDArray[np.float64], chance: NDArray[np.float64]
@@ -80,3 +80,23 @@ class HoleMixture:
         for number, other in enumerate(masks[1:], 1):
             mask = other.where(holes[:, 0, None, None, None] == number, mask)
         return mask
+
+
+def _num_parameters(name: str, kind: HoleKind, spec: HoleSpec) -> int:
+    """How many a hole of `kind` has; InpaintError if two of its holes are not what a `HoleKind` promises."""
+    import torch
+
+    try:
+        parameters, windows = kind.draw(np.full((kind.num_uniforms, 2), 0.5), spec)
+        mask = kind.rasterise(torch.from_numpy(parameters.astype(np.float32)), spec.image_size)
+    except Exception as error:
+        raise InpaintError(
+            f"hole kind {name}, asked for two holes with num_uniforms = {kind.num_uniforms}: "
+            f"{type(error).__name__}: {error} (--debug shows where)"
+        ) from error
+    wanted = (("windows", windows, (2, 2)), ("a mask", mask, (2, 1, spec.image_size, spec.image_size)))
+    for what, found, shape in wanted:
+        if found.shape != shape:
+            told = f"asked for two holes it made {what} of {[*found.shape]}; it must be {[*shape]}"
+            raise InpaintError(f"hole kind {name}: {told}")
+    return parameters.shape[1]

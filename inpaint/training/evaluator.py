@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from inpaint.config import Config
 from inpaint.data.decoded import DecodedSplit
 from inpaint.distributed.runtime import Runtime
+from inpaint.errors import InpaintError
 from inpaint.evaluation.baselines import BASELINES, Fill
 from inpaint.evaluation.features import (
     NUM_FEATURES,
@@ -124,8 +125,12 @@ class Evaluator:
         device: torch.device,
         network: FeatureNetwork | None = None,
     ) -> dict[str, float] | None:
-        """The figures of the `chosen` images; with a `network` their distance too."""
-        sums, world = no_sums(), self.runtime.world_size
+        """The figures of the `chosen` images; with a `network` their distance too.
+
+        Raises:
+            InpaintError: a metric failed in one of the processes; raised in all.
+        """
+        sums, world, failure = no_sums(), self.runtime.world_size, ""
         features = torch.zeros(2, len(chosen), NUM_FEATURES if network is not None else 0, dtype=torch.float64)
         for start in range(0, len(chosen), self.at_once * world):
             if stopped():
@@ -135,12 +140,17 @@ class Evaluator:
             # ZeRO-3 gathers the weights in each call, so all processes call equally often; some for an image too many.
             seen = mine if len(mine) else chunk[:1]
             filled = Filled.by(fill, split.pixels[seen], split.masks(seen), device)
-            if len(mine):
-                sums += metric_sums(filled)
+            try:
+                if len(mine) and not failure:
+                    sums += metric_sums(filled)
+            except InpaintError as error:
+                failure = str(error)
             if len(mine) and network is not None:
                 own = slice(start + self.runtime.rank, start + len(chunk), world)
                 for place, images in enumerate((filled.image, filled.composite)):
                     features[place, own] = network(windows(images, filled.hole) / 255).cpu().double()
+        if failures := [*filter(None, self.runtime.all_gather(failure))]:
+            raise InpaintError(failures[0])
         figures = means(self.runtime.reduce_sum(sums))
         if network is not None:
             figures["distance"] = frechet_distance(*self.runtime.reduce_sum(features))

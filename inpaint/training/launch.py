@@ -23,7 +23,15 @@ from inpaint.errors import InpaintError, UsageError
 from inpaint.processes import rank_and_world_size, start_prefix, wait_passively
 from inpaint.resolve import load_config
 from inpaint.sources.keys import SPLITS
-from inpaint.tables import METRICS
+from inpaint.tables import (
+    ADVERSARIAL_LOSSES,
+    DISCRIMINATOR_LOSSES,
+    DISCRIMINATORS,
+    GENERATORS,
+    LOSSES,
+    METRICS,
+    load,
+)
 from inpaint.training.schedule import phase_steps
 
 if TYPE_CHECKING:
@@ -135,6 +143,7 @@ def dry_run(config: Config, world_size: int) -> None:
     from inpaint.distributed.launcher import divide_batch
     from inpaint.training.task import build_networks
 
+    _load_entries(config)
     micro, accumulation = divide_batch(config.training.global_batch_size, config.training.micro_batch_size, world_size)
     generator, discriminator = (sum(p.numel() for p in network.parameters()) for network in build_networks(config))
     facts: dict[str, Any] = {
@@ -156,6 +165,19 @@ def dry_run(config: Config, world_size: int) -> None:
         print(yaml.safe_dump(facts, sort_keys=False), end="")
 
 
+def _load_entries(config: Config) -> None:
+    """Import all of `tables.py` that a run will use: what is broken there is told before anything is done."""
+    from inpaint.evaluation.metrics import all_metrics
+    from inpaint.holes.kinds import HoleMixture
+    from inpaint.training.task import losses_of
+
+    all_metrics()
+    HoleMixture(config.data.hole_kinds, config.data.hole_spec)
+    load(GENERATORS, config.model.generator), load(DISCRIMINATORS, config.model.discriminator)
+    for table in (LOSSES, ADVERSARIAL_LOSSES, DISCRIMINATOR_LOSSES):
+        losses_of(config, table)
+
+
 def _train(config: Config, options: Options) -> str:
     if find_spec("fcntl") is None:
         raise UsageError(
@@ -170,6 +192,7 @@ def _train(config: Config, options: Options) -> str:
 
     die_with_launcher()
     start_prefix(begin=True)
+    _load_entries(config)
     group = meet(config.training.timeout_s)
     config = _settled(config, options, group)
     num_threads = torch.get_num_threads()

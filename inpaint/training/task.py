@@ -51,6 +51,11 @@ def build_networks(config: Config) -> tuple[Generator, nn.Module]:
     return generator, load(DISCRIMINATORS, model.discriminator)(model, data.image_size, data.hole_spec.window_px)
 
 
+def losses_of(config: Config, table: Mapping[str, str]) -> dict[str, Loss]:
+    """Of `table` those that weigh anything."""
+    return {name: load(table, name) for name in table if config.loss.weights.get(name)}
+
+
 class InpaintingTask:
     """A generator and its discriminator in training; every process calls every method alike.
 
@@ -78,8 +83,8 @@ class InpaintingTask:
             self.networks[name] = runtime.prepare(name, module, adam, config.training.compile)
         self.generator, self.discriminator = self.networks[GENERATOR], self.networks[DISCRIMINATOR]
         self.weights = config.loss.weights
-        self.losses, self.adversarial_losses = self._losses(LOSSES), self._losses(ADVERSARIAL_LOSSES)
-        self.discriminator_losses = self._losses(DISCRIMINATOR_LOSSES)
+        tables = (LOSSES, ADVERSARIAL_LOSSES, DISCRIMINATOR_LOSSES)
+        self.losses, self.adversarial_losses, self.discriminator_losses = (losses_of(config, its) for its in tables)
         self.ema = None if average is None else Ema(average.to(runtime.device, runtime.dtype), config.ema)
 
     def step(self, phase: int, batches: list[Batch], step: int, images_seen: int, lr_scale: float = 1.0) -> Terms:
@@ -210,15 +215,17 @@ class InpaintingTask:
         where = (batch.image, batch.mask, output, batch.windows, batch.real_windows)
         return Seen(*where, step, self.config.loss, self.config.model.discriminator_input == "composite", judge)
 
-    def _losses(self, table: Mapping[str, str]) -> dict[str, Loss]:
-        """Of `table` those that weigh anything."""
-        return {name: load(table, name) for name in table if self.weights.get(name)}
-
     def _total(self, losses: Mapping[str, Loss], seen: Seen, prefix: str, terms: Terms, reached: Tensor) -> Tensor:
         """The weighted sum, with each loss as it is in `terms`; nothing of `reached` where there is none."""
         weighted = []
         for name, loss in losses.items():
-            if (value := loss(seen)) is not None:
-                terms[f"{prefix}/{name}"] = value.detach()
-                weighted.append(self.weights[name] * value)
+            if (value := loss(seen)) is None:
+                continue
+            if not isinstance(value, Tensor) or value.ndim:
+                found = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
+                raise InpaintError(f"loss {name} returned {found}; it must be a scalar tensor, the mean over images")
+            if not value.requires_grad:
+                raise InpaintError(f"loss {name} has no gradient and trains nothing; compute it without detach()")
+            terms[f"{prefix}/{name}"] = value.detach()
+            weighted.append(self.weights[name] * value)
         return sum(weighted[1:], weighted[0]) if weighted else 0 * reached.float().sum()

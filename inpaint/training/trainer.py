@@ -173,7 +173,11 @@ class Trainer:
             self.publication.save(self.task, self.progress)
         if self.progress.evaluated_epoch >= epoch or epoch % self.config.evaluation.every_epochs:
             return False
-        figures = self.evaluator.validate(self.task.evaluation_module, self._stop_now)
+        try:
+            figures = self.evaluator.validate(self.task.evaluation_module, self._stop_now)
+        except InpaintError:  # in all processes: what was trained shall not be lost with it
+            self._leave("")
+            raise
         if figures is None:
             return True
         grid = self.evaluator.save_samples(self.task.evaluation_module, self.run_directory, epoch)
