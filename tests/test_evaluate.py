@@ -179,7 +179,7 @@ def test_an_image_keeps_its_seeded_hole_whatever_is_beside_it(photos: Path, cach
         synthetic=SyntheticSpec(1, 1, 1, 0),
         show_progress=False,
     )["test"]
-    labels = {source: source.split("/")[-2] for source in split.sources}
+    labels = {source: source.split("/")[-2] for source in map(str, split.sources)}
     everyone = subject_of(split, labels, "rectangle:7", spec, None)
     some = np.arange(5, 15)
     part = type(split)(split.pixels[some], split.holes[some], split.windows[some], [split.sources[i] for i in some])
