@@ -81,24 +81,16 @@ class DataConfig(Section):
         return HoleSpec.scaled(self.image_size, self.hole_min_px, self.hole_max_px, self.window_px)
 
     @model_validator(mode="after")
-    def _streaming_fits(self) -> DataConfig:
+    def _fits_together(self) -> DataConfig:
         if self.streaming and self.path is None:
             raise ValueError("data.streaming needs data.path: synthetic landscapes are not streamed")
         if self.streaming and self.device_cache == "on":
             raise ValueError("data.streaming and data.device_cache = on exclude each other; use device_cache = auto")
-        return self
-
-    @model_validator(mode="after")
-    def _kinds_are_stored(self) -> DataConfig:
         if self.holes == "stored" and self.hole_kinds.keys() != {"rectangle"}:
             raise ValueError(
                 f"data.holes = stored is each image's own rectangle; for data.hole_kinds = {self.hole_kinds} use "
                 "data.holes = resampled, which draws new ones each epoch"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _holes_fit(self) -> DataConfig:
         if faults := self.hole_spec.faults():
             raise ValueError("; ".join(faults))
         return self

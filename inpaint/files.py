@@ -48,8 +48,9 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def publish_directory(temporary: Path, final: Path) -> None:
-    """Give a finished directory its name in one step; its files must have been written through."""
-    sync(temporary)
+    """Make the content of a finished directory's files last, then give it its name in one step."""
+    for path in (*temporary.iterdir(), temporary):
+        sync(path)
     os.rename(temporary, final)
     sync(final.parent)
 

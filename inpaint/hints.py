@@ -91,12 +91,9 @@ _MEANT, _NOTES = _table(_ELSEWHERE), _table(_NOT_HERE)
 
 
 def hint(wrong: str, names: Collection[str], mark: str = "") -> str | None:
-    """What to write in the place of `wrong`, as the end of a message; None if nothing is like it.
+    """What to write in the place of `wrong`, as the end of a message; None if none of `names` is like it.
 
-    Args:
-        wrong: a name that there is not, with its section or without.
-        names: those that there are.
-        mark: what stands before a name where it is written, `--` for a flag.
+    `mark` stands before a name where it is written, `--` for a flag.
     """
     wrong = wrong[:100].strip("-. ").replace("-", "_").lower()
     last = wrong.rpartition(".")[2]

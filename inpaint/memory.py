@@ -15,10 +15,9 @@ _ROOT = Path("/")
 
 
 def free_bytes(device: torch.device, root: Path = _ROOT) -> int | None:
-    """What can still be allocated on a GPU, or for any other device in the machine's own memory; None: unknown.
+    """Bytes that can still be allocated on a GPU, or for any other device in the machine's own memory; None: unknown.
 
-    Args:
-        root: where /proc and /sys lie.
+    /proc and /sys lie in `root`.
     """
     if device.type == "cuda":
         import torch

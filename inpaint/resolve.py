@@ -37,14 +37,11 @@ def preset_descriptions() -> dict[str, str]:
 
 
 def load_config(base: str | Config | None = None, flags: Mapping[str, Any] | None = None) -> Config:
-    """The config of a preset or a `.yaml` file with `flags` on top, validated once.
+    """The config of a preset or a `.yaml` file with `flags` on top, validated once; UsageError with all its faults.
 
     Args:
         base: a preset's name, the path of a .yaml file, or a config; None is the preset `quickstart`.
         flags: dotted names such as `training.epochs` to values, text where the flag was text.
-
-    Raises:
-        UsageError: with all faults of this try, one a line.
     """
     values, origin = _values(DEFAULT_PRESET if base is None else base)
     known = [key for key, _ in settings()]

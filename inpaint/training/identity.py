@@ -21,13 +21,9 @@ IDENTITY = (
 
 
 def differences(before: Mapping[str, Any], config: Config) -> tuple[list[str], list[str]]:
-    """What of `config` differs from the settings a run was trained with, `key: before -> now`.
+    """What of `config` differs from a run's: what makes it another run, and what may change, `key: before -> now` each.
 
-    Args:
-        before: sections of settings, as config.yaml and checkpoints hold them; a key that is not there differs not.
-
-    Returns:
-        What makes it another run, and what may change.
+    `before` are sections of settings, as config.yaml and checkpoints hold them; a key that is not there differs not.
     """
     if "data" in before:  # runs of before there was a choice had rectangles
         before = {**before, "data": {"hole_kinds": {"rectangle": 1.0}, **before["data"]}}

@@ -41,13 +41,9 @@ class MetricsFile:
         self._unwritten.clear()
 
     def forget_after(self, step: int, evaluated_epoch: int) -> int:
-        """Drop what a run, resumed at `step`, will write again, and move lines that cannot be read to `DAMAGED`.
+        """Drop what a run, resumed at `step`, will write again; move lines that cannot be read to `DAMAGED`: how many.
 
-        Args:
-            evaluated_epoch: the last epoch whose evaluation will not be written again.
-
-        Returns:
-            How many lines were moved.
+        Of `evaluated_epoch`, and of those before it, no evaluation will be written again.
         """
 
         def is_kept(line: Mapping[str, Any]) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -17,7 +18,6 @@ from torch.profiler import ProfilerActivity, record_function
 from tqdm import tqdm
 
 from inpaint.distributed.network import Network
-from inpaint.training.schedule import PHASES
 
 # The first steps of a phase allocate memory, choose kernels and compile.
 NUM_WARM_UP = 3
@@ -35,7 +35,7 @@ class Profiler:
     def __init__(self, num_steps: int, folder: Path, *networks: Network) -> None:
         self.num_steps, self.folder, self.networks = num_steps, folder, networks
         self.span: Callable[[str], AbstractContextManager] = nullcontext
-        self._seen = dict.fromkeys(PHASES, 0)
+        self._seen = Counter[int]()
         self._trace: Any = None
         self._step: Any = None
         self._phase = 0

@@ -18,14 +18,7 @@ from tqdm import tqdm
 
 from inpaint.config import Config
 from inpaint.errors import InpaintError, UsageError
-from inpaint.files import (
-    publish_directory,
-    read_json_object,
-    read_yaml_object,
-    remove_directory,
-    sync,
-    write_atomically,
-)
+from inpaint.files import publish_directory, read_json_object, read_yaml_object, remove_directory, write_atomically
 from inpaint.hub.card import write_generator_card
 from inpaint.models.generator import Generator
 from inpaint.training.checkpoint import CheckpointStore, DamagedCheckpointError, read_state
@@ -56,10 +49,7 @@ class RunDirectory:
     def open(self, config: Config, resume: bool, overwrite: bool) -> list[str]:
         """Take the folder for this run, or say why not before anything in it is touched.
 
-        Args:
-            config: saved as config.yaml of a new run; that of an older one stays until `save_config`.
-            resume: whether a run that is there may go on.
-            overwrite: with `resume` off, whether a run that is there may be thrown away.
+        `config` becomes the config.yaml of a new run; that of an older one stays until `save_config`.
 
         Returns:
             What changed since the run was last started, one line each, where that is allowed.
@@ -180,8 +170,6 @@ class RunDirectory:
                 except Exception as error:  # noqa: BLE001 - without it `save_pretrained` writes a plainer one
                     tqdm.write(f"the generator's card cannot be made ({error}); training goes on", file=sys.stderr)
                 generator.save_pretrained(temporary)
-                for path in temporary.iterdir():
-                    sync(path)
                 if final.exists():
                     remove_directory(final)
                 publish_directory(temporary, final)

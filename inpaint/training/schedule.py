@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 from inpaint.config import OptimizerConfig
 
-PHASES = {1: "generator", 2: "discriminator", 3: "both"}
-
 
 def phase_steps(shares: tuple[float, float, float], num_steps: int) -> tuple[int, int, int]:
     """How many steps of an epoch each phase gets: its share by largest remainder, so that they sum to `num_steps`."""
