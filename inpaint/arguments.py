@@ -54,11 +54,7 @@ def information(argv: list[str]) -> str | None:
 
 
 def parse_arguments(argv: list[str]) -> tuple[Config, Options]:
-    """The config and options of a command line, with all faults reported together.
-
-    Raises:
-        UsageError: with what is wrong, and the nearest valid name where there is one.
-    """
+    """The config and options of a command line; UsageError with all faults together, and the nearest valid names."""
     given, flags, faults = _read(argv)
     name = given.get("config")
     faults = first_few(faults)

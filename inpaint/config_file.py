@@ -82,8 +82,7 @@ def read_config_file(path: Path) -> dict[str, Any]:
 def read_yaml(text: str, key: str = "") -> Any:
     """What YAML says for `key`, a dotted name, in the types of JSON; the whole config for "".
 
-    Raises:
-        yaml.YAMLError, ValueError, RecursionError: it says nothing, or too much.
+    It raises yaml.YAMLError, ValueError or RecursionError where that is nothing, or too much.
     """
     loader = _Loader(text)
     node = loader.get_single_node()

@@ -19,8 +19,7 @@ from inpaint.processes import rank_and_world_size, start_prefix
 class Collectives:
     """This process among those of the run; every process calls every method alike.
 
-    Args:
-        group: of `meet`: over CPU memory, so that reading a flag never waits for a device.
+    `group` is of `meet`: over CPU memory, so that reading a flag never waits for a device.
     """
 
     def __init__(self, group: dist.ProcessGroup | None) -> None:
@@ -83,11 +82,7 @@ class Collectives:
 
 
 def meet(timeout_s: float) -> dist.ProcessGroup | None:
-    """Join the other processes of this start, if there are any.
-
-    Returns:
-        Their group over CPU memory; None for a process alone.
-    """
+    """Join the other processes of this start: their group over CPU memory; None for a process alone."""
     rank, world_size = rank_and_world_size()
     if world_size == 1:
         return None

@@ -22,10 +22,8 @@ _PR_SET_PDEATHSIG = 1
 class StopRequest:
     """Whether this process was asked to stop; the loop looks at it between steps. Ctrl-C twice stops at once.
 
-    Signals reach the main thread alone: a run in another one, in a notebook or a server, cannot be asked to stop.
-
-    Args:
-        is_shown: say on stderr what a signal does.
+    Signals reach the main thread alone: a run in another one, in a notebook or a server, cannot be asked to stop. What
+    a signal does is said on stderr where it `is_shown`.
     """
 
     ends_process: ClassVar[bool] = False

@@ -123,8 +123,7 @@ class CheckpointStore:
     def newest_sound(self) -> Checkpoint | None:
         """The newest checkpoint that reads as it was written; damaged ones are named and set aside, not deleted.
 
-        Raises:
-            InpaintError: there were some, and not one is sound: to begin anew would throw the run away unasked.
+        InpaintError if there were some and not one is sound: to begin anew would throw the run away unasked.
         """
         self.wait()
         for step in reversed(self.steps()):

@@ -14,10 +14,8 @@ class Ema:
 
     BatchNorm's statistics are averaged with the weights they belong to: those of the moment, beside averaged weights,
     cost up to 4 dB at high rates (benchmarks/RESULTS.md). Its counts are copied. Equal on all processes without
-    communication, but under ZeRO-3, where each update gathers the generator's weights.
-
-    Args:
-        module: a generator of the same shape with the same start values, not in training; it becomes the average.
+    communication, but under ZeRO-3, where each update gathers the generator's weights. `module`, a generator of the
+    same shape with the same start values, becomes the average.
     """
 
     def __init__(self, module: nn.Module, config: EmaConfig) -> None:

@@ -40,26 +40,22 @@ class Profiler:
         self._step: Any = None
         self._phase = 0
 
-    def at(self, phase: int) -> None:
-        """Call it at the start of each step."""
+    def at(self, phase: int | None) -> None:
+        """Call it at the start of each step, and with None after the last: that ends a trace under way."""
         if not self.num_steps:
             return
         if self._trace is not None:
             self._step.__exit__(None, None, None)
-            if phase != self._phase or self._seen[phase] == NUM_WARM_UP + self.num_steps:
+            if phase != self._phase or self._seen[self._phase] == NUM_WARM_UP + self.num_steps:
                 self._write()
+        if phase is None:
+            return
         if self._trace is None and self._seen[phase] == NUM_WARM_UP:
             self._start(phase)
         if self._trace is not None:
             self._step = record_function("step")
             self._step.__enter__()
         self._seen[phase] += 1
-
-    def close(self) -> None:
-        """Call it after the last step: ends the trace under way, if there is one."""
-        if self._trace is not None:
-            self._step.__exit__(None, None, None)
-            self._write()
 
     def _write(self) -> None:
         num_steps = self._seen[self._phase] - NUM_WARM_UP

@@ -34,11 +34,7 @@ class Publication:
             from inpaint.hub.publisher import HubPublisher
 
             self._publisher = HubPublisher(
-                hub.repo_id,
-                hub.private,
-                run.path,
-                hub.push_checkpoint,
-                say=lambda line: tqdm.write(line, file=sys.stderr),
+                hub.repo_id, hub.private, run.path, hub.push_checkpoint, say=lambda line: tqdm.write(line, sys.stderr)
             )
             self._publisher.start()
 

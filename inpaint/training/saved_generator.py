@@ -51,11 +51,7 @@ def load_generator(source: str | Path, revision: str | None = None) -> Generator
 
 
 def init_generator(generator: Generator, source: str) -> None:
-    """Take the weights of a saved generator, or of a run's, of the same shape into a new run.
-
-    Raises:
-        InpaintError: it cannot be read or has another shape.
-    """
+    """Take the weights of a saved generator, or of a run's, into a new run; InpaintError if it has another shape."""
     loaded = load_generator(source)
     if loaded.config != generator.config:
         raise InpaintError(f"--init-from {source} is {loaded.config}, this run's generator is {generator.config}")

@@ -97,11 +97,7 @@ def save_state(
 
 
 def load_state(
-    store: CheckpointStore,
-    runtime: Runtime,
-    task: InpaintingTask,
-    config: Config,
-    data_digest: str = "",
+    store: CheckpointStore, runtime: Runtime, task: InpaintingTask, config: Config, data_digest: str = ""
 ) -> Progress | None:
     """Take the newest sound checkpoint in, whichever engine wrote it; None if there is none.
 

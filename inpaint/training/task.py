@@ -140,11 +140,7 @@ class InpaintingTask:
         return tensors if self.ema is None else tensors | {AVERAGE: self._average()}
 
     def load_state(self, tensors: dict[str, dict[str, Tensor]], step: int) -> None:
-        """Take in what `state` gave at `step`, under whichever engine.
-
-        Raises:
-            InpaintError: it is of other networks.
-        """
+        """Take in what `state` gave at `step`, under whichever engine; InpaintError if it is of other networks."""
         for name, network in self.networks.items():
             found = {key: tuple(tensor.shape) for key, tensor in tensors[name].items()}
             if differing := {

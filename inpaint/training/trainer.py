@@ -256,7 +256,7 @@ class Trainer:
 
     def _leave(self, outcome: str) -> str:
         """Save what there is and wait until it is on the disk."""
-        self.profiler.close()
+        self.profiler.at(None)
         self._save()
         self.store.wait()
         if failure := self.runtime.broadcast(str(self.store.take_failure() or "")):
