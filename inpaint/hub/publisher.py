@@ -66,7 +66,8 @@ class HubPublisher:
         self._changed, self._closing, self._stop = threading.Event(), threading.Event(), threading.Event()
         self.queue.sweep()
         self._mend()
-        self._thread = threading.Thread(target=self._run, name="hub-publisher", daemon=True)
+        guarded = self._guarded("pushing has ended early")(self._work)
+        self._thread = threading.Thread(target=guarded, name="hub-publisher", daemon=True)
 
     def start(self) -> None:
         """Begin with what earlier processes left; else the first `submit` does, which may supersede some of it."""
@@ -109,10 +110,6 @@ class HubPublisher:
             yield
         except Exception as error:  # noqa: BLE001 - see above
             self._say(f"Hub: {what}: {describe(error).reason}")
-
-    def _run(self) -> None:
-        with self._guarded("pushing has ended early"):
-            self._work()
 
     def _work(self) -> None:
         num_failures, is_hopeless = 0, False

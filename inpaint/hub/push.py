@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import asdict
+from itertools import takewhile
 from pathlib import Path
 from typing import TypeVar
 
@@ -100,17 +101,10 @@ def _create_repository(api: HfApi, snapshot: Snapshot) -> bool:
 def _others_commits(api: HfApi, queue: PushQueue, repo_id: str) -> list[str]:
     """A note if another run has pushed to the repository since this run did."""
     mine = {line["commit"] for line in queue.pushed(repo_id).values()}
-    if not mine:
-        return []
-    others = []
-    for commit in api.list_repo_commits(repo_id):
-        if commit.commit_id in mine:
-            break
-        if f"run {queue.run_id}" not in commit.message:
-            others.append(f"{commit.commit_id[:8]} ({commit.title})")
-    if not others:
-        return []
-    return [f"somebody else pushes to this repository too; files of the same name were replaced: {', '.join(others)}"]
+    newer = takewhile(lambda commit: commit.commit_id not in mine, api.list_repo_commits(repo_id) if mine else [])
+    others = [f"{its.commit_id[:8]} ({its.title})" for its in newer if f"run {queue.run_id}" not in its.message]
+    note = f"somebody else pushes to this repository too; files of the same name were replaced: {', '.join(others)}"
+    return [note] if others else []
 
 
 def _tag(api: HfApi, queue: PushQueue, snapshot: Snapshot, commit: str) -> list[str]:

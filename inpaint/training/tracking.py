@@ -55,9 +55,9 @@ class Tracker:
             return
         from inpaint.distributed.runtime import start_tracker  # `inpaint status` needs none, and no Accelerate
 
+        project, settings = kind, dict[str, Any]()
         if kind == "tensorboard":
-            purge_step = resumed_at + 1 if resumed_at else None
-            self._begin(lambda: start_tracker(kind, kind, logging_dir=str(run_dir), purge_step=purge_step))
+            settings = {"logging_dir": str(run_dir), "purge_step": resumed_at + 1 if resumed_at else None}
         else:
             before = read_json_object(run_dir / STATE)
             run_id = str(before.get("id") or secrets.token_hex(6))
@@ -67,13 +67,14 @@ class Tracker:
             state = {"id": run_id, "evaluation": self._sent[True], "training": self._sent[False]}
             write_atomically(run_dir / STATE, json.dumps(state).encode())
             project = os.environ.get(f"{kind.upper()}_PROJECT", "inpaint")
-            settings: dict[str, Any] = {"resume": "allow", "config": dict(config)}
+            settings = {"resume": "allow", "config": dict(config)}
             if kind == "wandb":
                 quiet = {"console": "off", "silent": True}
                 settings |= {"id": run_id, "name": run_dir.name, "dir": str(run_dir), "settings": quiet}
             else:
                 settings |= {"name": f"{run_dir.name}-{run_id}", "embed": False}
-            self._begin(lambda: start_tracker(kind, project, **settings))
+        self._tracker = True
+        self._guard(lambda: setattr(self, "_tracker", start_tracker(kind, project, **settings)))
 
     def log(self, line: Mapping[str, Any], image: Image.Image | None = None) -> None:
         """Every number whose name is a path, such as `loss/generator/adversarial`, at the line's step."""
@@ -95,10 +96,6 @@ class Tracker:
         else:
             layout = {"dataformats": "NHWC"} if self.kind == "tensorboard" else {}
             self._tracker.log_images({"samples": image[None]}, step=step, **layout)
-
-    def _begin(self, start: Callable[[], Any]) -> None:
-        self._tracker = True
-        self._guard(lambda: setattr(self, "_tracker", start()))
 
     def _guard(self, act: Callable[[], Any]) -> None:
         """Act, if nothing has failed before."""
