@@ -16,6 +16,7 @@ import torch
 from running import assert_same_end, differences, launch, metrics, start, steps, tiny_config, weights
 from stopping import Killed, at_step
 
+from inpaint import Generator
 from inpaint.distributed import stop_sync
 from inpaint.errors import InpaintError
 from inpaint.training import checkpoint, trainer
@@ -237,7 +238,7 @@ def test_init_from_takes_the_weights_into_a_new_run(
     assert main([*again[:-1], "2"]) == 0, "it is not even looked at by a run that goes on"
     assert "--init-from is for a new run and not used" in capsys.readouterr().err
     with pytest.raises(InpaintError, match="config"):
-        init_generator(trainer.Generator(), str(tmp_path))
+        init_generator(Generator(), str(tmp_path))
 
 
 def test_a_second_run_on_the_same_folder_is_refused_and_the_first_goes_on(config: Path, tmp_path: Path) -> None:
