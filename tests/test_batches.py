@@ -135,7 +135,7 @@ def test_micro_batches_are_the_batch_cut_in_order() -> None:
 def test_a_mirrored_pictures_hole_is_mirrored_with_it(holes: str) -> None:
     settings_ = [config(flip=flip, holes=holes, local_real="hole") for flip in (True, False)]
     (chosen, seen), (_, plain) = (BatchLoader(PICTURES, each, 0, NUM).global_batch(1, 0) for each in settings_)
-    flips = plan_epoch(PICTURES, settings_[0], 0, 1).flips[chosen]
+    flips = plan_epoch(PICTURES, settings_[0], 0, 1)[1][chosen, 1]
     assert 0 < flips.sum() < NUM
     for index, is_flipped in enumerate(flips):
         mask, (x, y) = plain.mask[index], plain.windows[index].tolist()
@@ -151,11 +151,13 @@ def test_stored_holes_stay_and_resampled_ones_change_with_the_epoch() -> None:
         assert torch.equal(batch.mask, PICTURES.masks(chosen))
         assert np.array_equal(batch.windows, PICTURES.windows[chosen])
     fresh = [plan_epoch(PICTURES, config(holes="resampled"), 0, epoch) for epoch in (1, 2)]
-    assert not np.array_equal(fresh[0].holes, fresh[1].holes)
-    for epoch, plan in enumerate(fresh, start=1):
-        assert np.array_equal(plan.holes, draws.resampled_holes(NUM, RECTANGLES, 0, epoch)[0])
-        assert np.array_equal(plan.real_windows, draws.real_windows(NUM, SPEC, 0, epoch))
-        assert np.array_equal(plan.order, draws.epoch_order(NUM, 0, epoch))
+    assert not np.array_equal(fresh[0][1][:, 6:], fresh[1][1][:, 6:])
+    for epoch, (order, rows) in enumerate(fresh, start=1):
+        holes, windows = draws.resampled_holes(NUM, RECTANGLES, 0, epoch)
+        assert np.array_equal(rows[:, 6:].copy().view(np.float32), holes)
+        assert np.array_equal(rows[:, 4:6], windows)
+        assert np.array_equal(rows[:, 2:4], draws.real_windows(NUM, SPEC, 0, epoch))
+        assert np.array_equal(order, draws.epoch_order(NUM, 0, epoch))
 
 
 def test_options_do_not_shift_one_anothers_numbers() -> None:
@@ -163,8 +165,8 @@ def test_options_do_not_shift_one_anothers_numbers() -> None:
         plan_epoch(PICTURES, config(**changes), 3, 2)  # type: ignore[arg-type]
         for changes in ({}, {"holes": "resampled", "flip": True})
     )
-    assert np.array_equal(plain.order, other.order)
-    assert np.array_equal(plain.real_windows, other.real_windows)
+    assert np.array_equal(plain[0], other[0])
+    assert np.array_equal(plain[1][:, 2:4], other[1][:, 2:4])
 
 
 # --- the feed
@@ -175,12 +177,14 @@ def direct(batch_size: int, count: int, seed: int = 0) -> list[Batch]:
     settings, found, epoch = config(holes="resampled", flip=True), [], 0
     while len(found) < count:
         epoch += 1
-        plan = plan_epoch(PICTURES, settings, seed, epoch)
+        order, _ = plan_epoch(PICTURES, settings, seed, epoch)
+        holes, windows_of = draws.resampled_holes(NUM, RECTANGLES, seed, epoch)
+        real_of, flips = draws.real_windows(NUM, SPEC, seed, epoch), draws.flips(NUM, seed, epoch)
         for start in range(0, NUM - batch_size + 1, batch_size):
-            chosen = plan.order[start : start + batch_size]
-            mask = rasterise(torch.from_numpy(plan.holes[chosen, 1:]), SIZE)
-            windows, real_windows = (torch.from_numpy(each[chosen]) for each in (plan.windows, plan.real_windows))
-            found.append(made(chosen, mask, real_windows, plan.flips[chosen], windows))
+            chosen = order[start : start + batch_size]
+            mask = rasterise(torch.from_numpy(holes[chosen, 1:]), SIZE)
+            windows, real_windows = (torch.from_numpy(each[chosen]) for each in (windows_of, real_of))
+            found.append(made(chosen, mask, real_windows, flips[chosen], windows))
     return found[:count]
 
 

@@ -130,11 +130,7 @@ def folder_jobs(images: Path, masks: Path, output: Path) -> list[Job]:
 
 
 def save(filled: Filled, path: Path) -> None:
-    """Write an image in the format of the path's extension, whole or not at all.
-
-    Raises:
-        InpaintError: it cannot be written there, or not in that format.
-    """
+    """Write an image in the format of the path's extension, whole or not at all."""
     from inpaint.images import deep
 
     part = path.with_name(f".{path.name}.part")

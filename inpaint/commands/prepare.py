@@ -112,11 +112,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def push(folder: Path, repo_id: str, private: bool) -> None:
-    """Publish a finished dataset; what is on the Hub already is not sent again.
-
-    Raises:
-        InpaintError: it failed permanently, or too often.
-    """
+    """Publish a finished dataset; what is on the Hub already is not sent again."""
     from huggingface_hub import HfApi
 
     from inpaint.hub.push import limit_waiting, retried

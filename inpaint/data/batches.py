@@ -51,29 +51,23 @@ class Batch:
         return [Batch(*part) for part in parts]
 
 
-@dataclass(frozen=True)
-class EpochPlan:
-    """Everything random about one epoch, for the whole split at once; arrays are by image, `order` by position.
+def plan_epoch(
+    split: TrainingSplit, config: DataConfig, seed: int, epoch: int
+) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """Everything random about `epoch` (from 1), for the whole split at once: the same on every machine.
 
-    `real_windows` lie in the image as it is seen, `windows` in the image before it is mirrored. Holes (see
-    `HoleMixture`) and windows have no columns where each image keeps its own.
+    Returns:
+        The order: images by position. And of each of N images [N, 4 or more]: its index, whether it is mirrored, the
+        window of the real image as it is seen; where holes are drawn, their window before that is mirrored, and the
+        hole (see `HoleMixture`), whose float32 stand bit for bit.
     """
-
-    order: NDArray[np.int64]
-    flips: NDArray[np.bool_]
-    real_windows: NDArray[np.int32]
-    windows: NDArray[np.int32]
-    holes: NDArray[np.float32]
-
-
-def plan_epoch(split: TrainingSplit, config: DataConfig, seed: int, epoch: int) -> EpochPlan:
-    """The plan of `epoch` (from 1): the same on every machine."""
     num, spec = len(split), config.hole_spec
-    holes, windows = np.empty((num, 0), np.float32), np.empty((num, 0), np.int32)
+    flips = draws.flips(num, seed, epoch) if config.flip else np.zeros(num, dtype=np.bool_)
+    columns = [np.arange(num)[:, None], flips[:, None], draws.real_windows(num, spec, seed, epoch)]
     if config.holes == "resampled":
         holes, windows = draws.resampled_holes(num, HoleMixture(config.hole_kinds, spec), seed, epoch)
-    flips = draws.flips(num, seed, epoch) if config.flip else np.zeros(num, dtype=np.bool_)
-    return EpochPlan(split.order(seed, epoch), flips, draws.real_windows(num, spec, seed, epoch), windows, holes)
+        columns += [windows, holes.view(np.int32)]
+    return split.order(seed, epoch), np.concatenate(columns, axis=1, dtype=np.int32)
 
 
 class BatchLoader:
@@ -128,10 +122,9 @@ class BatchLoader:
 
     def global_batch(self, epoch: int, position: int) -> tuple[NDArray[np.int64], Batch]:
         """What all processes together see at a step (from 0), and which images of the split these are."""
-        plan = plan_epoch(self.split, self.config, self.seed, epoch)
-        chosen = plan.order[position * self.batch_size :][: self.batch_size]
-        rows = torch.from_numpy(_rows(plan, chosen))
-        return chosen, self._batch(*self.split.take(chosen), rows)
+        order, rows = plan_epoch(self.split, self.config, self.seed, epoch)
+        chosen = order[position * self.batch_size :][: self.batch_size]
+        return chosen, self._batch(*self.split.take(chosen), torch.from_numpy(rows[chosen]))
 
     def _indices(self, epoch: int, position: int, rows: deque[Tensor], pool: ThreadPoolExecutor) -> Iterator[Tensor]:
         """For each epoch this process's images; what is drawn for them goes to `rows`, step by step.
@@ -147,16 +140,15 @@ class BatchLoader:
             yield table[..., 0]
 
     def _table(self, epoch: int) -> Tensor:
-        """int32 [steps, share, 6 or more], where the reader wants the indices: see `_rows`."""
-        plan = plan_epoch(self.split, self.config, self.seed, epoch)
-        order = plan.order[: self.steps_per_epoch * self.batch_size].reshape(-1, self.batch_size)
-        chosen = order[:, self.rank * self.share : (self.rank + 1) * self.share]
-        table = torch.from_numpy(_rows(plan, chosen))
+        """int32 [steps, share, 4 or more], where the reader wants the indices: see `plan_epoch`."""
+        order, rows = plan_epoch(self.split, self.config, self.seed, epoch)
+        order = order[: self.steps_per_epoch * self.batch_size].reshape(-1, self.batch_size)
+        table = torch.from_numpy(rows[order[:, self.rank * self.share : (self.rank + 1) * self.share]])
         table = table.pin_memory() if self.device.type == "cuda" else table
         return table.to(self._reader.device, non_blocking=table.is_pinned())
 
     def _batch(self, pixels: Tensor, coordinates: Tensor, rows: Tensor) -> Batch:
-        """From what was read and what was drawn (`_rows`)."""
+        """From what was read and what was drawn (`plan_epoch`)."""
         size, spec = pixels.shape[1], self.config.hole_spec
         if self.config.holes == "stored":
             mask, windows = rectangle.rasterise(coordinates[:, :4], size), coordinates[:, 4:]
@@ -164,14 +156,6 @@ class BatchLoader:
             mask, windows = self._mixture.rasterise(rows[:, 6:].view(torch.float32), size), rows[:, 4:6]
         real_windows = rows[:, 2:4] if self.config.local_real == "random" else None
         return make_batch(pixels, mask, windows, real_windows, rows[:, 1] > 0, spec.window_px, self.dtype)
-
-
-def _rows(plan: EpochPlan, chosen: NDArray[np.int64]) -> NDArray[np.int32]:
-    """What is drawn for some images: the index, mirrored or not, the window of the real image; where holes are drawn,
-    their window, and the hole, whose float32 stand bit for bit."""
-    drawn = (plan.flips[:, None], plan.real_windows, plan.windows, plan.holes.view(np.int32))
-    columns = (chosen[..., None], *(column[chosen] for column in drawn))
-    return np.concatenate(columns, axis=-1, dtype=np.int32)
 
 
 def to_unit(pixels: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:

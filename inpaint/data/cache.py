@@ -26,9 +26,6 @@ def build_once(entry: Path, fill: Callable[[Path], None]) -> None:
     """Makes sure that the folder `entry` is there, by calling `fill` with an empty folder that then takes its name.
 
     One process at a time: others wait, and find the entry made. What a killed process left is removed by the next.
-
-    Raises:
-        InpaintError: the cache cannot be written, or what `fill` raises.
     """
     if entry.is_dir():
         return

@@ -131,11 +131,8 @@ class SyntheticRecipe:
 
     def __init__(self, spec: SyntheticSpec, size: int) -> None:
         self.spec, self.size = spec, size
-        self.nums: dict[Split, int] = {
-            "train": spec.num_train,
-            "validation": spec.num_validation,
-            "test": spec.num_test,
-        }
+        nums = spec.num_train, spec.num_validation, spec.num_test
+        self.nums: dict[Split, int] = dict(zip(SPLITS, nums, strict=True))
 
     def fingerprint(self) -> str:
         # Other code may draw other landscapes, so all of it is part of the name.

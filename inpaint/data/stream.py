@@ -52,11 +52,7 @@ log = logging.getLogger(__name__)
 
 
 def find_shards(path: str) -> TableSource:
-    """The parquet shards at `path`, a folder or a Hub id, listed and not read.
-
-    Raises:
-        InpaintError: nothing there, not parquet, or not all three splits.
-    """
+    """The parquet shards of all three splits at `path`, a folder or a Hub id, listed and not read."""
     from inpaint.sources.tables import TableSource
 
     source = open_source(path)
@@ -113,7 +109,11 @@ class Stream:
         sizes = [self._footers[shard].row_group(number).num_rows for shard, number in self._places]
         self._starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
         self.num_lanes, self.mixed = self._lanes(window, max(sizes, default=1))
-        self._columns = self._wanted_columns()
+        schema = self._footers[0].schema.to_arrow_schema()
+        for name, footer in zip(self._files, self._footers, strict=True):
+            if footer.schema.to_arrow_schema().names != schema.names:
+                raise InpaintError(f"{name} has other columns than {self._files[0]}")
+        self._columns = source.columns.wanted(schema)
         self._most_bad = max_bad_fraction * len(self)
         self._bad: set[int] = set()
         self._read_ahead: dict[int, Future[list[Entry]]] = {}
@@ -293,13 +293,6 @@ class Stream:
                 f"{total} of the {len(self)} images of {self.name} cannot be used, more than data.max_bad_fraction "
                 f"allows; the last seen is {why}. Mend or remove them, or allow more"
             )
-
-    def _wanted_columns(self) -> list[str]:
-        schema = self._footers[0].schema.to_arrow_schema()
-        for name, footer in zip(self._files, self._footers, strict=True):
-            if footer.schema.to_arrow_schema().names != schema.names:
-                raise InpaintError(f"{name} has other columns than {self._files[0]}")
-        return self._source.columns.wanted(schema)
 
 
 def _num_threads() -> int:

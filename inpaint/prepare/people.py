@@ -46,19 +46,10 @@ class Detector(Protocol):
 
 @dataclass(frozen=True)
 class PeopleFilter:
-    """What finds people and what counts as one; small enough to be sent to every worker.
+    """What finds people and what counts as one, as the command's help says; small enough to be sent to every worker.
 
-    Args:
-        kind: "none" keeps everybody and writes no score.
-        threshold: images whose highest score reaches it are left out.
-        min_area: smallest box that counts, as a fraction of the image.
-        class_name: what to find, as the detector's own list of classes calls it.
-        cfg, weights: the darknet files.
-        onnx: a YOLOX network.
-        names: its classes or darknet's, a line each. By default the file beside it (`coco.names`) is used, and failing
-            that the first class must be "person", as it is in COCO.
-        input_px: side of the network's square input; by default the cfg's, and 416 of an ONNX file.
-        model: a Hub id or directory of an object-detection checkpoint, or `id@revision`.
+    Without `names`, the detector's classes a line each, the file beside it (`coco.names`) is used, and failing that the
+    first class must be "person", as it is in COCO. `kind` "none" keeps everybody and writes no score.
     """
 
     kind: Kind = "none"

@@ -145,9 +145,6 @@ def make_plan(
         threshold: of the person filter.
         labels: the classes by name, in the order of their numbers; by default those found, sorted.
         workers: threads that compare images.
-
-    Raises:
-        InpaintError: nothing would be kept.
     """
     parts: list[dict[str, NDArray[Any]]] = []
     found_labels: list[str] = []

@@ -25,7 +25,7 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from inpaint.errors import InpaintError, UsageError
-from inpaint.files import human_size, write_atomically
+from inpaint.files import human_size, read_json_object, write_atomically
 from inpaint.hub.ids import HUB_ID
 from inpaint.prepare import shards
 from inpaint.prepare.card import write_card
@@ -210,14 +210,12 @@ def _work_folder(options: Options, rank: int) -> Iterator[Path]:
             "key_rule": KEY_RULE,
         }
         file = work / "settings.json"
-        try:
-            earlier = json.loads(file.read_bytes()) if file.exists() else settings
-            if not {"source", "size"} <= earlier.keys():
-                raise ValueError("neither source nor size")
-        except (ValueError, AttributeError) as error:
+        earlier = read_json_object(file) if file.exists() else settings
+        if not {"source", "size"} <= earlier.keys():
             raise InpaintError(
-                f"{file} is damaged ({error}); delete it if --out {out} was begun from {options.source}"
-            ) from error
+                f"{file} is damaged (no JSON with source and size); delete it if --out {out} was begun from "
+                f"{options.source}"
+            )
         if (rule := earlier.setdefault("key_rule", 1)) != KEY_RULE:
             raise UsageError(
                 f"--out {out} was begun under rule {rule} of keys, and this version has rule {KEY_RULE}, by which "

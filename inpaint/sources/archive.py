@@ -175,7 +175,8 @@ def _walk(
 def _tar_members(path: Path, found: Survey, with_data: bool) -> Iterator[Entry]:
     """The images in a tar. Of a plain tar only the headers are read; a compressed one is read through."""
     try:
-        compressed = _is_compressed(path)
+        with path.open("rb") as file:
+            compressed = file.read(6).startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0"))
         with tarfile.open(path, "r|*" if compressed else "r:") as tar:
             while (member := tar.next()) is not None:
                 tar.members.clear()  # type: ignore[attr-defined]  # else it remembers all of them
@@ -239,12 +240,6 @@ def _is_usable(name: str, size: int, found: Survey) -> bool:
             return True
         found.pass_over("unreadable: larger than 1 GiB", printable(name), is_picture=True)
     return False
-
-
-def _is_compressed(path: Path) -> bool:
-    with path.open("rb") as file:
-        start = file.read(6)
-    return start.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0"))
 
 
 def _is_hidden(name: str) -> bool:

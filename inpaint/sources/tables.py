@@ -9,7 +9,7 @@ import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import chain, islice
 from pathlib import Path
@@ -35,29 +35,25 @@ ROWS_AT_ONCE = 256
 NUM_PROBED = 1000
 
 
+@dataclass(frozen=True)
 class TableSource:
     """A dataset's rows.
 
-    Args:
+    Attributes:
         name: for messages.
         parts: parquet shards (paths, or `hf://` addresses of one commit) or loaded datasets, by split; None: no split.
-        fingerprint: see `Source`.
+        identity: its fingerprint.
         features: of the columns, as `datasets` has them; by default what the first shard says.
         unknown_splits: names of splits that are left out.
         readme: where its card lies, here or on the Hub.
     """
 
-    def __init__(
-        self,
-        name: str,
-        parts: Mapping[Split | None, Sequence[str | Dataset]],
-        fingerprint: str,
-        features: Mapping[str, Any] | None = None,
-        unknown_splits: Sequence[str] = (),
-        readme: str | None = None,
-    ) -> None:
-        self.name, self.parts, self._fingerprint = name, parts, fingerprint
-        self._features, self._unknown_splits, self._readme = features, unknown_splits, readme
+    name: str
+    parts: Mapping[Split | None, Sequence[str | Dataset]]
+    identity: str
+    features: Mapping[str, Any] | None = None
+    unknown_splits: Sequence[str] = ()
+    readme: str | None = None
 
     @property
     def is_parquet(self) -> bool:
@@ -69,19 +65,19 @@ class TableSource:
         return [part for part in self.parts[split] if isinstance(part, str)]
 
     def fingerprint(self) -> str:
-        return self._fingerprint
+        return self.identity
 
     def only(self, splits: Sequence[Split]) -> TableSource:
         """The source of some of its splits."""
         parts: dict[Split | None, Sequence[str | Dataset]] = {split: self.parts[split] for split in splits}
-        return TableSource(self.name, parts, f"{self._fingerprint}-{'-'.join(splits)}", self._features)
+        return TableSource(self.name, parts, f"{self.identity}-{'-'.join(splits)}", self.features)
 
     def survey(self) -> Survey:
         found = Survey(num_pictures=self._num_rows(), own_splits=frozenset(split for split in self.parts if split))
-        for split in self._unknown_splits:
+        for split in self.unknown_splits:
             found.pass_over("split that is none of train, validation and test", split)
         official = {official_class(label) for label in self.columns.classes or ()} - {None}
-        found.is_places365 = len(official) == len(official_names()) or _has_places365_terms(self._readme)
+        found.is_places365 = len(official) == len(official_names()) or _has_places365_terms(self.readme)
         return found
 
     def entries(self, with_data: bool = True) -> Iterator[Entry]:
@@ -104,7 +100,7 @@ class TableSource:
         _, schema, _ = next(self._groups(), (None, None, None))
         if schema is None:
             raise InpaintError(f"{self.name} has no rows")
-        columns = Columns.of(self.name, self._features or Features.from_arrow_schema(schema))
+        columns = Columns.of(self.name, self.features or Features.from_arrow_schema(schema))
         listed = (
             entry.key
             for split, schema, read in self._groups()
