@@ -84,9 +84,6 @@ class BatchLoader:
         rank, world_size: which consecutive share of each global batch is this process's.
         device: where the batches go.
         dtype: of the images, float32 or float64.
-
-    Raises:
-        UsageError: `device_cache` is `on`, and there is no room.
     """
 
     def __init__(

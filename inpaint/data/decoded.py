@@ -39,11 +39,6 @@ _CHUNK = 4096
 Once = Callable[[Callable[[], str]], str]
 
 
-def directly(act: Callable[[], str]) -> str:
-    """The only process does it."""
-    return act()
-
-
 @dataclass(frozen=True)
 class DecodedSplit:
     """One split, decoded: N images of side S.
@@ -96,8 +91,8 @@ def open_pictures(
     synthetic: SyntheticSpec,
     show_progress: bool,
     splits: Sequence[Split] = SPLITS,
-    once_a_job: Once = directly,
-    once_a_machine: Once = directly,
+    once_a_job: Once = lambda act: act(),
+    once_a_machine: Once = lambda act: act(),
 ) -> dict[Split, DecodedSplit]:
     """The splits of the source at `path` (see `open_source`), or synthetic landscapes, at `spec.image_size`.
 
@@ -109,7 +104,7 @@ def open_pictures(
         cache_dir: where decoded images are kept; None: see `cache_folder`.
         max_bad_fraction: how many of all images may be bad.
         splits: which of them; all but `train` where that is streamed.
-        once_a_job, once_a_machine: how one of several processes does something for all.
+        once_a_job, once_a_machine: how one of several processes does something for all; by default the only one does.
 
     Raises:
         InpaintError: no such source, an empty split, too many bad images, no room or no permission in the cache.

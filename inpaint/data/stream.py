@@ -92,9 +92,6 @@ class Stream:
         batch_size: images of all processes in a step.
         window: how many images are held in memory, over all lanes and processes; most of them are mixed.
         max_bad_fraction: of all images.
-
-    Raises:
-        InpaintError: a shard cannot be read, has other columns than the first, or row groups too large for the window.
     """
 
     def __init__(

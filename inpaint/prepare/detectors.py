@@ -29,11 +29,7 @@ def build_detector(people: PeopleFilter) -> Detector:
 
 
 def check_detector(people: PeopleFilter) -> None:
-    """Tells in a moment what would keep it from working, before a million images are listed.
-
-    Raises:
-        InpaintError: a file is wrong, a package is missing, or the Hub cannot be reached.
-    """
+    """Tells in a moment what would keep it from working, before a million images are listed."""
     if people.kind == "transformers":
         _check_packages()
         _is_on_hub(people.model)

@@ -100,12 +100,10 @@ class PeopleFilter:
         """One phrase for the dataset's card."""
         if self.kind == "none":
             return "none"
-        file = self.onnx if self.kind == "onnx" else self.weights
-        if self.kind == "transformers":
-            name, _, _ = self.model.partition("@")
-            model = Path(name).name if Path(name).is_dir() else self.model  # where it lay is nobody's business
-        else:
-            model = file.name if file else ""
+        files = {"darknet": self.weights, "onnx": self.onnx}
+        file = files.get(self.kind, Path(self.model.partition("@")[0]))
+        # Where it lay is nobody's business.
+        model = file.name if file and (self.kind in files or file.is_dir()) else self.model
         least = f", boxes of at least {self.min_area:g} of the image" if self.min_area else ""
         return f"{self.kind} `{model}`, class `{self.class_name}`, threshold {self.threshold:g}{least}"
 

@@ -92,9 +92,6 @@ class Layout:
         Folders `train`, `val`, `dev`, `test` and the like are splits if there is a `train`, and if this is the only one
         of them and has others beside it, only if it holds no images itself. Else they are classes. What an archive
         holds mostly lies in one folder more than the folder that it was made of.
-
-        Raises:
-            InpaintError: images lie outside the split folders.
         """
         num_shared = 0
         above = {tuple(takewhile(lambda part: part.lower() not in SPLIT_NAMES, folder)) for folder in folders}

@@ -47,11 +47,7 @@ def official_class(name: str) -> str | None:
 
 
 def read_classes(path: Path) -> list[str]:
-    """Class names from a file: a YAML list, or one name a line, where the official list's indices are left out.
-
-    Raises:
-        UsageError: no such file, or no list of names in it.
-    """
+    """Class names from a file: a YAML list, or one name a line, where the official list's indices are left out."""
     try:
         text = path.read_text(encoding="utf-8")
         names = (
