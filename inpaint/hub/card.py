@@ -23,11 +23,8 @@ def write_card(folder: Path, repo_id: str) -> None:
 
     Read, each only if it is there and whole: `config.yaml`, `metrics.jsonl`, `samples/*.png`, `evaluation.json`
     (`split`, `num_pictures`, `metrics`: how each is shown, `rows`: method to metric to value, the network's own row
-    being `generator`) and
-    `environment.json` (what to say of hardware and hours; `data_revision`).
-
-    Raises:
-        ValueError: the metadata are not what the Hub takes.
+    being `generator`) and `environment.json` (what to say of hardware and hours; `data_revision`). ValueError if the
+    metadata are not what the Hub takes.
     """
     lines = _metrics(folder)
     _draw_curves(lines, folder / "curves.png")

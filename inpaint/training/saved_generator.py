@@ -20,14 +20,11 @@ GENERATOR, AVERAGE = "generator", "generator_ema"
 def load_generator(source: str | Path, revision: str | None = None) -> Generator:
     """The generator of a run, interrupted or still going on, or one that `Generator.from_pretrained` finds.
 
-    Which one of a run it is, if not its `generator/`, is said on stderr.
+    Which one of a run it is, if not its `generator/`, is said on stderr; InpaintError if none can be read.
 
     Args:
         source: a run directory, a directory written by `save_pretrained`, or `ORG/NAME` on the Hub.
         revision: branch, tag or commit on the Hub.
-
-    Raises:
-        InpaintError: there is none that can be read.
     """
     folder = Path(source)
     if not (folder / "checkpoints").is_dir() and not (folder / "generator").is_dir():
