@@ -186,3 +186,7 @@ def test_a_stranger_trains_on_strokes(strokes: dict[str, float], tmp_path: Path)
     sections = {"data": {"holes": "resampled", "hole_kinds": strokes}, "training": {"epochs": 1, "max_steps": 2}}
     assert main(["--config", str(tiny_config(tmp_path, **sections)), "--run-dir", str(tmp_path / "run")]) == 0
     assert metrics(tmp_path / "run")
+    report = (tmp_path / "run" / "report.md").read_text()
+    assert "one rectangular hole each" in report and "inpaint evaluate --model RUN --holes strokes:7" in report
+    assert "Raise training.max_steps (now 2)" in report and "training.epochs" not in report
+    assert "each with one rectangular hole" in (tmp_path / "run" / "generator" / "README.md").read_text()

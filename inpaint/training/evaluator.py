@@ -95,15 +95,21 @@ class Evaluator:
         if not self.runtime.is_main:
             return ""
         training = self.config.training
+        limit = "max_steps" if facts["steps"] == training.max_steps else "epochs"
         advice = (
-            f"Raise training.epochs (now {training.epochs}): the same command with more goes on from here; or lower "
-            f"training.global_batch_size (now {training.global_batch_size}), which makes more steps of an epoch."
+            f"Raise training.{limit} (now {getattr(training, limit)}): the same command with more goes on from here"
         )
+        if limit == "epochs":
+            smaller = f"training.global_batch_size (now {training.global_batch_size})"
+            advice += f"; or lower {smaller}, which makes more steps of an epoch"
+        others = [kind for kind in self.config.data.hole_kinds if kind != "rectangle"]
+        told = "It was trained on other holes; to judge it on them: inpaint evaluate --model RUN --holes"
+        kinds = f"{told} {others[0]}:7\n\n" if others else ""
         lag = behind(rows, "generator")
         report = (
             f"# {run.path.name}\n\nOn {len(split.pixels)} held-out images of {self.config.data.image_size} px, one "
-            f"hole each, figures of the 8-bit composite:\n\n{markdown_table(rows)}\n\n"
-            + (f"{lag} after {facts['steps']} steps. {advice}\n\n" if lag else "")
+            f"rectangular hole each, figures of the 8-bit composite:\n\n{markdown_table(rows)}\n\n{kinds}"
+            + (f"{lag} after {facts['steps']} steps. {advice}.\n\n" if lag else "")
             + "".join(f"- {name}: {value}\n" for name, value in facts.items())
             + _pictures(run.path)
         )
