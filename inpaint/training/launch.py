@@ -27,7 +27,6 @@ from inpaint.tables import (
     ADVERSARIAL_LOSSES,
     DISCRIMINATOR_LOSSES,
     DISCRIMINATORS,
-    GENERATORS,
     LOSSES,
     METRICS,
     load,
@@ -169,11 +168,13 @@ def _load_entries(config: Config) -> None:
     """Import all of `tables.py` that a run will use: what is broken there is told before anything is done."""
     from inpaint.evaluation.metrics import all_metrics
     from inpaint.holes.kinds import HoleMixture
+    from inpaint.models.generator import GeneratorConfig
     from inpaint.training.task import losses_of
 
     all_metrics()
     HoleMixture(config.data.hole_kinds, config.data.hole_spec)
-    load(GENERATORS, config.model.generator), load(DISCRIMINATORS, config.model.discriminator)
+    GeneratorConfig.for_run(config)
+    load(DISCRIMINATORS, config.model.discriminator)
     for table in (LOSSES, ADVERSARIAL_LOSSES, DISCRIMINATOR_LOSSES):
         losses_of(config, table)
 
