@@ -25,14 +25,15 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Text = Annotated[str, Field(min_length=1)]
 
 
-def _known(name: str, table: Mapping[str, str]) -> str:
+def known(name: str, table: Mapping[str, str]) -> str:
+    """`name`, if `table` has it; else ValueError with what was meant."""
     if name not in table:
-        nearest = f"{meant}; " if (meant := hint(name, [*table])) else ""
-        raise ValueError(f"there is no {shorten(name)}; {nearest}allowed: {', '.join(table)}")
+        nearest = f"{meant} A" if (meant := hint(name, [*table])) else "a"
+        raise ValueError(f"there is no {shorten(name)}; {nearest}llowed: {', '.join(table)}")
     return name
 
 
-HoleName = Annotated[str, AfterValidator(partial(_known, table=HOLES))]
+HoleName = Annotated[str, AfterValidator(partial(known, table=HOLES))]
 
 
 class Section(BaseModel):
@@ -97,9 +98,9 @@ class DataConfig(Section):
 
 
 class ModelConfig(Section):
-    generator: Annotated[str, AfterValidator(partial(_known, table=GENERATORS))] = "dilated"
+    generator: Annotated[str, AfterValidator(partial(known, table=GENERATORS))] = "dilated"
     """The generator's architecture."""
-    discriminator: Annotated[str, AfterValidator(partial(_known, table=DISCRIMINATORS))] = "fused"
+    discriminator: Annotated[str, AfterValidator(partial(known, table=DISCRIMINATORS))] = "fused"
     """The discriminator's architecture; `fused` is the paper's pair, which looks at the image and at a window."""
     width: Annotated[int, Field(ge=2, le=512, multiple_of=2)] = 64
     """Channels of the first layer of each network; those of the other layers are multiples of it."""
@@ -129,7 +130,7 @@ class LossConfig(Section):
     @classmethod
     def _terms_are_losses(cls, terms: dict[str, float]) -> dict[str, float]:
         for name in terms:
-            _known(name, LOSSES | ADVERSARIAL_LOSSES | DISCRIMINATOR_LOSSES)
+            known(name, LOSSES | ADVERSARIAL_LOSSES | DISCRIMINATOR_LOSSES)
             if f"{name}_weight" in cls.model_fields:
                 raise ValueError(f"{name} has a setting of its own, loss.{name}_weight")
         return terms
@@ -257,7 +258,7 @@ class Config(Section):
             section, _, key = name.partition(".")
             value = self.model_dump(mode="json")[section][key]
             lines += [] if f"{section}:" in lines else ["", f"{section}:"]
-            allowed = f" ({' | '.join(choices)})" if (choices := choices_of(setting)) else ""
+            allowed = f" ({' | '.join(choices)})" if (choices := choices_of(name, setting)) else ""
             in_braces = yaml.safe_dump({key: value}, default_flow_style=True, width=10_000, allow_unicode=True).strip()
             lines += [f"  # {setting.description}{allowed}", f"  {in_braces[1:-1]}"]
         return "\n".join(lines)
@@ -275,8 +276,12 @@ def settings() -> Iterator[tuple[str, FieldInfo]]:
             yield f"{section}.{name}", setting
 
 
-def choices_of(setting: FieldInfo) -> list[str]:
-    """The values that a setting may have, where they are few; else nothing."""
+def choices_of(name: str, setting: FieldInfo) -> list[str]:
+    """The values, or the names to weigh, that a setting may have, where they are few; else nothing."""
+    tables = {"model.generator": GENERATORS, "model.discriminator": DISCRIMINATORS, "data.hole_kinds": HOLES}
+    tables["loss.terms"] = LOSSES | ADVERSARIAL_LOSSES | DISCRIMINATOR_LOSSES
+    if name in tables:
+        return [entry for entry in tables[name] if f"{entry}_weight" not in LossConfig.model_fields]
     if setting.annotation is bool:
         return ["true", "false"]
     return [*get_args(setting.annotation)] if get_origin(setting.annotation) is Literal else []

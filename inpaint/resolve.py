@@ -17,6 +17,7 @@ from inpaint.config import Config, is_text, settings
 from inpaint.config_file import read_config_file, read_yaml
 from inpaint.errors import MOST_FAULTS, UsageError, first_few, shorten
 from inpaint.hints import hint
+from inpaint.tables import ADVERSARIAL_LOSSES, DISCRIMINATOR_LOSSES, LOSSES
 
 PRESETS = Path(__file__).parent / "presets"
 DEFAULT_PRESET = "quickstart"
@@ -51,7 +52,7 @@ def load_config(base: str | Config | None = None, flags: Mapping[str, Any] | Non
             origin[key] = f"--{key}"
             _set(values, key, _typed(key, value))
         else:
-            meant = hint(key, known) if len(faults) < MOST_FAULTS else None
+            meant = _as_weight(key, value) or (hint(key, known) if len(faults) < MOST_FAULTS else None)
             faults.append(f"--{shorten(key)}: no such setting; {meant or '--help lists all'}")
     try:
         config = Config.model_validate_json(json.dumps(values, default=str, ensure_ascii=False).encode())
@@ -126,6 +127,14 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
+def _as_weight(key: str, value: Any) -> str | None:
+    """How a flag that gives a loss or a kind of hole its weight is written, if `key` is meant as one."""
+    parent, _, name = key.rpartition(".")
+    if parent == "loss" and name.removesuffix("_weight") in LOSSES | ADVERSARIAL_LOSSES | DISCRIMINATOR_LOSSES:
+        parent, name = "loss.terms", name.removesuffix("_weight")
+    return f"write --{parent} '{{{name}: {value}}}'" if parent in ("loss.terms", "data.hole_kinds") else None
+
+
 def _describe(fault: Any, origin: Mapping[str, str]) -> str:
     """One fault in a line: the setting, its value, where it stands, what is allowed."""
     key = ".".join(str(part) for part in fault["loc"] if not isinstance(part, int) and part != "[key]")
@@ -140,7 +149,10 @@ def _describe(fault: Any, origin: Mapping[str, str]) -> str:
     message = message.replace("a valid boolean", "true or false").replace(
         "String should have at least 1 character", "must not be empty"
     )
-    if fault["type"] == "value_error" and isinstance(fault["input"], dict):
+    if key in known and fault["type"] == "dict_type":
+        message = "must be {name: weight}"
+    if fault["type"] == "value_error" and (isinstance(fault["input"], dict) or fault["loc"][-1] == "[key]"):
+        key = key.removesuffix(f".{fault['input']}")
         return f"{key}: {message}"
     if isinstance(fault["input"], str) and fault["type"] in ("int_type", "float_type", "bool_type"):
         message += ", and this is text"

@@ -166,3 +166,16 @@ def test_a_wrong_kind_of_hole_is_named(kind: str, words: str, monkeypatch: pytes
     monkeypatch.setitem(HOLES, kind, f"{__name__}:{kind}")
     with pytest.raises(InpaintError, match=words):
         HoleMixture({"rectangle": 1.0, kind: 1.0}, HoleSpec.scaled(32))
+
+
+def broken(seen: Seen) -> Tensor:
+    return (seen.output * torch.nan).mean()
+
+
+def test_a_run_whose_every_step_was_skipped_has_not_succeeded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(LOSSES, "broken", f"{__name__}:broken")
+    assert main(command(tmp_path, "--loss.terms", "{broken: 1}", "--training.max_steps", "2")) == 1
+    assert "all 2 steps were skipped" in said(capsys)
+    assert not (tmp_path / "run" / "report.md").exists()

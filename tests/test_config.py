@@ -272,7 +272,7 @@ def test_all_faults_of_one_try_are_told_together(file: Any) -> None:
         (["--model.norm", "bach"], "must be 'batch', 'group' or 'none'"),
         (["--model.bottleneck", "5"], "must be less than or equal to 4"),
         (["--data.image_size", "2000"], "must be less than or equal to 1024"),
-        (["--model.generator", "dillated"], "there is no dillated; did you mean dilated?; allowed: dilated"),
+        (["--model.generator", "dillated"], "there is no dillated; did you mean dilated? Allowed: dilated"),
         (["--data.path", ""], "data.path = ''"),
         (["--data.hole_max_px", "29"], "the hole (up to 29 px) is larger than its local window (28 px)"),
         (["--data.hole_min_px", "26"], "the smallest hole (26 px) is larger than the largest (25 px)"),

@@ -306,7 +306,7 @@ def test_what_makes_no_sense_is_refused_in_a_line(
     other = tmp_path / "other"
     Generator(GeneratorConfig(width=2, image_size=64)).save_pretrained(other)
     assert "of different sizes" in refusal(capsys, 2, *of_model, "--model", other)
-    assert "no kind of hole 'wave'" in refusal(capsys, 2, *of_model, "--holes", "wave:3")
+    assert "there is no rectangel; did you mean rectangle?" in refusal(capsys, 2, *of_model, "--holes", "rectangel:3")
     assert "is no folder; give `stored`" in refusal(capsys, 2, *of_model, "--holes", "nowhere")
     assert "--limit is 0" in refusal(capsys, 2, *of_model, "--limit", "0")
     assert "given twice" in refusal(capsys, 2, *of_model, "--model", model)

@@ -150,7 +150,7 @@ def test_the_flag_is_a_mapping_and_goes_whole_into_the_place_of_the_default(stro
         (
             "{rectangel: 1}",
             "resampled",
-            "hole_kinds.rectangel = 'rectangel': there is no rectangel; did you mean rectangle?",
+            "data.hole_kinds: there is no rectangel; did you mean rectangle? Allowed:",
         ),
         ("{xyz: 1}", "resampled", "there is no xyz; allowed: rectangle, "),
         ("{}", "resampled", "data.hole_kinds = {}"),

@@ -11,7 +11,7 @@ from PIL import Image
 from test_steps import Setup, gradients_at_step, on_the_cpu  # noqa: F401 - the fixture acts here too
 from torch import Tensor, nn
 
-from inpaint.arguments import parse_arguments
+from inpaint.arguments import parse_arguments, usage
 from inpaint.config import Config, ModelConfig
 from inpaint.errors import InpaintError, UsageError
 from inpaint.losses import adversarial_loss, discriminator_losses, reconstruction_loss
@@ -191,16 +191,29 @@ def test_terms_are_set_by_a_flag(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("terms", "words"),
     [
-        ("{charbonier: 1.0}", "there is no charbonier; did you mean charbonnier?; allowed: reconstruction, "),
+        ("{charbonier: 1.0}", "there is no charbonier; did you mean charbonnier? Allowed: reconstruction, "),
         ("{charbonnier: -1}", "loss.terms.charbonnier = -1: must be greater than or equal to 0"),
         ("{adversarial: 2}", "adversarial has a setting of its own, loss.adversarial_weight"),
-        ("charbonnier", "loss.terms = 'charbonnier' (--loss.terms): must be "),
+        ("charbonnier", "loss.terms = 'charbonnier' (--loss.terms): must be {name: weight}"),
     ],
 )
 def test_a_wrong_term_is_told_in_one_line(terms: str, words: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         parse_arguments(["--loss.terms", terms, "--run-dir", str(tmp_path)])
     assert words in str(caught.value) and "\n" not in str(caught.value).partition("\n")[2]
+
+
+@pytest.mark.parametrize("flag", ["--loss.charbonnier_weight", "--loss.terms.charbonnier"])
+def test_a_loss_that_is_taken_for_a_setting_is_shown_as_a_term(flag: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_arguments([flag, "2"])
+    assert f"{flag}: no such setting; write --loss.terms '{{charbonnier: 2}}'" in str(caught.value)
+
+
+def test_help_and_defaults_list_what_the_tables_have() -> None:
+    help_, defaults = usage(), Config().explained()
+    assert "charbonnier|never|features|real|fake|r1|hinge" in help_
+    assert "charbonnier | never | features" in defaults and "(fused)" in defaults and "(rectangle)" in defaults
 
 
 def test_another_loss_is_another_run_and_another_weight_is_not() -> None:

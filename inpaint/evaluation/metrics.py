@@ -1,8 +1,8 @@
 """Owns the metrics: how far filled images are from the true ones, and how figures of images become one of a split.
 
-Which there are is the table `METRICS` of `inpaint/tables.py`. Ours are of the 8-bit composite, the image a user gets,
-in the hole and in the whole image. An empty hole has no figures: they are nan, never the infinity or zero that would
-flatter a mean.
+Which there are is the table `METRICS` of `inpaint/tables.py`. Those of this module judge the 8-bit composite, the image
+a user gets, in the hole and in the whole image. An empty hole has no figures: they are nan, never the infinity or zero
+that would flatter a mean.
 """
 
 from __future__ import annotations

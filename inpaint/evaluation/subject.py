@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from inpaint.config import known
 from inpaint.data.decoded import DecodedSplit
 from inpaint.data.draws import keyed_uniforms
 from inpaint.data.synthetic.noise import mix64
@@ -27,7 +28,7 @@ from inpaint.images.pixels import PICTURE_SUFFIXES, BadPicture, open_picture
 from inpaint.sources.keys import key_hash, key_of
 from inpaint.tables import HOLES
 
-SEEDED = re.compile(r"(?P<kind>[a-z_]+):(?P<seed>\d+)")
+SEEDED = re.compile(r"(?P<kind>[\w-]+):(?P<seed>\d+)")
 # Holes are drawn and hashed so many images at a time.
 AT_ONCE = 1024
 NUM_NAMED = 3
@@ -95,10 +96,10 @@ def subject_of(
     if holes == "stored":
         packed = _packed(split.masks, num)
     elif (asked := SEEDED.fullmatch(holes)) is not None:
-        if asked["kind"] not in HOLES:
-            raise UsageError(
-                f"--holes {holes}: there is no kind of hole {asked['kind']!r}; allowed: {', '.join(HOLES)}"
-            )
+        try:
+            known(asked["kind"], HOLES)
+        except ValueError as error:
+            raise UsageError(f"--holes {holes}: {error}") from error
         kind = HoleMixture({asked["kind"]: 1.0}, spec).kinds[0]
         hashes = np.array([key_hash(key_of(*pair)) for pair in zip(classes, sources, strict=True)], np.uint64)
         # An image's hole depends on the seed and its own key alone.

@@ -43,7 +43,7 @@ class HoleMixture:
     """Kinds of holes by weight. A hole of any of them is float32 [1 + P]: its kind's number, then its parameters.
 
     Args:
-        weights: by a kind's name in `HOLES`; their order is of no matter.
+        weights: by a kind's name in `HOLES`; their order does not matter.
         spec: the geometry of the holes.
     """
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from inpaint.losses.seen import Seen
+from inpaint.losses.seen import Seen, wide
 
 
 def reconstruction_loss(output: Tensor, image: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -27,12 +27,12 @@ def reconstruction_loss(output: Tensor, image: Tensor, mask: Tensor | None = Non
 
     Returns:
         Scalar: the mean over images of each image's weighted mean, so that the batch may be cut in parts of equal
-        size without changing it. A image whose mask is empty counts as 0.
+        size without changing it. An image whose mask is empty counts as 0.
     """
-    squared = (_wide(output) - _wide(image)).square()
+    squared = (wide(output) - wide(image)).square()
     if mask is None:
         return squared.mean()
-    counted = (_wide(mask).sum(dim=(1, 2, 3)) * output.shape[1]).clamp(min=1)
+    counted = (wide(mask).sum(dim=(1, 2, 3)) * output.shape[1]).clamp(min=1)
     return ((squared * mask).sum(dim=(1, 2, 3)) / counted).mean()
 
 
@@ -82,10 +82,5 @@ def fake(seen: Seen) -> Tensor:
 
 
 def _cross_entropy(logits: Tensor, label: float) -> Tensor:
-    logits = _wide(logits)
+    logits = wide(logits)
     return binary_cross_entropy_with_logits(logits, torch.full_like(logits, label))
-
-
-def _wide(values: Tensor) -> Tensor:
-    """float32 at least: bfloat16's 8 bits are too few for a mean of squares or a logarithm."""
-    return values if values.dtype == torch.float64 else values.float()

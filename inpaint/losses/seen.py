@@ -67,3 +67,8 @@ class Seen:
         if self.judgements is not None:
             return self.judgements[0]
         return self.discriminator(self.image, self.mask, self.real_windows)
+
+
+def wide(values: Tensor) -> Tensor:
+    """float32 at least: bfloat16's 8 bits are too few for a mean of squares or a logarithm."""
+    return values if values.dtype == torch.float64 else values.float()

@@ -278,11 +278,10 @@ def _open_run(run: RunDirectory, config: Config, options: Options) -> None:
         from inpaint.evaluation.features import require_feature_network
 
         require_feature_network()
-    generator_config = GeneratorConfig.for_run(config)  # a mistake is told now, and not after the data is prepared
     if options.init_from is not None and options.resume and any(run.path.glob("checkpoints/*step_*")):
         print("--init-from is for a new run and not used; this one goes on from its own checkpoint", file=sys.stderr)
     elif options.init_from is not None:
-        init_generator(Generator(generator_config), options.init_from)
+        init_generator(Generator(GeneratorConfig.for_run(config)), options.init_from)
     for change in run.open(config, options.resume, options.overwrite):
         print(f"changed since this run was last started: {change}", file=sys.stderr)
 

@@ -266,6 +266,11 @@ class Trainer:
 
     def _finish(self) -> str:
         """Judge and save the finished generator."""
+        if len(self.progress.skipped) >= self.progress.step:
+            raise InpaintError(
+                f"all {self.progress.step} steps were skipped, since their losses were not finite; "
+                "nothing was trained: look at debug/ in the run directory, and begin anew with other losses"
+            )
         if self.progress.position == self.feed.steps_per_epoch and self._end_epoch():
             return self._leave("preempted")
         outcome = self._leave("finished")
