@@ -1,10 +1,9 @@
-"""Images a second that `inpaint prepare` turns into a dataset, where the time goes, and how its memory grows."""
+"""Images a second that `inpaint prepare` turns into a dataset, and how its memory grows."""
 
 from __future__ import annotations
 
 import io
 import os
-import re
 import sys
 import tarfile
 import tempfile
@@ -53,7 +52,6 @@ def _speed(folder: Path) -> list[Figure]:
 
     rivals = {"two": lambda: whole(2), "prepare": lambda: whole(1), "decode": decode}
     seconds = take_turns(rivals, rounds=ROUNDS, clock=time.perf_counter)
-    total, stages = re.findall(r"([\d.]+) core seconds: (.+)", said[-1])[0]
     note = f"by the clock, {NUM} JPEGs of 256 px, start included, no people filter"
     filtered = {
         name: take_turns({name: partial(whole, 1, "--people-filter", name, *flags.split())}, 1, time.perf_counter)[name]
@@ -67,11 +65,6 @@ def _speed(folder: Path) -> list[Figure]:
         *(rate(f"prepare, one worker, people filter {name}", its, NUM, "img/s") for name, its in filtered.items()),
         rate("only decoding and scaling them", seconds["decode"], NUM, "img/s"),
         ratio("prepare against only decoding", seconds["prepare"], seconds["decode"], "1 would be free"),
-        Figure("first pass, per core", NUM / float(total), "img/s", None, "without the start and the second pass"),
-        *(
-            Figure(f"share of the first pass: {stage}", float(percent), "%")
-            for stage, percent in re.findall(r"(\w+) (\d+)%", stages)
-        ),
     ]
 
 

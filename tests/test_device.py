@@ -199,7 +199,13 @@ def test_held_out_pictures_are_filled_by_area_and_never_more_than_a_micro_batch(
         return masked_image
 
     runtime = SimpleNamespace(
-        micro_batch_size=micro, world_size=1, rank=0, is_main=False, device=torch.device("cpu"), reduce_sum=lambda x: x
+        micro_batch_size=micro,
+        world_size=1,
+        rank=0,
+        is_main=False,
+        device=torch.device("cpu"),
+        reduce_sum=lambda x: x,
+        all_gather=lambda x: [x],
     )
     evaluator = Evaluator(runtime, {"validation": pictures_of(config, num)}, config)  # type: ignore[arg-type, dict-item]
     evaluator._fill = lambda _: generator  # type: ignore[method-assign]

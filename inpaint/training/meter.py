@@ -105,8 +105,8 @@ class Throughput:
     def pause(self) -> None:
         """Count the steps to the end, whose work may still be queued on the device."""
         if self._since is not None:
-            if self.runtime.device.type != "cpu":
-                torch.accelerator.synchronize(self.runtime.device)
+            if torch.accelerator.is_available():
+                torch.accelerator.synchronize()
             self._seconds += time.perf_counter() - self._since
             self._since = None
 
