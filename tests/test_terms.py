@@ -212,8 +212,8 @@ def test_a_loss_that_is_taken_for_a_setting_is_shown_as_a_term(flag: str) -> Non
 
 def test_help_and_defaults_list_what_the_tables_have() -> None:
     help_, defaults = usage(), Config().explained()
-    assert "charbonnier|never|features|real|fake|r1|hinge" in help_
-    assert "charbonnier | never | features" in defaults and "(fused)" in defaults and "(rectangle)" in defaults
+    assert "charbonnier|never|" in help_ and "|r1|hinge" in help_
+    assert "charbonnier | never | " in defaults and "(fused" in defaults and "(rectangle" in defaults
 
 
 def test_another_loss_is_another_run_and_another_weight_is_not() -> None:
