@@ -42,14 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--limit", type=int, metavar="N", help="for a first look: only N images, spread evenly over the source"
     )
-    parser.add_argument(
-        "--grey-steps",
-        type=float,
-        default=2.5,
-        metavar="STEPS",
-        help="leave out images as grey whose channels differ by less than this on average, of 255; 0 keeps all "
-        "(default: %(default)s)",
-    )
+    grey = "leave out images as grey whose channels differ by less than this on average, of 255; 0 keeps all "
+    grey += "(default: %(default)s)"
+    parser.add_argument("--grey-steps", type=float, default=2.5, metavar="STEPS", help=grey)
     people = parser.add_argument_group("people")
 
     def add(*flags: str, dest: str, **more: Any) -> None:
@@ -71,20 +66,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--detector", dest="model", metavar="ID[@REVISION]", help="the checkpoint for transformers")
     work = parser.add_argument_group("work")
     work.add_argument("--workers", type=int, metavar="N", help="number of processes; the result does not depend on it")
-    work.add_argument(
-        "--chunk-pictures",
-        type=int,
-        default=500,
-        metavar="N",
-        help="images that a worker does at a time (default: %(default)s)",
-    )
-    work.add_argument(
-        "--rank-timeout-s",
-        type=float,
-        default=600.0,
-        metavar="S",
-        help="how long rank 0 waits before it does what others left undone",
-    )
+    chunk = "images that a worker does at a time (default: %(default)s)"
+    work.add_argument("--chunk-pictures", type=int, default=500, metavar="N", help=chunk)
+    waits = "how long rank 0 waits before it does what others left undone"
+    work.add_argument("--rank-timeout-s", type=float, default=600.0, metavar="S", help=waits)
     work.add_argument("--push-to", metavar="ORG/NAME", help="publish the finished dataset there")
     work.add_argument("--private", action="store_true", help="if the repository is new, make it private")
 

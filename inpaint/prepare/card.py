@@ -195,10 +195,8 @@ def _info(plan: Plan) -> Any:
         if num := len(pictures):
             splits.add(SplitInfo(split, num_bytes=int(plan.num_bytes[pictures].sum()), num_examples=num))
     num_bytes = sum(split.num_bytes for split in splits.values())
-    info = DatasetInfo(
-        features=features(plan.kept_labels), splits=splits, download_size=num_bytes, dataset_size=num_bytes
-    )
-    return DatasetInfosDict(default=info)
+    sizes = {"download_size": num_bytes, "dataset_size": num_bytes}
+    return DatasetInfosDict(default=DatasetInfo(features=features(plan.kept_labels), splits=splits, **sizes))
 
 
 def figure_pixels(out: Path, size: int) -> NDArray[np.uint8]:

@@ -64,8 +64,6 @@ def _shard_faults(folder: Path) -> Iterator[str]:
 
 
 class _Seen:
-    """What is collected over all images."""
-
     def __init__(self) -> None:
         self.num: Counter[Split] = Counter()
         self.sizes: set[tuple[int, int]] = set()
@@ -117,16 +115,14 @@ class _Seen:
         size = next(iter(self.sizes))[0]
         window = HoleSpec.scaled(size).window_px
         for split, listed in self._holes.items():
-            wrong = [source for source, numbers in listed if not _is_inside(numbers, window, size)]
+            wrong = [
+                source
+                for source, (x, y, width, height, left, top) in listed
+                if not 0 <= left <= x < x + width <= left + window <= size
+                or not 0 <= top <= y < y + height <= top + window <= size
+            ]
             if wrong:
                 yield (
                     f"{len(wrong)} holes of {split} do not lie in their {window} px window in the {size} px image, "
                     f"such as that of {wrong[0]}; {AGAIN}, or train with --data.holes resampled"
                 )
-
-
-def _is_inside(numbers: list[int], window: int, size: int) -> bool:
-    """Whether the hole is in its window, and the window in the image."""
-    x, y, width, height, left, top = numbers
-    across = 0 <= left <= x < x + width <= left + window <= size
-    return across and 0 <= top <= y < y + height <= top + window <= size

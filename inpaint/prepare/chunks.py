@@ -58,7 +58,6 @@ SCHEMA = pa.schema(
     ]
 )
 
-
 # A process loads its detector once.
 _detector = cache(build_detector)
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -41,8 +42,6 @@ class DarknetDetector:
     """YOLO from a darknet cfg and weights through OpenCV 4 (5 dropped the reader); on CPU, image by image."""
 
     def __init__(self, people: PeopleFilter) -> None:
-        import cv2
-
         assert people.cfg is not None and people.weights is not None
         try:
             self.network = cv2.dnn.readNetFromDarknet(str(people.cfg), str(people.weights))
@@ -65,19 +64,16 @@ class DarknetDetector:
         return [self._detect(picture) for picture in pictures]
 
     def _detect(self, picture: NDArray[np.uint8]) -> list[Box]:
-        import cv2
-
         canvas, scale, left, top = letterbox(picture, self.size)
         self.network.setInput(cv2.dnn.blobFromImage(canvas, 1 / 255))
         # A row holds centre, size (fractions of the canvas), objectness, and objectness times each class.
         rows = np.concatenate(self.network.forward(self.outputs)).astype(np.float64)
         rows = rows[rows[:, 5 + self.class_index] >= LOWEST_SCORE]
-        height, width = picture.shape[:2]
-        sizes = rows[:, 2:4] * self.size / scale / (width, height)
-        corners = (rows[:, :2] * self.size - (left, top)) / scale / (width, height) - sizes / 2
+        shape = picture.shape[1::-1]
+        sizes = rows[:, 2:4] * self.size / scale / shape
+        corners = (rows[:, :2] * self.size - (left, top)) / scale / shape - sizes / 2
         scores = rows[:, 5 + self.class_index]
-        boxes = np.concatenate([corners, sizes], axis=1)
-        return _strongest(boxes, scores)
+        return _strongest(np.concatenate([corners, sizes], axis=1), scores)
 
 
 class OnnxDetector:
@@ -89,8 +85,6 @@ class OnnxDetector:
     """
 
     def __init__(self, people: PeopleFilter) -> None:
-        import cv2
-
         assert people.onnx is not None
         self.size = people.input_px or ONNX_PX
         self.class_index = _class_index(people, people.onnx)
@@ -116,8 +110,6 @@ class OnnxDetector:
         return [self._detect(picture) for picture in pictures]
 
     def _rows(self, canvas: NDArray[np.uint8]) -> NDArray[np.float64]:
-        import cv2
-
         self.network.setInput(cv2.dnn.blobFromImage(canvas, swapRB=True))
         return np.asarray(self.network.forward(), np.float64)[0]
 
@@ -137,8 +129,6 @@ class OnnxDetector:
 
 def _strongest(boxes: NDArray[np.float64], scores: NDArray[np.float64]) -> list[Box]:
     """Without those that a stronger one overlaps; boxes [N, 4] are corner and size."""
-    import cv2
-
     kept = cv2.dnn.NMSBoxes(boxes.tolist(), scores.tolist(), LOWEST_SCORE, NMS_OVERLAP)
     return [Box(float(scores[i]), *(float(value) for value in boxes[i])) for i in kept]
 
@@ -239,8 +229,6 @@ def letterbox(
     Returns:
         The square [size, size, 3], the scale, and the left and top margins in pixels.
     """
-    import cv2
-
     height, width = picture.shape[:2]
     scale = size / max(height, width)
     new_width, new_height = max(1, round(width * scale)), max(1, round(height * scale))

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
@@ -81,14 +82,11 @@ class Plan:
     """What is to be written, of N images in all; about 60 bytes each.
 
     Args:
-        chunks: where the images are.
-        reason: [N], index in REASONS.
-        split: [N], index in SPLITS.
+        reason, split: [N], indices in REASONS and in SPLITS.
         first: [N], of a duplicate the image that is kept for it; of another the first of those that are alike, often
             itself; -1 where neither was looked for.
         label: [N], index in `labels`, of which the first `num_labels` have an image left.
         key_hash, source_hash: [N]; splits and holes come from the first, the second tells equal ones apart.
-        num_bytes: [N], of the stored image.
         order: the kept images of each split in their order, which is that of their keys' hashes: well mixed.
         fingerprint: two plans with the same one lead to the same dataset.
     """
@@ -108,11 +106,9 @@ class Plan:
 
     @property
     def kept_labels(self) -> tuple[str, ...]:
-        """The classes of the dataset, in the order of their numbers."""
         return self.labels[: self.num_labels]
 
     def counts(self) -> Counter[str]:
-        """Images by reason."""
         return Counter({name: int((self.reason == index).sum()) for index, name in enumerate(REASONS)})
 
     def alike(self) -> NDArray[np.int64]:
@@ -121,14 +117,8 @@ class Plan:
         _, group, size = np.unique(self.first[kept], return_inverse=True, return_counts=True)
         some = kept[size[group] > 1]
         first = self.first[some]
-        keys = (
-            self.source_hash[some],
-            self.key_hash[some],
-            some != first,
-            self.source_hash[first],
-            self.key_hash[first],
-        )
-        return some[np.lexsort(keys)]
+        own, its_group = ((self.source_hash[at], self.key_hash[at]) for at in (some, first))
+        return some[np.lexsort((*own, some != first, *its_group))]
 
     def num_straddling(self) -> int:
         """How many kept images are in another split than what they are like: where the source's own are kept."""
@@ -139,13 +129,8 @@ class Plan:
 def make_plan(
     files: Sequence[Path], threshold: float, labels: Sequence[str] | None, workers: int, show_progress: bool
 ) -> Plan:
-    """Decides on every image.
-
-    Args:
-        threshold: of the person filter.
-        labels: the classes by name, in the order of their numbers; by default those found, sorted.
-        workers: threads that compare images.
-    """
+    """Decides on every image. `labels` are the classes in the order of their numbers, by default those found, sorted;
+    `workers` threads compare images, and `threshold` is the person filter's."""
     parts: list[dict[str, NDArray[Any]]] = []
     found_labels: list[str] = []
     for file in tqdm(files, desc="reading chunks", unit="chunk", disable=not show_progress, leave=False):
@@ -182,8 +167,6 @@ def make_plan(
 
 
 def _columns(table: pa.Table, threshold: float, found_labels: list[str]) -> dict[str, NDArray[Any]]:
-    import pyarrow.compute as pc
-
     names = ("key_hash", "source_hash", "split", "pixels", "person_score")
     values = {name: table[name].to_numpy().copy() for name in names}
     labels = table["label"].to_pylist()

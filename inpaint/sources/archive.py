@@ -177,7 +177,7 @@ def _tar_members(path: Path, found: Survey, with_data: bool) -> Iterator[Entry]:
     try:
         with path.open("rb") as file:
             compressed = file.read(6).startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0"))
-        with tarfile.open(path, "r|*" if compressed else "r:") as tar:
+        with tarfile.open(path, "r|*" if compressed else "r:") as tar, path.open("rb") as file:
             while (member := tar.next()) is not None:
                 tar.members.clear()  # type: ignore[attr-defined]  # else it remembers all of them
                 name = member.name.removeprefix("./")
@@ -189,19 +189,13 @@ def _tar_members(path: Path, found: Survey, with_data: bool) -> Iterator[Entry]:
                     else:
                         content = tar.extractfile(member) if with_data else None
                         yield Entry(printable(name), size=member.size, data=content.read() if content else None)
-            if not compressed:
-                _check_end(path, tar.offset)
+            # `tarfile` takes a header that is cut short or damaged for the end, which is a block of zeros.
+            file.seek(tar.offset)
+            if not compressed and file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                raise tarfile.ReadError(f"no header and no end mark at byte {tar.offset}")
     except (tarfile.TarError, EOFError, OSError) as error:
         detail = " ".join(str(error).split())
         raise InpaintError(f"the tar {path} can't be read to its end ({detail}); is the download complete?") from error
-
-
-def _check_end(path: Path, offset: int) -> None:
-    """`tarfile` takes a header that is cut short or damaged for the end, which is a block of zeros."""
-    with path.open("rb") as file:
-        file.seek(offset)
-        if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-            raise tarfile.ReadError(f"no header and no end mark at byte {offset}")
 
 
 def _zip_members(path: Path, found: Survey) -> Iterator[Entry]:

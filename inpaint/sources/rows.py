@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
-from numpy.typing import NDArray
 
 from inpaint.errors import InpaintError
 from inpaint.sources.keys import NO_CLASS, SPLIT_NAMES, Split, class_of
@@ -27,10 +26,8 @@ class Columns:
     """Which columns of a table say what.
 
     Attributes:
-        image: the images.
-        label: their classes, and
-        classes: what the numbers in it stand for; None: it holds names.
-        has_source: whether there is a `source`, their paths.
+        classes: what the numbers in `label` stand for; None: it holds names.
+        has_source: whether there is a `source`, the images' paths.
         has_coordinates: whether there are `hole` and `crop`.
         are_named: whether paths tell images apart; else their content does.
     """
@@ -95,12 +92,15 @@ def entries_of(name: str, table: pa.Table, columns: Columns, split: Split | None
     def values(column: str | None, width: int = 0) -> Any:
         if column is None or column not in table.column_names:
             return [None] * len(table)
-        return _coordinates(name, table, column, width) if width else table[column].to_pylist()
+        cells = table[column].to_pylist()
+        try:
+            return np.array(cells, dtype=np.int32).reshape(len(table), width) if width else cells
+        except (TypeError, ValueError) as error:
+            raise InpaintError(f"column `{column}` of {name} must hold {width} whole numbers a row") from error
 
     sources = values("source" if columns.has_source else None)
-    holes, crops = (
-        values(*column) if columns.has_coordinates else values(None) for column in (("hole", 4), ("crop", 2))
-    )
+    hole, crop = ("hole", "crop") if columns.has_coordinates else (None, None)
+    holes, crops = values(hole, 4), values(crop, 2)
     for cell, value, source, hole, crop in zip(
         values(columns.image), values(columns.label), sources, holes, crops, strict=True
     ):
@@ -127,13 +127,6 @@ def _cell_entry(cell: Mapping[str, Any]) -> Entry:
         with opened(path) as file:
             data = file.read()
     return Entry(name, data=data, size=len(data or b""))
-
-
-def _coordinates(name: str, table: pa.Table, column: str, width: int) -> NDArray[np.int32]:
-    try:
-        return np.array(table[column].to_pylist(), dtype=np.int32).reshape(len(table), width)
-    except (TypeError, ValueError) as error:
-        raise InpaintError(f"column `{column}` of {name} must hold {width} whole numbers a row") from error
 
 
 @contextmanager

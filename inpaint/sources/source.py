@@ -32,11 +32,9 @@ class Entry:
 
     Args:
         source: its path in the original, with "/", as text; its content's hash where there is none.
-        label: its class, or `NO_CLASS`.
         split: the source's own split that it is in, or None.
         size: of the file in bytes.
         file, offset: the file that holds the bytes; None and no `data`: there are none.
-        is_deflated: whether they must be inflated.
         data: the bytes themselves, where the source can only be read from front to back.
         hole, crop: [x, y, width, height] and [x, y] in pixels of the stored image, where the source has them.
     """
@@ -59,7 +57,6 @@ class Entry:
 
     @property
     def key_hash(self) -> int:
-        """64 bits of it."""
         return key_hash(self.key)
 
     def read(self) -> bytes:
@@ -96,7 +93,6 @@ class Survey:
 
     Args:
         labels: images by class; empty where only reading the images tells.
-        num_pictures: how many there are, if known.
         own_splits: those that the source has itself; empty: images are parted by their keys.
         passed_over: what is not used, by kind; `examples` has the first name of each.
         bad: the images among that: (name, why).

@@ -40,11 +40,9 @@ class TableSource:
     """A dataset's rows.
 
     Attributes:
-        name: for messages.
         parts: parquet shards (paths, or `hf://` addresses of one commit) or loaded datasets, by split; None: no split.
         identity: its fingerprint.
         features: of the columns, as `datasets` has them; by default what the first shard says.
-        unknown_splits: names of splits that are left out.
         readme: where its card lies, here or on the Hub.
     """
 
@@ -61,19 +59,19 @@ class TableSource:
         return all(isinstance(part, str) for part in chain.from_iterable(self.parts.values()))
 
     def shards(self, split: Split) -> list[str]:
-        """The shards of one of its splits."""
         return [part for part in self.parts[split] if isinstance(part, str)]
 
     def fingerprint(self) -> str:
         return self.identity
 
     def only(self, splits: Sequence[Split]) -> TableSource:
-        """The source of some of its splits."""
         parts: dict[Split | None, Sequence[str | Dataset]] = {split: self.parts[split] for split in splits}
         return TableSource(self.name, parts, f"{self.identity}-{'-'.join(splits)}", self.features)
 
     def survey(self) -> Survey:
-        found = Survey(num_pictures=self._num_rows(), own_splits=frozenset(split for split in self.parts if split))
+        with ThreadPoolExecutor(16) as pool:
+            num_rows = sum(pool.map(_num_rows, chain.from_iterable(self.parts.values())))
+        found = Survey(num_pictures=num_rows, own_splits=frozenset(split for split in self.parts if split))
         for split in self.unknown_splits:
             found.pass_over("split that is none of train, validation and test", split)
         official = {official_class(label) for label in self.columns.classes or ()} - {None}
@@ -122,13 +120,6 @@ class TableSource:
                 shard = pq.ParquetFile(file, pre_buffer=True)
                 for group in range(shard.num_row_groups):
                     yield split, shard.schema_arrow, partial(_read_group, part, shard, group)
-
-    def _num_rows(self) -> int:
-        def num_rows(part: str | Dataset) -> int:
-            return footer_of(part).num_rows if isinstance(part, str) else len(part)
-
-        with ThreadPoolExecutor(16) as pool:
-            return sum(pool.map(num_rows, chain.from_iterable(self.parts.values())))
 
 
 def open_shards(root: Path, shards: Sequence[str]) -> TableSource:
@@ -245,6 +236,10 @@ def _parts(name: str, splits: Mapping[Any, Sequence[Any]]) -> dict[Split | None,
     if "train" not in splits:
         raise InpaintError(f"{name} has no split `train`, only {', '.join(splits) or 'others with names of their own'}")
     return {split: splits[split] for split in SPLITS if split in splits}
+
+
+def _num_rows(part: str | Dataset) -> int:
+    return footer_of(part).num_rows if isinstance(part, str) else len(part)
 
 
 def _read_group(name: str, shard: pq.ParquetFile, group: int, columns: list[str]) -> Iterator[pa.Table]:
