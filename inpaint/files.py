@@ -73,19 +73,11 @@ def human_size(num_bytes: float) -> str:
     return f"{num_bytes / 1024:.1f} GiB"
 
 
-def read_json_object(path: Path) -> dict[str, Any]:
-    """The keys of a JSON file; none if it is missing or damaged."""
+def read_object(path: Path) -> dict[str, Any]:
+    """The keys of a JSON file, or of one named .yaml; none if it is missing or damaged."""
+    read = yaml.safe_load if path.suffix == ".yaml" else json.loads
     try:
-        values = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return values if isinstance(values, dict) else {}
-
-
-def read_yaml_object(path: Path) -> dict[str, Any]:
-    """The keys of a YAML file; none if it is missing or damaged."""
-    try:
-        values = yaml.safe_load(path.read_bytes())
+        values = read(path.read_bytes())
     except (OSError, ValueError, yaml.YAMLError):
         return {}
     return values if isinstance(values, dict) else {}

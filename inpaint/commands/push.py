@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from inpaint.files import read_yaml_object
+    from inpaint.files import read_object
     from inpaint.hub.publisher import HubPublisher
     from inpaint.hub.queue import PushQueue
 
@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     known = [(s.repo_id, s.private) for s in queue.waiting()] + [
         (line["repo_id"], line["private"]) for line in queue.ledger()
     ]
-    hub = read_yaml_object(args.run_dir / "config.yaml").get("hub")
+    hub = read_object(args.run_dir / "config.yaml").get("hub")
     if isinstance(hub, dict) and isinstance(hub.get("repo_id"), str):
         known.append((hub["repo_id"], hub.get("private") is True))
     if args.repo_id is None and not known:

@@ -84,8 +84,7 @@ def _processes_asked_for() -> int:
 def settle(config: Config, kept: Mapping[str, Any]) -> Config:
     """`config` with a precision for `auto` and a number of threads for null.
 
-    Args:
-        kept: the section `training` of the run that goes on, whose own they stay; empty for a new one.
+    They stay those of `kept`, the section `training` of the run that goes on; it is empty for a new one.
     """
     training = config.training
     precision, num_threads = kept.get("precision"), kept.get("num_threads")
@@ -146,8 +145,7 @@ def refuse_contradictions(accumulation: int, gradient_clip: float | None) -> Non
 def refuse_lost_gpus(torch_version: str, built_for: str | None) -> None:
     """Where torch finds no GPU: raise UsageError if this job was given some, or it would crawl on its CPUs, unasked.
 
-    Args:
-        built_for: the CUDA or ROCm version that torch was built for, or None.
+    Torch was `built_for` a version of CUDA or ROCm, or None.
     """
     given = {name: value for name in _NO_GPUS if (value := os.environ.get(name, "")) not in _NO_GPUS[name]}
     if not given:

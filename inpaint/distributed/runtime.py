@@ -44,12 +44,8 @@ log = logging.getLogger(__name__)
 class Runtime(Collectives):
     """The processes and devices of this run, and the one way to them.
 
-    Args:
-        precision, global_batch_size, micro_batch_size, gradient_clip, timeout_s: the settings of these names.
-        group: of `meet`, if the processes have met.
-
-    Attributes:
-        dtype: of weights and of what they are fed, outside autocast.
+    `group` is of `meet`, if they have met; the other arguments are the settings of their names. `dtype` is that of
+    weights and of what they are fed, outside autocast.
 
     Raises:
         UsageError: the launcher, the precision and the batch do not go together.
@@ -76,8 +72,11 @@ class Runtime(Collectives):
         # Told once and for all above; Accelerate would let the first overrule what it is given, and refuse the second.
         for name in ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "ACCELERATE_CONFIG_DS_FIELDS"):
             os.environ.pop(name, None)
-        if not use_cpu:
-            _fit_local_rank(torch.accelerator.device_count())
+        if not use_cpu and "LOCAL_RANK" in os.environ:
+            # Where each process sees GPUs of its own alone (`srun --gpus-per-task=1`), its device is counted among
+            # those. Accelerate chooses so too, but hands DDP the rank on the machine, as DeepSpeed takes it.
+            num_devices = max(1, torch.accelerator.device_count())
+            os.environ["LOCAL_RANK"] = str(int(os.environ["LOCAL_RANK"]) % num_devices)
 
         super().__init__(group or meet(timeout_s))
         backend = dist.get_default_backend_for_device(kind)
@@ -86,9 +85,8 @@ class Runtime(Collectives):
         self.deepspeed: Any = None
         if use_deepspeed:
             self.deepspeed = _import_deepspeed(use_cpu)
-            settings = deepspeed_settings(
-                self.precision, self.micro_batch_size, self.accumulation, world_size, gradient_clip
-            )
+            batch = (self.micro_batch_size, self.accumulation, world_size)
+            settings = deepspeed_settings(self.precision, *batch, gradient_clip)
             if "MASTER_PORT" not in os.environ:
                 raise UsageError(
                     "DeepSpeed needs its launcher: accelerate launch --use_deepspeed --num_processes N ..."
@@ -129,7 +127,6 @@ class Runtime(Collectives):
 
     @classmethod
     def of(cls, config: Config, group: dist.ProcessGroup | None = None) -> Runtime:
-        """As a run's config says."""
         training = config.training
         return cls(
             training.precision,
@@ -225,15 +222,6 @@ def start_tracker(kind: str, project: str, **settings: Any) -> Any:
     tracker = LOGGER_TYPE_TO_CLASS[kind](project, **settings)
     tracker.start()
     return tracker
-
-
-def _fit_local_rank(num_devices: int) -> None:
-    """Where each process sees GPUs of its own alone (`srun --gpus-per-task=1`), its device is counted among those.
-
-    Accelerate so chooses the device, but hands DDP the rank on the machine, as DeepSpeed takes it: both read this.
-    """
-    if "LOCAL_RANK" in os.environ:
-        os.environ["LOCAL_RANK"] = str(int(os.environ["LOCAL_RANK"]) % max(1, num_devices))
 
 
 def _import_deepspeed(use_cpu: bool) -> Any:

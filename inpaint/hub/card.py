@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from inpaint.files import read_json_lines, read_json_object, read_yaml_object
+from inpaint.files import read_json_lines, read_object
 from inpaint.hub.ids import HUB_ID
 
 TEMPLATE, CONFIG = Path(__file__).with_name("model_card.md"), "config.yaml"
@@ -29,9 +29,11 @@ def write_card(folder: Path, repo_id: str) -> None:
     lines = _metrics(folder)
     _draw_curves(lines, folder / "curves.png")
     settings = _settings(folder)
-    if settings != read_yaml_object(folder / CONFIG):
+    if settings != read_object(folder / CONFIG):
         (folder / CONFIG).write_text(_as_yaml(settings), encoding="utf-8")
-    pictures = {"samples": _newest_sample(folder), "curves": "curves.png" if (folder / "curves.png").exists() else ""}
+    samples = sorted(path.name for path in (folder / "samples").glob("*.png"))
+    newest = f"samples/{samples[-1]}" if samples else ""
+    pictures = {"samples": newest, "curves": "curves.png" if (folder / "curves.png").exists() else ""}
     ModelCard(_text_of_card(folder, lines, repo_id, repo_id, pictures)).save(folder / "README.md")
 
 
@@ -47,7 +49,7 @@ def write_generator_card(run_dir: Path, folder: Path) -> None:
 
 def _text_of_card(run: Path, lines: list[dict[str, Any]], title: str, source: str, pictures: dict[str, str]) -> str:
     settings = _settings(run)
-    evaluation, environment = (read_json_object(run / f"{name}.json") for name in ("evaluation", "environment"))
+    evaluation, environment = (read_object(run / f"{name}.json") for name in ("evaluation", "environment"))
     data = settings.get("data", {})
     data_path = data.get("path")
     rows = evaluation.get("rows", {})
@@ -114,7 +116,7 @@ def _card_data(
 
 def _settings(run: Path) -> dict[str, Any]:
     """A run's settings, of folders of this machine only the last part, for the others tell about somebody's disk."""
-    settings = read_yaml_object(run / CONFIG)
+    settings = read_object(run / CONFIG)
     data = settings.get("data")
     if isinstance(data, dict):
         for key in ("path", "cache_dir"):
@@ -149,11 +151,6 @@ def _metrics_of(evaluation: dict[str, Any]) -> dict[str, Any]:
 
 def _figure(value: float | None, decimals: int) -> str:
     return f"{value:.{decimals}f}" if value is not None and math.isfinite(value) else "-"
-
-
-def _newest_sample(folder: Path) -> str:
-    samples = sorted(path.name for path in (folder / "samples").glob("*.png"))
-    return f"samples/{samples[-1]}" if samples else ""
 
 
 def _metrics(folder: Path) -> list[dict[str, Any]]:

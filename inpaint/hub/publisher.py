@@ -35,13 +35,8 @@ _POLL_S = 0.05
 class HubPublisher:
     """Pushes what it is given, one commit each, and what earlier processes left in the run's queue.
 
-    Args:
-        repo_id: `ORG/NAME`; made if it is not there.
-        private: make it private; nothing is pushed if it is there and public.
-        run_dir: its `hub_queue/` keeps what could not be pushed yet.
-        push_checkpoint: take the checkpoints that `submit` is given along.
-        show_progress: let the client's progress bars through to stderr.
-        say: where news go, one line each.
+    The repository is made if it is not there; where it is there and public, nothing is pushed if it shall be `private`.
+    With `push_checkpoint` the checkpoints that `submit` is given go along. News go to `say`, one line each.
 
     Raises:
         UsageError: no such name is possible on the Hub, or the packages for the card are missing.
@@ -138,12 +133,14 @@ class HubPublisher:
     def _attempt(self, snapshot: Snapshot) -> Failure | None:
         """Let a child try to push the oldest snapshot; why it failed, or None."""
         timeout_s = self._patience * (ATTEMPT_S + snapshot.num_bytes / SLOWEST_BYTES_PER_S)
+        # The child finds the very package that this process runs, installed or not.
+        path = [str(Path(__file__).resolve().parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
         child = subprocess.Popen(
             [sys.executable, "-m", "inpaint.hub.push", str(self.queue.run_dir)],
             stdin=subprocess.PIPE,  # never written to: it closes with this process, and then the child ends
             stdout=subprocess.PIPE,
             stderr=None if self._show_progress else subprocess.DEVNULL,
-            env={**os.environ, "PYTHONPATH": _python_path()},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(path)},
             start_new_session=True,  # Ctrl-C is for the training, which then closes the publisher
         )
         deadline = time.monotonic() + timeout_s
@@ -174,9 +171,3 @@ def _require(repo_id: str) -> None:
         raise UsageError(f"the Hub repository is {repo_id!r}; it must be ORG/NAME or USER/NAME")
     if missing := [name for name in ("jinja2", "matplotlib") if find_spec(name) is None]:
         raise UsageError(f"the model card needs {' and '.join(missing)}: pip install 'inpaint[hub]'")
-
-
-def _python_path() -> str:
-    """The child finds the very package that this process runs, installed or not."""
-    here = str(Path(__file__).resolve().parents[2])
-    return os.pathsep.join([here, *filter(None, [os.environ.get("PYTHONPATH")])])

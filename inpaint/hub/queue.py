@@ -21,7 +21,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from inpaint.files import read_json_object, write_atomically
+from inpaint.files import read_object, write_atomically
 
 MAX_WAITING = 16
 # What a line of the ledger must hold to mean something.
@@ -206,7 +206,7 @@ class PushQueue:
 def _snapshot(folder: Path) -> Snapshot | None:
     """The snapshot that waits in a folder; None if it is damaged, or gone because it has been pushed just now."""
     try:
-        snapshot = Snapshot(folder, **read_json_object(folder / "snapshot.json"))
+        snapshot = Snapshot(folder, **read_object(folder / "snapshot.json"))
     except TypeError:
         return None
     has_types = (type(snapshot.label), type(snapshot.repo_id), type(snapshot.private)) == (str, str, bool)

@@ -25,7 +25,7 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from inpaint.errors import InpaintError, UsageError
-from inpaint.files import human_size, read_json_object, write_atomically
+from inpaint.files import human_size, read_object, write_atomically
 from inpaint.hub.ids import HUB_ID
 from inpaint.prepare import shards
 from inpaint.prepare.card import write_card
@@ -210,7 +210,7 @@ def _work_folder(options: Options, rank: int) -> Iterator[Path]:
             "key_rule": KEY_RULE,
         }
         file = work / "settings.json"
-        earlier = read_json_object(file) if file.exists() else settings
+        earlier = read_object(file) if file.exists() else settings
         if not {"source", "size"} <= earlier.keys():
             raise InpaintError(
                 f"{file} is damaged (no JSON with source and size); delete it if --out {out} was begun from "

@@ -30,7 +30,7 @@ from inpaint.errors import InpaintError
 from inpaint.files import (
     human_size,
     publish_directory,
-    read_json_object,
+    read_object,
     remove_directory,
     sync,
     write_atomically,
@@ -83,8 +83,7 @@ class CheckpointStore:
     def save(self, step: int, tensors: Mapping[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
         """Begin to write a checkpoint; waits only for the one before it. What is there for `step` stays as it is.
 
-        Args:
-            tensors, state: as a `Checkpoint` has them; nobody changes them from now on.
+        `tensors` and `state` are as a `Checkpoint` has them; nobody changes them from now on.
         """
         self.wait()
         if self.folder(step).exists():
@@ -93,7 +92,6 @@ class CheckpointStore:
         self._writer.start()
 
     def wait(self) -> None:
-        """Until nothing is being written."""
         if self._writer is not None:
             self._writer.join()
             self._writer = None
@@ -112,7 +110,7 @@ class CheckpointStore:
 
     def best(self) -> dict[str, Any] | None:
         """The step and figures of the best checkpoint so far, if one was named and can be read."""
-        best = read_json_object(self.root / BEST)
+        best = read_object(self.root / BEST)
         return best if type(best.get("step")) is int and type(best.get("hole_psnr")) is float else None
 
     def set_best(self, step: int, figures: Mapping[str, float]) -> None:
@@ -252,7 +250,6 @@ def _state(folder: Path, expected: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _compare(path: Path, expected: Mapping[str, Any]) -> None:
-    """A file with what its manifest says of it."""
     with path.open("rb") as file:
         if (size := os.fstat(file.fileno()).st_size) != expected["bytes"]:
             raise DamagedCheckpointError(f"{path.name} has {size} bytes, not {expected['bytes']}")

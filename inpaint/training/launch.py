@@ -17,8 +17,8 @@ import yaml
 
 from inpaint.arguments import Options, default_run_dir, information, parse_arguments
 from inpaint.config import Config
-from inpaint.distributed.launcher import settle, start_notes
-from inpaint.distributed.store import tell
+from inpaint.distributed.launcher import divide_batch, settle, start_notes
+from inpaint.distributed.store import once, tell
 from inpaint.errors import InpaintError, UsageError
 from inpaint.processes import rank_and_world_size, start_prefix, wait_passively
 from inpaint.resolve import load_config
@@ -139,7 +139,6 @@ def main(argv: list[str]) -> int:
 
 def dry_run(config: Config, world_size: int) -> None:
     """Print as YAML what this config amounts to."""
-    from inpaint.distributed.launcher import divide_batch
     from inpaint.training.task import build_networks
 
     _load_entries(config)
@@ -200,7 +199,13 @@ def _train(config: Config, options: Options) -> str:
     torch.set_num_threads(config.training.num_threads or num_threads)
     try:
         runtime = Runtime.of(config, group)
-        _compare_configs(runtime, config)
+        fingerprints = runtime.all_gather(config.fingerprint())
+        # They would train different things.
+        if different := [str(rank) for rank, theirs in enumerate(fingerprints) if theirs != fingerprints[0]]:
+            raise UsageError(
+                f"rank(s) {', '.join(different)} have other settings than rank 0; start all processes with the same "
+                "--config and flags"
+            )
         # Only now: until all have met there is nothing to save, and a process that waits in vain shall be stoppable.
         stop = StopRequest(runtime.is_main)
         try:
@@ -234,7 +239,8 @@ def _train_until(stop: StopRequest, runtime: Runtime, config: Config, options: O
         heartbeat.wait_for_all()  # one machine may have to decode what another has in its cache
         trainer = Trainer(config, options, runtime, run, stop, heartbeat, pictures)
         if runtime.is_main:
-            _print_start(runtime, config, trainer, run)
+            _print_start(runtime, config, trainer)
+            print(f"run directory: {run.path}", file=sys.stderr)
         outcome = trainer.run()
         heartbeat.busy("leaving")
         publication = trainer.publication
@@ -288,7 +294,6 @@ def _open_run(run: RunDirectory, config: Config, options: Options) -> None:
 
 def _open_pictures(runtime: Runtime, config: Config) -> dict[Split, DecodedSplit | Stream]:
     from inpaint.data.decoded import SyntheticSpec, open_pictures
-    from inpaint.distributed.store import once
 
     data = config.data
     num_here, place = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
@@ -320,18 +325,12 @@ def _open_pictures(runtime: Runtime, config: Config) -> dict[Split, DecodedSplit
 def _open_stream(config: Config) -> Stream:
     from inpaint.data.stream import Stream, find_shards
 
-    data = config.data
+    data, batch = config.data, config.training.global_batch_size
     assert data.path is not None
-    return Stream(
-        find_shards(data.path),
-        data.hole_spec,
-        config.training.global_batch_size,
-        data.stream_window,
-        data.max_bad_fraction,
-    )
+    return Stream(find_shards(data.path), data.hole_spec, batch, data.stream_window, data.max_bad_fraction)
 
 
-def _print_start(runtime: Runtime, config: Config, trainer: Trainer, run: RunDirectory) -> None:
+def _print_start(runtime: Runtime, config: Config, trainer: Trainer) -> None:
     training = config.training
     notes = start_notes(training.num_threads or 1, runtime.world_size)
     shares = zip((1, 2, 3), training.phases, trainer.phases, strict=True)
@@ -341,22 +340,10 @@ def _print_start(runtime: Runtime, config: Config, trainer: Trainer, run: RunDir
             "(training.phases): use more images, or a training.global_batch_size below "
             f"{training.global_batch_size}"
         )
-    for note in notes:
-        print(note, file=sys.stderr)
     num_parameters = trainer.task.num_parameters
     sizes = " + ".join(f"{num / 1e6:.2f} M" for num in num_parameters.values())
-    print(f"{runtime.describe()}; {sizes} parameters ({' + '.join(num_parameters)})", file=sys.stderr)
-    print(f"run directory: {run.path}", file=sys.stderr)
-
-
-def _compare_configs(runtime: Runtime, config: Config) -> None:
-    """Processes that were started with different settings would train different things; refuse."""
-    configs = runtime.all_gather(config.fingerprint())
-    if different := [rank for rank, theirs in enumerate(configs) if theirs != configs[0]]:
-        raise UsageError(
-            f"rank(s) {', '.join(map(str, different))} have other settings than rank 0; start all processes "
-            "with the same --config and flags"
-        )
+    about = f"{runtime.describe()}; {sizes} parameters ({' + '.join(num_parameters)})"
+    print(*notes, about, sep="\n", file=sys.stderr)
 
 
 def _on_main(runtime: Runtime, act: Callable[[], None]) -> None:

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from inpaint.config import Config
 from inpaint.errors import InpaintError, UsageError
-from inpaint.files import publish_directory, read_json_object, read_yaml_object, remove_directory, write_atomically
+from inpaint.files import publish_directory, read_object, remove_directory, write_atomically
 from inpaint.hub.card import write_generator_card
 from inpaint.models.generator import Generator
 from inpaint.training.checkpoint import CheckpointStore, DamagedCheckpointError, read_state
@@ -178,7 +178,7 @@ class RunDirectory:
 
     def mark_finished(self, step: int | None) -> None:
         """Note that nothing is left to do at `step`: trained, judged, saved, and queued for the Hub; None: there is."""
-        evaluation = read_json_object(self.path / EVALUATION)
+        evaluation = read_object(self.path / EVALUATION)
         if evaluation.get("finished") != step:
             self.write(EVALUATION, json.dumps(evaluation | {"finished": step}, indent=1).encode())
 
@@ -205,11 +205,11 @@ class RunDirectory:
         return allowed
 
     def _config_file(self) -> dict[str, Any]:
-        values = read_yaml_object(self.path / CONFIG)
+        values = read_object(self.path / CONFIG)
         return values if any(isinstance(part, dict) for part in values.values()) else {}
 
 
 def finished_step(run_dir: Path) -> int | None:
     """The step at which nothing of a run was left to do; None if that never came, or more is to be done since."""
-    step = read_json_object(run_dir / EVALUATION).get("finished")
+    step = read_object(run_dir / EVALUATION).get("finished")
     return step if type(step) is int and (run_dir / "generator").is_dir() else None

@@ -17,7 +17,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from inpaint.errors import UsageError
-from inpaint.files import read_json_object, write_atomically
+from inpaint.files import read_object, write_atomically
 from inpaint.training.metrics_file import is_evaluation
 
 STATE = "tracker.json"
@@ -56,7 +56,7 @@ class Tracker:
         if kind == "tensorboard":
             settings = {"logging_dir": str(run_dir), "purge_step": resumed_at + 1 if resumed_at else None}
         else:
-            before = read_json_object(run_dir / STATE)
+            before = read_object(run_dir / STATE)
             run_id = str(before.get("id") or secrets.token_hex(6))
             for which, key in ((True, "evaluation"), (False, "training")):
                 told = before.get(key)
