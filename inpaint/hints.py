@@ -83,11 +83,9 @@ _NOT_HERE = {
 }
 
 
-def _table(groups: dict[str, str]) -> dict[str, str]:
-    return {name: meaning for meaning, names in groups.items() for name in names.split()}
-
-
-_MEANT, _NOTES = _table(_ELSEWHERE), _table(_NOT_HERE)
+_MEANT, _NOTES = (
+    {name: meaning for meaning, names in groups.items() for name in names.split()} for groups in (_ELSEWHERE, _NOT_HERE)
+)
 
 
 def hint(wrong: str, names: Collection[str], mark: str = "") -> str | None:

@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from inpaint.evaluation.metrics import sentence
     from inpaint.files import read_json_lines
-    from inpaint.training.checkpoint import CheckpointStore, DamagedCheckpointError, read_checkpoint
+    from inpaint.training.checkpoint import CheckpointStore, read_checkpoint
     from inpaint.training.run_directory import CONFIG, LOCK, METRICS, PREEMPTED, finished_step
     from inpaint.training.run_lock import live_holder
 
@@ -47,15 +47,8 @@ def run(args: argparse.Namespace) -> int:
             print(f"{last['time/images_per_s']:.0f} images/s, peak memory {last['memory/peak_gib']:.1f} GiB")
         if last["step"] < total:
             print(f"about {(total - last['step']) * per_step / 60:.0f} minutes of training left")
-    sound = None
-    for step in reversed(store.steps()):
-        try:
-            read_checkpoint(store.folder(step))
-        except DamagedCheckpointError as error:
-            print(f"damaged: {store.folder(step)} ({error})")
-            continue
-        sound = store.folder(step)
-        break
+    checkpoint = store.newest(read_checkpoint, damaged=lambda folder, error: print(f"damaged: {folder} ({error})"))
+    sound = checkpoint.path if checkpoint is not None else None
     print(f"last intact checkpoint: {sound}" if sound else "no intact checkpoint yet")
     if best := store.best():
         print(f"best so far: step {best['step']}, on validation images: {sentence(best)}")

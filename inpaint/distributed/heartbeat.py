@@ -167,8 +167,7 @@ def _parent(pid: int) -> int | None:
 def meeting(rank: int, world_size: int, timeout_s: float) -> Iterator[None]:
     """Within the block, all processes of the job come together; who lets the others wait is named.
 
-    Raises:
-        InpaintError: they did not meet, which the caller tries for `timeout_s`.
+    InpaintError if they did not meet, which the caller tries for `timeout_s`.
     """
     store = connect(timeout_s=30.0)
     store.set(f"here/{rank}", socket.gethostname())

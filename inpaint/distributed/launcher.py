@@ -25,10 +25,7 @@ OURS_IN_DEEPSPEED = {
     "gradient_clipping": "optimizer.gradient_clip",
     "optimizer": "optimizer.*",
     "scheduler": "optimizer.schedule",
-    "bf16": "training.precision",
-    "fp16": "training.precision",
-    "amp": "training.precision",
-    "torch_autocast": "training.precision",
+    **dict.fromkeys(("bf16", "fp16", "amp", "torch_autocast"), "training.precision"),
 }
 
 PRECISIONS = [name for name in get_args(TrainingConfig.model_fields["precision"].annotation) if name != "auto"]

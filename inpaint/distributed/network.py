@@ -32,9 +32,7 @@ class StepSettings:
 class Network:
     """One network in training on one process or under DDP; every process calls every method alike.
 
-    Args:
-        module, optimizer: on the device already.
-        wrap: the engine's `prepare`, which gives both back in its wrappers.
+    `module` and `optimizer` are on the device already; `wrap` is the engine's `prepare`, which gives both back wrapped.
 
     Attributes:
         module: the raw network, for forward passes that no gradient reduction may follow.

@@ -89,7 +89,14 @@ class PushQueue:
         (unfinished / "snapshot.json").write_text(json.dumps({"label": label, "repo_id": repo_id, "private": private}))
         number = 1 + max((int(folder.name) for folder in self._numbered()), default=0)
         unfinished.rename(self.folder / f"{number:06}")
-        self._supersede()
+        with self.lock() as is_mine:
+            # What is being pushed at this moment must not vanish under the pusher's hands.
+            waiting = self.waiting() if is_mine else []
+            newest_of = {snapshot.label: snapshot for snapshot in waiting}
+            kept = [snapshot for snapshot in waiting if newest_of[snapshot.label] == snapshot][-MAX_WAITING:]
+            for snapshot in waiting:
+                if snapshot not in kept:
+                    self.finish(snapshot, "superseded")
 
     def waiting(self) -> list[Snapshot]:
         """Oldest first."""
@@ -190,17 +197,6 @@ class PushQueue:
 
     def _numbered(self) -> list[Path]:
         return [folder for folder in self.folder.glob("*") if re.fullmatch("[0-9]{6,12}", folder.name)]
-
-    def _supersede(self) -> None:
-        with self.lock() as is_mine:
-            if not is_mine:  # what is being pushed at this moment must not vanish under the pusher's hands
-                return
-            waiting = self.waiting()
-            newest_of = {snapshot.label: snapshot for snapshot in waiting}
-            kept = [snapshot for snapshot in waiting if newest_of[snapshot.label] == snapshot][-MAX_WAITING:]
-            for snapshot in waiting:
-                if snapshot not in kept:
-                    self.finish(snapshot, "superseded")
 
 
 def _snapshot(folder: Path) -> Snapshot | None:

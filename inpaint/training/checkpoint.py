@@ -14,12 +14,12 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -38,6 +38,7 @@ from inpaint.files import (
 )
 
 log = logging.getLogger(__name__)
+_Read = TypeVar("_Read")
 
 VERSION = 1
 MANIFEST, STATE, BEST = "manifest.json", "state.json", "best.json"
@@ -118,18 +119,25 @@ class CheckpointStore:
         self.root.mkdir(parents=True, exist_ok=True)
         write_atomically(self.root / BEST, json.dumps({"step": step, **figures}).encode())
 
+    def newest(
+        self, read: Callable[[Path], _Read], damaged: Callable[[Path, DamagedCheckpointError], Any]
+    ) -> _Read | None:
+        """What `read` finds in the newest checkpoint that is sound; `damaged` is told of those that are not."""
+        for folder in map(self.folder, reversed(self.steps())):
+            try:
+                return read(folder)
+            except DamagedCheckpointError as error:
+                damaged(folder, error)
+        return None
+
     def newest_sound(self) -> Checkpoint | None:
         """The newest checkpoint that reads as it was written; damaged ones are named and set aside, not deleted.
 
         InpaintError if there were some and not one is sound: to begin anew would throw the run away unasked.
         """
         self.wait()
-        for step in reversed(self.steps()):
-            try:
-                return read_checkpoint(self.folder(step))
-            except DamagedCheckpointError as error:
-                aside = self._set_aside(self.folder(step))
-                log.warning("checkpoint %s is damaged: %s; set aside as %s", self.folder(step), error, aside)
+        if sound := self.newest(read_checkpoint, self._set_aside):
+            return sound
         if damaged := list(self.root.glob(f"{_DAMAGED}*")):
             raise InpaintError(
                 f"not one checkpoint in {self.root} is sound ({len(damaged)} are set aside as {_DAMAGED}*); to begin "
@@ -137,14 +145,14 @@ class CheckpointStore:
             )
         return None
 
-    def _set_aside(self, folder: Path) -> Path:
+    def _set_aside(self, folder: Path, why: DamagedCheckpointError) -> None:
         names = (f"{_DAMAGED}{folder.name}{f'-{number}' if number else ''}" for number in itertools.count())
         aside = next(self.root / name for name in names if not (self.root / name).exists())
         try:
             os.rename(folder, aside)
         except OSError as error:
             raise InpaintError(f"{folder} is damaged and cannot be set aside ({error.strerror})") from error
-        return aside
+        log.warning("checkpoint %s is damaged: %s; set aside as %s", folder, why, aside)
 
     def _write_safely(self, step: int, tensors: Mapping[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
         try:
@@ -204,9 +212,7 @@ class CheckpointStore:
 def read_checkpoint(folder: Path) -> Checkpoint:
     """Read a checkpoint, trusting nothing that its manifest does not vouch for.
 
-    Raises:
-        DamagedCheckpointError: a file is missing, of another size or content, or not what it should be.
-        InpaintError: it was written by a newer version.
+    DamagedCheckpointError if a file is missing or not what was written, InpaintError if a newer version wrote it.
     """
     with _damage_told(folder):
         files = _listed_files(folder)

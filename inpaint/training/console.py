@@ -68,7 +68,6 @@ class Console:
         self._bar.set_description(where, refresh=False)
 
     def rewind(self, num_done: int) -> None:
-        """Show the bar further back."""
         self._bar.reset(self._bar.total)
         self._bar.update(num_done)
 

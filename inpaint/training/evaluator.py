@@ -19,13 +19,7 @@ from inpaint.data.decoded import DecodedSplit
 from inpaint.distributed.runtime import Runtime
 from inpaint.errors import InpaintError
 from inpaint.evaluation.baselines import BASELINES, Fill
-from inpaint.evaluation.features import (
-    NUM_FEATURES,
-    FeatureNetwork,
-    frechet_distance,
-    require_feature_network,
-    windows,
-)
+from inpaint.evaluation.features import NUM_FEATURES, FeatureNetwork, frechet_distance, require_feature_network, windows
 from inpaint.evaluation.grid import sample_grid
 from inpaint.evaluation.metrics import Filled, all_metrics, composite_u8, to_u8
 from inpaint.evaluation.table import behind, markdown_table, means, metric_sums, no_sums
@@ -77,10 +71,9 @@ class Evaluator:
     def finish(
         self, generator: nn.Module, run: RunDirectory, facts: dict[str, Any], stopped: Callable[[], bool]
     ) -> str | None:
-        """Measure on the whole test split beside the classical baselines; write and return the report.
+        """Measure on the whole test split beside the classical baselines; write the report.
 
-        Returns:
-            The report on the main process, "" on the others; None if `stopped` said so.
+        It is returned on the main process, "" on the others; None if `stopped` said so.
         """
         split = self.pictures["test"]
         everything = np.arange(len(split.pixels))
@@ -88,8 +81,7 @@ class Evaluator:
         # The baselines too are shared out: on one process a large split would keep the others waiting past their limit.
         for method, fill in {**BASELINES, "generator": self._fill(generator)}.items():
             device = self.runtime.device if method == "generator" else torch.device("cpu")
-            figures = self._measure(fill, split, everything, stopped, device)
-            if figures is None:
+            if (figures := self._measure(fill, split, everything, stopped, device)) is None:
                 return None
             rows[method] = figures
         if not self.runtime.is_main:
@@ -131,11 +123,7 @@ class Evaluator:
         device: torch.device,
         network: FeatureNetwork | None = None,
     ) -> dict[str, float] | None:
-        """The figures of the `chosen` images; with a `network` their distance too.
-
-        Raises:
-            InpaintError: a metric failed in one of the processes; raised in all.
-        """
+        """The figures of `chosen` images, with a `network` their distance; InpaintError in all if a metric fails."""
         sums, world, failure = no_sums(), self.runtime.world_size, ""
         features = torch.zeros(2, len(chosen), NUM_FEATURES if network is not None else 0, dtype=torch.float64)
         for start in range(0, len(chosen), self.at_once * world):

@@ -23,14 +23,7 @@ from inpaint.errors import InpaintError, UsageError
 from inpaint.processes import rank_and_world_size, start_prefix, wait_passively
 from inpaint.resolve import load_config
 from inpaint.sources.keys import SPLITS
-from inpaint.tables import (
-    ADVERSARIAL_LOSSES,
-    DISCRIMINATOR_LOSSES,
-    DISCRIMINATORS,
-    LOSSES,
-    METRICS,
-    load,
-)
+from inpaint.tables import ADVERSARIAL_LOSSES, DISCRIMINATOR_LOSSES, DISCRIMINATORS, LOSSES, METRICS, load
 from inpaint.training.schedule import phase_steps
 
 if TYPE_CHECKING:

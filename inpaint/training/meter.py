@@ -47,11 +47,7 @@ class Meter:
         self._rows.clear()
 
     def compute(self) -> dict[str, float]:
-        """The mean of each term over the steps that had it and over all processes, and forget the steps.
-
-        Raises:
-            NonFiniteError: on all processes alike.
-        """
+        """Each term's mean over the steps that had it and all processes, and forget them; NonFiniteError on all."""
         columns = self._columns()
         self._rows = []
         return {key: sum(column) / len(column) for key, column in columns.items()}
@@ -113,9 +109,8 @@ class Throughput:
     def compute(self, global_batch_size: int) -> dict[str, float]:
         """The figures of the steps since the last call; called by all processes alike, after the meter's `compute`.
 
-        Returns:
-            `time/images_per_s` over all processes; `data/wait_s`, how long the loop waited for a batch, the mean of its
-            steps, and `memory/peak_gib` (`take_peak_bytes`), both of the process that has most. {} without a step.
+        `time/images_per_s` over all processes; `data/wait_s`, how long the loop waited for a batch, the mean of its
+        steps, and `memory/peak_gib` (`take_peak_bytes`), both of the process that has most. {} without a step.
         """
         self.pause()
         if not (steps := self._steps):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -51,7 +51,11 @@ class Profiler:
         if phase is None:
             return
         if self._trace is None and self._seen[phase] == NUM_WARM_UP:
-            self._start(phase)
+            os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it announces its start and stop on the terminal
+            activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])]
+            self._phase, self._trace = phase, torch.profiler.profile(activities=activities)
+            self._set_span(record_function)
+            self._trace.start()
         if self._trace is not None:
             self._step = record_function("step")
             self._step.__enter__()
@@ -69,13 +73,6 @@ class Profiler:
         tqdm.write(f"{text}\ntrace: {self.folder}/phase_{self._phase}.json.gz (open it in ui.perfetto.dev)", sys.stderr)
         self._trace = None
 
-    def _start(self, phase: int) -> None:
-        os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it announces its start and stop on the terminal
-        activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])]
-        self._phase, self._trace = phase, torch.profiler.profile(activities=activities)
-        self._set_span(record_function)
-        self._trace.start()
-
     def _set_span(self, span: Callable[[str], AbstractContextManager]) -> None:
         self.span = span
         for network in self.networks:
@@ -87,8 +84,7 @@ def summary(averages: Any, num_steps: int) -> str:
 
     Of `averages`, the `key_averages()` of a trace of `num_steps` with the spans of `SPANS` in it.
     """
-    host, device = dict.fromkeys((*SPANS, "reduce"), 0.0), dict.fromkeys((*SPANS, "reduce"), 0.0)
-    total = 0.0
+    host, device, total = defaultdict[str, float](float), defaultdict[str, float](float), 0.0
     for event in averages:
         on_device = event.device_time_total
         if event.key == "step":

@@ -21,7 +21,7 @@ from inpaint.errors import InpaintError, UsageError
 from inpaint.files import publish_directory, read_object, remove_directory, write_atomically
 from inpaint.hub.card import write_generator_card
 from inpaint.models.generator import Generator
-from inpaint.training.checkpoint import CheckpointStore, DamagedCheckpointError, read_state
+from inpaint.training.checkpoint import CheckpointStore, read_state
 from inpaint.training.identity import another_run, differences
 from inpaint.training.metrics_file import DAMAGED, MetricsFile
 from inpaint.training.run_lock import RunLock
@@ -83,11 +83,18 @@ class RunDirectory:
             ) from error
 
     def _begin(self, config: Config, resume: bool) -> list[str]:
-        if not resume:
-            for name in OURS:
-                path = self.path / name
-                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-        changes = self._changes(config) if resume else []
+        changes: list[str] = []
+        for name in () if resume else OURS:
+            path = self.path / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        if resume:
+            before = self.saved_config()
+            another, changes = differences(before, config)
+            if another:
+                raise another_run(self.path, another)
+            if before and not self._config_file():
+                write_atomically(self.path / CONFIG, yaml.safe_dump(before, sort_keys=False).encode())
+                changes.append(f"{CONFIG} was missing or damaged and is back from the newest checkpoint")
         if not resume or not (self.path / CONFIG).is_file():
             write_atomically(self.path / CONFIG, config.to_yaml().encode())
         (self.path / PID).write_text(str(os.getpid()))
@@ -106,12 +113,9 @@ class RunDirectory:
         Its newest checkpoint tells; where that holds none, as the first did not, config.yaml.
         """
         store = CheckpointStore(self.path / "checkpoints")
-        for step in reversed(store.steps()):
-            try:
-                return read_state(store.folder(step)).get("config") or self._config_file()
-            except DamagedCheckpointError:
-                continue  # it is named and set aside when it is to be loaded
-        return {}
+        # A damaged one is named and set aside when it is to be loaded.
+        state = store.newest(read_state, damaged=lambda folder, error: None)
+        return {} if state is None else state.get("config") or self._config_file()
 
     def log(self, line: Mapping[str, Any], image: Image.Image | None = None) -> None:
         """Append to metrics.jsonl; a tracker gets the image too."""
@@ -183,7 +187,6 @@ class RunDirectory:
             self.write(EVALUATION, json.dumps(evaluation | {"finished": step}, indent=1).encode())
 
     def close(self, preempted: bool = False) -> None:
-        """Leave the folder to the next."""
         with self.tolerate_io_errors(METRICS):
             self._metrics.flush()
         if self._tracker is not None:
@@ -193,16 +196,6 @@ class RunDirectory:
         with self.tolerate_io_errors(LOCK):
             (self.path / PID).unlink(missing_ok=True)
             self._lock.release()
-
-    def _changes(self, config: Config) -> list[str]:
-        before = self.saved_config()
-        another, allowed = differences(before, config)
-        if another:
-            raise another_run(self.path, another)
-        if before and not self._config_file():
-            write_atomically(self.path / CONFIG, yaml.safe_dump(before, sort_keys=False).encode())
-            allowed.append(f"{CONFIG} was missing or damaged and is back from the newest checkpoint")
-        return allowed
 
     def _config_file(self) -> dict[str, Any]:
         values = read_object(self.path / CONFIG)

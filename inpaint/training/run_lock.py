@@ -57,7 +57,6 @@ class RunLock:
         self._thread.start()
 
     def release(self) -> None:
-        """Leave the directory to the next."""
         if self._descriptor is None:
             return
         self._released.set()
@@ -156,7 +155,6 @@ def _lock(descriptor: int, shared: bool = False) -> bool:
 
 
 def _is_renewed(path: Path, patience_s: float) -> bool:
-    """Whether the lock file changes while it is watched."""
     before, deadline = _read(path), time.monotonic() + patience_s
     whose = f"{path} is of {_who(before[0])}"
     print(f"{whose}: watching for up to {patience_s:.0f} s whether it is alive", file=sys.stderr)

@@ -36,13 +36,13 @@ def load_generator(source: str | Path, revision: str | None = None) -> Generator
         except InpaintError as error:
             lacks = str(error)
     store = CheckpointStore(folder / "checkpoints")
-    for step in reversed(store.steps()):
-        try:
-            generator, which = _of_checkpoint(read_checkpoint(store.folder(step)), folder)
-        except DamagedCheckpointError as error:
-            print(f"{store.folder(step)} is damaged: {error}", file=sys.stderr)
-            continue
-        print(f"{lacks}: taking {which} of {store.folder(step)}", file=sys.stderr)
+    found = store.newest(
+        lambda path: (*_of_checkpoint(read_checkpoint(path), folder), path),
+        damaged=lambda path, error: print(f"{path} is damaged: {error}", file=sys.stderr),
+    )
+    if found is not None:
+        generator, which, path = found
+        print(f"{lacks}: taking {which} of {path}", file=sys.stderr)
         return generator
     raise InpaintError(f"{lacks}, and not one sound checkpoint; train on with the same command, or give another model")
 

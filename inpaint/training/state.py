@@ -101,11 +101,8 @@ def load_state(
 ) -> Progress | None:
     """Take the newest sound checkpoint in, whichever engine wrote it; None if there is none.
 
-    Only the main process reads; the others get theirs from it.
-
-    Raises:
-        InpaintError: the checkpoint is sound but of other networks.
-        UsageError: it was trained on other data.
+    Only the main process reads; the others get theirs from it. InpaintError if it is sound but of other networks,
+    UsageError if it was trained on other data.
     """
     checkpoint = store.newest_sound() if runtime.is_main else None
     state = runtime.broadcast(checkpoint.state if checkpoint else None)

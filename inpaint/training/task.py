@@ -59,8 +59,7 @@ def losses_of(config: Config, table: Mapping[str, str]) -> dict[str, Loss]:
 class InpaintingTask:
     """A generator and its discriminator in training; every process calls every method alike.
 
-    Raises:
-        InpaintError: `init_from`, a saved generator to begin from, cannot be read or has another shape.
+    InpaintError if `init_from`, a saved generator to begin from, cannot be read or has another shape.
     """
 
     def __init__(self, config: Config, runtime: Runtime, init_from: str | None = None) -> None:
@@ -88,17 +87,10 @@ class InpaintingTask:
         self.ema = None if average is None else Ema(average.to(runtime.device, runtime.dtype), config.ema)
 
     def step(self, phase: int, batches: list[Batch], step: int, images_seen: int, lr_scale: float = 1.0) -> Terms:
-        """Train on one global batch.
+        """Train on one global batch, of which this process has the micro `batches`; `step` counts from 1.
 
-        Args:
-            phase: 1, 2 or 3.
-            batches: this process's micro batches of the global batch.
-            step: its number in the run, from 1.
-            images_seen: by the run, this batch included.
-            lr_scale: what the schedule leaves of the full learning rates.
-
-        Returns:
-            Scalars on the device, means over this process's images, and the gradients' norms; nothing waits for them.
+        `images_seen` are the run's, this batch included; `lr_scale` is what the schedule leaves of the learning rates.
+        Returned are scalars on the device, means over this process's images, and the gradients' norms; nothing waits.
         """
         collected: list[Terms] = [{} for _ in batches]
         outputs = [

@@ -37,10 +37,8 @@ class Tracker:
 
     A run that was resumed goes on in the tracker's own run and has each point once. TensorBoard hides the points after
     `resumed_at`; where none can be taken back, those that a life of the run, lost since, had sent are not sent again.
-    TensorBoard's and W&B's files lie in `run_dir`, trackio's where it keeps all.
-
-    Args:
-        sent: the last step of a line with an evaluation (True) and of one without (False) before it was resumed.
+    TensorBoard's and W&B's files lie in `run_dir`, trackio's where it keeps all. `sent` has the last step of a line
+    with an evaluation (True) and of one without (False) before it was resumed.
     """
 
     def __init__(

@@ -66,8 +66,7 @@ class Trainer:
     def run(self) -> str:
         """Train to the end or until asked to stop; InpaintError if the run cannot go on.
 
-        Returns:
-            `finished`, `preempted`, or `unsaved (why)` if the last state could not be written.
+        It ended `finished`, `preempted`, or `unsaved (why)` if the last state could not be written.
         """
         self.heartbeat.busy("reading the last checkpoint")
         self._restore()
