@@ -62,7 +62,10 @@ def run(args: argparse.Namespace) -> int:
     if not is_folder and args.output.endswith(("/", os.sep)):
         output = output / f"{args.image.stem}.png"
     jobs = folder_jobs(args.image, args.mask, output) if is_folder else [file_job(args.image, args.mask, output)]
-    _refuse_overwriting(jobs)
+    inputs = {path.resolve() for job in jobs for path in (job.image, job.mask)}
+    for job in jobs:
+        if job.output.resolve() in inputs:
+            raise UsageError(f"the output {job.output} is one of the inputs; give another place")
     for folder in {job.output.parent for job in jobs}:
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -184,10 +187,3 @@ def _format_of(path: Path) -> str:
     if kind not in Image.SAVE:
         raise UsageError(f"no image can be written as {path.suffix!r} ({path}); use .png, .jpg, .webp or .tiff")
     return kind
-
-
-def _refuse_overwriting(jobs: list[Job]) -> None:
-    inputs = {path.resolve() for job in jobs for path in (job.image, job.mask)}
-    for job in jobs:
-        if job.output.resolve() in inputs:
-            raise UsageError(f"the output {job.output} is one of the inputs; give another place")

@@ -77,12 +77,8 @@ class BatchLoader:
     unawaited.
 
     Args:
-        split: to train on.
-        config: holes, windows, flips and `device_cache`.
-        seed: of the run.
         global_batch_size: images of all processes in a step; the last partial batch of an epoch is dropped.
         rank, world_size: which consecutive share of each global batch is this process's.
-        device: where the batches go.
         dtype: of the images, float32 or float64.
     """
 

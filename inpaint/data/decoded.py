@@ -120,7 +120,13 @@ def open_pictures(
         return ""
 
     once_a_machine(build)
-    return _open(entry, recipe.name, splits, spec, max_bad_fraction)
+    try:
+        facts = json.loads((entry / "entry.json").read_bytes())
+        pictures = {split: _open_split(entry, split, spec) for split in splits}
+    except (OSError, ValueError, KeyError) as error:
+        raise InpaintError(f"the decoded images in {entry} are damaged ({error}): delete that folder") from error
+    refuse_too_many(recipe.name, facts["bad"], facts["num_pictures"], facts["num_pictures"], max_bad_fraction)
+    return pictures
 
 
 def num_training_pictures(path: str) -> int:
@@ -129,18 +135,6 @@ def num_training_pictures(path: str) -> int:
     own_splits = source.survey().own_splits
     entries = source.entries(with_data=False)
     return sum(split_for(entry.key_hash, entry.split, own_splits) == "train" for entry in entries)
-
-
-def _open(
-    entry: Path, name: str, splits: Sequence[Split], spec: HoleSpec, max_bad_fraction: float
-) -> dict[Split, DecodedSplit]:
-    try:
-        facts = json.loads((entry / "entry.json").read_bytes())
-        pictures = {split: _open_split(entry, split, spec) for split in splits}
-    except (OSError, ValueError, KeyError) as error:
-        raise InpaintError(f"the decoded images in {entry} are damaged ({error}): delete that folder") from error
-    refuse_too_many(name, facts["bad"], facts["num_pictures"], facts["num_pictures"], max_bad_fraction)
-    return pictures
 
 
 def _open_split(entry: Path, split: Split, spec: HoleSpec) -> DecodedSplit:

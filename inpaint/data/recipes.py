@@ -125,8 +125,6 @@ def _portions(entries: Iterator[Entry], most: int) -> Iterator[list[Entry]]:
 
 
 class SyntheticRecipe:
-    """Synthetic landscapes, in the order of their indices."""
-
     name = "the synthetic landscapes"
 
     def __init__(self, spec: SyntheticSpec, size: int) -> None:

@@ -87,11 +87,9 @@ class Stream:
     """The split that is trained on, of N images; a `TrainingSplit`.
 
     Args:
-        source: found before; their footers are read here, and name every row group.
-        spec: size of the images and of their holes.
+        source: found before; the footers of its shards are read here, and name every row group.
         batch_size: images of all processes in a step.
         window: how many images are held in memory, over all lanes and processes; most of them are mixed.
-        max_bad_fraction: of all images.
     """
 
     def __init__(
@@ -99,7 +97,7 @@ class Stream:
     ) -> None:
         self.name, self.spec, self.batch_size = source.name, spec, batch_size
         self._files, self._source = source.shards("train"), source
-        with ThreadPoolExecutor(min(16, 4 * _num_threads())) as pool:
+        with ThreadPoolExecutor(min(16, 4 * num_cores_each())) as pool:
             self._footers = list(pool.map(footer_of, self._files))
         counted = ((shard, range(footer.num_row_groups)) for shard, footer in enumerate(self._footers))
         self._places = [(shard, number) for shard, numbers in counted for number in numbers]
@@ -190,7 +188,7 @@ class Stream:
         num_left: Counter[int] = Counter()
         read = self._read_ahead = {}
         num_ahead = 0
-        with ThreadPoolExecutor(_num_threads(), thread_name_prefix="stream") as pool:
+        with ThreadPoolExecutor(min(16, num_cores_each()), thread_name_prefix="stream") as pool:
             try:
                 while True:
                     while not coming or (num_ahead < self._lanes_of(coming[0].chosen) and len(coming) < STEPS_AHEAD):
@@ -262,7 +260,6 @@ class Stream:
         return list(entries_of(self.name, table, self._source.columns, "train"))
 
     def _decode(self, group: int, read: Future[list[Entry]], rows: NDArray[np.int64]) -> _Part:
-        """These rows of a row group."""
         parts = [self._decode_row(group, read.result(), row) for row in rows.tolist()]
         hashes = np.array([entry.key_hash for entry, _ in parts], np.uint64)
         coordinates = [found.coordinates for _, found in parts if found.coordinates is not None]
@@ -290,8 +287,3 @@ class Stream:
                 f"{total} of the {len(self)} images of {self.name} cannot be used, more than data.max_bad_fraction "
                 f"allows; the last seen is {why}. Mend or remove them, or allow more"
             )
-
-
-def _num_threads() -> int:
-    """Processors that this process may count on, of a machine's processes."""
-    return min(16, num_cores_each())

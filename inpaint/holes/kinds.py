@@ -42,9 +42,7 @@ class HoleKind:
 class HoleMixture:
     """Kinds of holes by weight. A hole of any of them is float32 [1 + P]: its kind's number, then its parameters.
 
-    Args:
-        weights: by a kind's name in `HOLES`; their order does not matter.
-        spec: the geometry of the holes.
+    `weights` are by a kind's name in `HOLES`; their order does not matter.
     """
 
     def __init__(self, weights: Mapping[str, float], spec: HoleSpec) -> None:

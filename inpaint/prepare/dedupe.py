@@ -57,8 +57,6 @@ _COMPARED_PX, _MARGIN_PX = 48, 6
 
 
 class Likeness(NamedTuple):
-    """What a comparison found."""
-
     is_alike: bool
     is_copy: bool
 
