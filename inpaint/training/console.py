@@ -52,7 +52,6 @@ class Console:
             tqdm.write(text, file=sys.stderr)
 
     def begin(self, num_done: int, num_total: int) -> None:
-        """Show the bar, where the run stands now, in images."""
         self._bar = tqdm(
             total=num_total,
             initial=num_done,

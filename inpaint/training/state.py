@@ -79,10 +79,7 @@ def save_state(
     config: Config,
     data_digest: str = "",
 ) -> None:
-    """Begin a checkpoint; every process gathers, the main one writes in the background.
-
-    `data_digest` is `identity.digest_of` the data that the run is trained on.
-    """
+    """Begin a checkpoint with the data's `digest_of`; every process gathers, the main one writes in the background."""
     tensors = task.state()
     if runtime.is_main:
         state = {
