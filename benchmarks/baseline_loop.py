@@ -69,7 +69,7 @@ class ContextDiscriminator(nn.Module):
         return torch.sigmoid(self.joined(torch.cat([self.local(window), self.whole(image)], dim=1)))
 
 
-class PictureFiles(Dataset):
+class ImageFiles(Dataset):
     """Files, decoded and scaled each time they are asked for."""
 
     def __init__(self, paths: list[Path]) -> None:
@@ -100,7 +100,7 @@ class BaselineLoop:
         self.batches = self._endless()
 
     def _endless(self) -> Iterator[Tensor]:
-        loader = DataLoader(PictureFiles(self.paths), self.batch_size, shuffle=True, drop_last=True)
+        loader = DataLoader(ImageFiles(self.paths), self.batch_size, shuffle=True, drop_last=True)
         while True:
             yield from loader
 

@@ -33,12 +33,12 @@ import torch  # noqa: E402
 
 from benchmarks.measuring import Figure, machine, matmul_peak, middle, now, table  # noqa: E402
 from benchmarks.step import PHASES, flops, host_syncs  # noqa: E402
-from benchmarks.subject import Subject, configured, noise_pictures  # noqa: E402
+from benchmarks.subject import Subject, configured, noise_images  # noqa: E402
 from inpaint.config import DataConfig  # noqa: E402
 from inpaint.data.batches import BatchLoader  # noqa: E402
 from inpaint.training.profile import Profiler  # noqa: E402
 
-EPOCH_PICTURES, GOAL_S = 170_000, 6.0
+EPOCH_IMAGES, GOAL_S = 170_000, 6.0
 
 
 @dataclass
@@ -168,7 +168,7 @@ def _forced_cpu(forced: bool) -> Iterator[None]:
 
 
 def time_steps(check: Check, batch_size: int, precision: str, variant: str, peak: float) -> float:
-    """Pictures/s by phase; returns the seconds of an epoch of `EPOCH_PICTURES`."""
+    """Pictures/s by phase; returns the seconds of an epoch of `EPOCH_IMAGES`."""
     if variant in ("compiled", "graphs"):
         torch._dynamo.reset()
     subject = check.subject(batch_size, precision, variant)
@@ -188,7 +188,7 @@ def time_steps(check: Check, batch_size: int, precision: str, variant: str, peak
                     _marked_step(subject, phase, batch)
                 seconds.append((now() - start) / check.steps)
             step_s, _ = middle(seconds)
-            epoch_s += share * step_s * EPOCH_PICTURES / batch_size
+            epoch_s += share * step_s * EPOCH_IMAGES / batch_size
             notes.append(f"phase {phase} {batch_size / step_s:,.0f} img/s, {1e3 * step_s:.2f} ms")
             if variant == "eager":
                 notes[-1] += f", {flops(subject, phase) / step_s / peak:.0%} of the peak"
@@ -212,9 +212,9 @@ def time_input(check: Check) -> None:
     num, batch_size, num_batches = (64, 8, 4) if check.rehearse else (65_536, 2048, 100)
     for cache in ("on", "off"):
         config = DataConfig(holes="resampled", flip=True, device_cache=cache)
-        batches = BatchLoader(
-            noise_pictures(num, config.hole_spec), config, 0, batch_size, device=check.device
-        ).batches(1, 0)
+        batches = BatchLoader(noise_images(num, config.hole_spec), config, 0, batch_size, device=check.device).batches(
+            1, 0
+        )
         for _ in range(3):
             next(batches)
         start = now()

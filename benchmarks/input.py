@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from benchmarks.baseline_loop import PictureFiles
+from benchmarks.baseline_loop import ImageFiles
 from benchmarks.measuring import Figure, rate, ratio, take_turns
-from benchmarks.step import picture_files
-from benchmarks.subject import noise_pictures, reset_threads
+from benchmarks.step import image_files
+from benchmarks.subject import noise_images, reset_threads
 from inpaint.config import DataConfig
 from inpaint.data.batches import BatchLoader
 from inpaint.data.decoded import DecodedSplit
@@ -29,12 +29,12 @@ def run() -> list[Figure]:
     config = DataConfig(holes="resampled", flip=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        files = picture_files(folder, 128)
-        noise = noise_pictures(NUM, config.hole_spec)
+        files = image_files(folder, 128)
+        noise = noise_images(NUM, config.hole_spec)
         np.save(folder / "pixels.npy", noise.pixels)
         mapped = DecodedSplit(np.load(folder / "pixels.npy", mmap_mode="r"), noise.holes, noise.windows, noise.sources)
         ours = BatchLoader(mapped, config, 0, BATCH).batches(1, 0)
-        decoded = iter_forever(DataLoader(PictureFiles(files), BATCH, shuffle=True))
+        decoded = iter_forever(DataLoader(ImageFiles(files), BATCH, shuffle=True))
         rows = datasets.Dataset.from_dict(
             {"image": [str(path) for path in files]}, features=datasets.Features({"image": datasets.Image()})
         )

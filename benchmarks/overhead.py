@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, mse_loss
 
 from benchmarks.measuring import Figure, middle, take_turns
-from benchmarks.subject import configured, noise_pictures, reset_threads
+from benchmarks.subject import configured, noise_images, reset_threads
 from inpaint.arguments import Options
 from inpaint.config import Config
 from inpaint.data.batches import Batch
@@ -55,7 +55,7 @@ def compare(config: Config, folder: Path, rounds: int) -> list[Figure]:
         rounds: how many turns count.
     """
     batch_size = config.training.global_batch_size
-    pictures = noise_pictures(3 * STEPS_PER_PHASE * batch_size, config.data.hole_spec)
+    pictures = noise_images(3 * STEPS_PER_PHASE * batch_size, config.data.hole_spec)
     runtime = Runtime(config.training.precision, batch_size)
     directory = RunDirectory(folder / "run")
     directory.open(config, resume=False, overwrite=False)

@@ -15,9 +15,9 @@ import cv2
 import numpy as np
 
 from benchmarks.measuring import Figure, rate, ratio, take_turns, watched
-from benchmarks.step import picture_files
+from benchmarks.step import image_files
 from benchmarks.subject import reset_threads
-from inpaint.images.pixels import open_picture, square
+from inpaint.images.pixels import open_image, square
 
 NUM, ROUNDS = 2000, 3
 GROWING = (1_000, 10_000, 100_000)
@@ -40,7 +40,7 @@ def run() -> list[Figure]:
 def _speed(folder: Path) -> list[Figure]:
     source = folder / "photos" / "field"
     source.mkdir(parents=True)
-    files = picture_files(source, NUM)
+    files = image_files(source, NUM)
     said: list[str] = []
 
     def whole(workers: int, *flags: str) -> None:
@@ -48,7 +48,7 @@ def _speed(folder: Path) -> list[Figure]:
 
     def decode() -> None:
         for file in files:
-            square(open_picture(file), 64)
+            square(open_image(file), 64)
 
     rivals = {"two": lambda: whole(2), "prepare": lambda: whole(1), "decode": decode}
     seconds = take_turns(rivals, rounds=ROUNDS, clock=time.perf_counter)

@@ -29,14 +29,14 @@ class StepTime:
     """Seconds of one GPU's step as a function of its images: what the launch of kernels takes, or the work."""
 
     floor_s: float
-    picture_s: float
+    image_s: float
 
-    def __call__(self, pictures: float) -> float:
-        return max(self.floor_s, pictures * self.picture_s)
+    def __call__(self, images: float) -> float:
+        return max(self.floor_s, images * self.image_s)
 
 
 # 10 GFLOP an image at 300 TFLOP/s, and a few hundred kernels; gpu_check.py measures both.
-ASSUMED = StepTime(floor_s=2.5e-3, picture_s=10e9 / 300e12)
+ASSUMED = StepTime(floor_s=2.5e-3, image_s=10e9 / 300e12)
 
 
 def reduction_s(num_gpus: int, num_bytes: float) -> float:
@@ -50,9 +50,9 @@ def reduction_s(num_gpus: int, num_bytes: float) -> float:
     return inside + between + buckets * 2 * math.ceil(math.log2(machines)) * ADAPTER_LATENCY_S
 
 
-def efficiency(num_gpus: int, pictures: float, num_bytes: float, step: StepTime = ASSUMED) -> float:
+def efficiency(num_gpus: int, images: float, num_bytes: float, step: StepTime = ASSUMED) -> float:
     """Share of the time that is work, at so many images a GPU in each step."""
-    work = step(pictures)
+    work = step(images)
     buckets = math.ceil(num_bytes / BUCKET_BYTES)
     spent = reduction_s(num_gpus, num_bytes)
     # The last bucket is ready only when the backward is over.
@@ -70,10 +70,10 @@ def run() -> list[Figure]:
     num_bytes = [4 * sum(parameter.numel() for parameter in network.parameters()) for network in networks]
     figures = []
     for num_gpus in (1, 8, 64, 256, 1024):
-        note = f"assumed: {ASSUMED.picture_s * 1e6:.0f} us an image, at least {ASSUMED.floor_s * 1e3:.1f} ms a step"
-        for name, size, pictures in (("both networks", sum(num_bytes), 128), ("generator", num_bytes[0], 128)):
-            value = 100 * efficiency(num_gpus, pictures, size)
-            what = f"{num_gpus} GPU(s), {pictures} images each, {name} ({size / 1e6:.0f} MB)"
+        note = f"assumed: {ASSUMED.image_s * 1e6:.0f} us an image, at least {ASSUMED.floor_s * 1e3:.1f} ms a step"
+        for name, size, images in (("both networks", sum(num_bytes), 128), ("generator", num_bytes[0], 128)):
+            value = 100 * efficiency(num_gpus, images, size)
+            what = f"{num_gpus} GPU(s), {images} images each, {name} ({size / 1e6:.0f} MB)"
             figures.append(Figure(what, value, "% work", None, note))
         batch = smallest_batch(num_gpus, sum(num_bytes))
         figures.append(

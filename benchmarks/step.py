@@ -28,7 +28,7 @@ PHASES = (1, 2, 3)
 def run() -> list[Figure]:
     reset_threads()
     with tempfile.TemporaryDirectory() as folder:
-        files = picture_files(Path(folder), 64)
+        files = image_files(Path(folder), 64)
         return [
             *_against_baseline("paper/final, width 64", files, batch_size=16, rounds=3, width=64),
             *_against_baseline("paper/final, width 16", files, batch_size=32, rounds=5, width=16),
@@ -104,7 +104,7 @@ def host_syncs(subject: Subject, phase: int) -> int:
     return sum("synchroniz" in str(warning.message) for warning in caught)
 
 
-def picture_files(folder: Path, num: int, size: int = 256) -> list[Path]:
+def image_files(folder: Path, num: int, size: int = 256) -> list[Path]:
     """JPEGs of clouds of colour, as large as Places365's small ones."""
     random = np.random.default_rng(0)
     paths = [folder / f"{number:04d}.jpg" for number in range(num)]

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from benchmarks.measuring import Figure, watched
-from benchmarks.step import picture_files
+from benchmarks.step import image_files
 from benchmarks.subject import reset_threads
 
 BATCH, SECONDS = 64, 8.0
@@ -26,7 +26,7 @@ def run() -> list[Figure]:
         for size, (num, windows) in CASES.items():
             source = Path(name) / f"photos{size}" / "field"
             source.mkdir(parents=True)
-            picture_files(source, num)
+            image_files(source, num)
             out = Path(name) / f"dataset{size}"
             prepare(Options(str(source.parent), out, size=size, workers=1, show_progress=False))
             for window in (0, *windows):

@@ -17,7 +17,7 @@ from inpaint.resolve import load_config
 from inpaint.training.task import InpaintingTask
 
 
-def noise_pictures(num: int, spec: HoleSpec) -> DecodedSplit:
+def noise_images(num: int, spec: HoleSpec) -> DecodedSplit:
     """A split of `num` images of noise, in memory."""
     where, windows = stored_holes(np.arange(num, dtype=np.uint64), spec)
     pixels = np.random.default_rng(0).integers(0, 256, (num, spec.image_size, spec.image_size, 3), dtype=np.uint8)
@@ -33,14 +33,14 @@ def configured(preset: str, batch_size: int, precision: str = "float32", **flags
 class Subject:
     """Networks, optimizers, average and feed of a config, as the trainer builds them."""
 
-    def __init__(self, config: Config, pictures: DecodedSplit | None = None) -> None:
+    def __init__(self, config: Config, images: DecodedSplit | None = None) -> None:
         training = config.training
         self.config, self.batch_size = config, training.global_batch_size
         self.runtime = Runtime.of(config)
         self.task = InpaintingTask(config, self.runtime)
-        pictures = pictures or noise_pictures(max(4 * self.batch_size, 256), config.data.hole_spec)
+        images = images or noise_images(max(4 * self.batch_size, 256), config.data.hole_spec)
         self.feed = BatchLoader(
-            pictures,
+            images,
             config.data,
             training.seed,
             self.batch_size,

@@ -130,9 +130,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/minimal"))
     args = parser.parse_args()
 
-    data = Landscapes(args.pictures, args.image_size, seed=0)
+    data = Landscapes(args.images, args.image_size, seed=0)
     trainer = Trainer(args.image_size, args.width, args.device)
-    num_steps = args.pictures // args.batch_size
+    num_steps = args.images // args.batch_size
     phases = phase_steps(args.phases, num_steps)
     args.out.mkdir(parents=True, exist_ok=True)
     for epoch in range(1, args.epochs + 1):

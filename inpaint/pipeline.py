@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from inpaint.errors import InpaintError, InpaintWarning, UsageError
 from inpaint.evaluation.metrics import to_u8
 from inpaint.hub.errors import CLIENT_ERRORS, describe
-from inpaint.images.given import PictureLike, Pixels, read_mask, read_picture
+from inpaint.images.given import ImageLike, Pixels, read_image, read_mask
 from inpaint.memory import free_bytes
 from inpaint.models.generator import Generator
 
@@ -134,15 +134,15 @@ class InpaintingPipeline:
         return self.generator
 
     @overload
-    def __call__(self, image: PictureLike, mask_image: PictureLike, *, resize_mask: bool = False) -> Image.Image: ...
+    def __call__(self, image: ImageLike, mask_image: ImageLike, *, resize_mask: bool = False) -> Image.Image: ...
 
     @overload
     def __call__(
-        self, image: list[Any], mask_image: list[Any] | PictureLike, *, resize_mask: bool = False
+        self, image: list[Any], mask_image: list[Any] | ImageLike, *, resize_mask: bool = False
     ) -> list[Image.Image]: ...
 
     def __call__(
-        self, image: PictureLike | list[Any], mask_image: PictureLike | list[Any], *, resize_mask: bool = False
+        self, image: ImageLike | list[Any], mask_image: ImageLike | list[Any], *, resize_mask: bool = False
     ) -> Image.Image | list[Image.Image]:
         """The image with the hole filled and all other pixels unchanged.
 
@@ -177,7 +177,7 @@ class InpaintingPipeline:
         filled = [filled.to_image() for filled in self._fill(jobs)]
         return filled[0] if several is None else filled
 
-    def fill(self, image: PictureLike, mask_image: PictureLike, *, resize_mask: bool = False) -> Filled:
+    def fill(self, image: ImageLike, mask_image: ImageLike, *, resize_mask: bool = False) -> Filled:
         """Like a call with one image, but also for 16-bit colour: known pixels keep 16 bits, the fill has 8 scaled up.
 
         Raises, warns: as a call does.
@@ -259,8 +259,8 @@ class _Job:
     hole: NDArray[np.bool_]
 
     @classmethod
-    def of(cls, image: PictureLike, mask_image: PictureLike, resize_mask: bool) -> _Job:
-        pixels, icc_profile = read_picture(image)
+    def of(cls, image: ImageLike, mask_image: ImageLike, resize_mask: bool) -> _Job:
+        pixels, icc_profile = read_image(image)
         return cls(pixels, icc_profile, read_mask(mask_image, pixels.shape[:2], resize_mask))
 
     def rgb(self) -> NDArray[np.uint8]:
@@ -297,7 +297,7 @@ def _require_pillow(pixels: Pixels) -> None:
         )
 
 
-def _several(value: PictureLike | list[Any]) -> list[Any] | None:
+def _several(value: ImageLike | list[Any]) -> list[Any] | None:
     """The images of a list or of a tensor [B, C, H, W]; None of a single one."""
     return list(value) if isinstance(value, list) or (isinstance(value, Tensor) and value.ndim == 4) else None
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from inpaint.arguments import parse_arguments
 from inpaint.data.cache import build_once, check_room
-from inpaint.data.decoded import SyntheticSpec, open_pictures
+from inpaint.data.decoded import SyntheticSpec, open_images
 from inpaint.errors import InpaintError, UsageError
 
 
@@ -27,7 +27,7 @@ def stage(folder: Path, train_arguments: list[str]) -> Path:
     data = parse_arguments(train_arguments)[0].data
     if data.cache_dir is not None:
         raise UsageError(f"data.cache_dir = {data.cache_dir} would be read, not the staged copy; set INPAINT_CACHE")
-    pictures = open_pictures(
+    images = open_images(
         data.path,
         data.hole_spec,
         cache_dir=None,
@@ -35,7 +35,7 @@ def stage(folder: Path, train_arguments: list[str]) -> Path:
         synthetic=SyntheticSpec(data.synthetic_train, data.synthetic_held_out, data.synthetic_held_out, seed=0),
         show_progress=False,
     )
-    entry = Path(pictures["train"].pixels.filename).parent  # type: ignore[attr-defined]
+    entry = Path(images["train"].pixels.filename).parent  # type: ignore[attr-defined]
     staged = folder / entry.name
 
     def copy(temporary: Path) -> None:

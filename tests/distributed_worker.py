@@ -109,7 +109,7 @@ def record(folder: Path, base: str, scenarios: list[dict[str, Any]]) -> None:
         run = RunDirectory(options.run_dir)
         launch._on_main(runtime, lambda run=run, config=config, options=options: launch._open_run(run, config, options))
         stop, heartbeat = StopRequest(), Heartbeat(runtime.rank, runtime.world_size, training.timeout_s)
-        trainer = Trainer(config, options, runtime, run, stop, heartbeat, launch._open_pictures(runtime, config))
+        trainer = Trainer(config, options, runtime, run, stop, heartbeat, launch._open_images(runtime, config))
         trainer.task.step = recorder = Recorder(trainer)  # type: ignore[method-assign, assignment]
         outcome = trainer.run()
         seen = {
@@ -144,8 +144,8 @@ def fault(kind: str, rank: int, step: int, arguments: list[str]) -> int:
     inner, count = InpaintingTask.step, 0
     if kind == "late":
         if int(os.environ["RANK"]) == rank:
-            open_pictures = launch._open_pictures
-            launch._open_pictures = lambda *args: (open_pictures(*args), time.sleep(step))[0]
+            open_images = launch._open_images
+            launch._open_images = lambda *args: (open_images(*args), time.sleep(step))[0]
         return launch.main(arguments)
 
     def faulty(self: InpaintingTask, *arguments: Any) -> Terms:

@@ -32,9 +32,9 @@ def train(folder: Path, scenario: dict[str, Any]) -> None:
 
     keys = np.arange(4 * batch_size, dtype=np.uint64)
     pixels = np.random.default_rng(0).integers(0, 256, (len(keys), spec.image_size, spec.image_size, 3), dtype=np.uint8)
-    pictures = DecodedSplit(pixels, *draws.stored_holes(keys, spec), [""] * len(keys))
+    images = DecodedSplit(pixels, *draws.stored_holes(keys, spec), [""] * len(keys))
     feed = BatchLoader(
-        pictures, config.data, 0, batch_size, runtime.rank, runtime.world_size, runtime.device, runtime.dtype
+        images, config.data, 0, batch_size, runtime.rank, runtime.world_size, runtime.device, runtime.dtype
     )
     batches = feed.batches(1, 0)
     for number, phase in enumerate(scenario["phases"], start=1):

@@ -63,7 +63,7 @@ def _bomb() -> bytes:
 
 
 def options(source: Path | str, out: Path, **more: Any) -> Options:
-    return Options(str(source), out, workers=1, chunk_pictures=7, show_progress=False, **more)
+    return Options(str(source), out, workers=1, chunk_images=7, show_progress=False, **more)
 
 
 def contents(out: Path) -> dict[str, str]:

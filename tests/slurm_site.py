@@ -143,7 +143,7 @@ def kill_rank(site: Site, job: str, rank: int) -> None:
     raise AssertionError(f"job {job} has no rank {rank}")
 
 
-def write_picture(path: Path, seed: int = 0) -> None:
+def write_image(path: Path, seed: int = 0) -> None:
     import numpy as np
     from PIL import Image
 

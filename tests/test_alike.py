@@ -16,7 +16,7 @@ from PIL import Image, ImageEnhance, ImageOps
 from preparing import options
 
 from inpaint.data.synthetic.landscapes import render
-from inpaint.images.pixels import open_picture, square
+from inpaint.images.pixels import open_image, square
 from inpaint.prepare import alike, dedupe
 from inpaint.prepare.alike import find_pairs, first_of_group
 from inpaint.prepare.run import prepare
@@ -28,7 +28,7 @@ NUM_SCENES = 40
 def saved(image: Image.Image, quality: int = 90) -> Image.Image:
     data = io.BytesIO()
     image.save(data, "jpeg", quality=quality)
-    return open_picture(data.getvalue())
+    return open_image(data.getvalue())
 
 
 def cropped(image: Image.Image, left: float, top: float, right: float, bottom: float) -> Image.Image:
@@ -68,7 +68,7 @@ def likenesses(squares: list[np.ndarray]) -> dict[tuple[int, int], dedupe.Likene
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_was_done_to_a_picture_does_not_hide_it_and_other_scenes_are_not_taken_for_it(
+def test_what_was_done_to_an_image_does_not_hide_it_and_other_scenes_are_not_taken_for_it(
     kind: str, scenes: list[Image.Image]
 ) -> None:
     changed = [saved(KINDS[kind](scene)) for scene in scenes]
@@ -84,7 +84,7 @@ def test_what_was_done_to_a_picture_does_not_hide_it_and_other_scenes_are_not_ta
         assert num_copies <= 1
 
 
-def test_pictures_of_one_colour_are_like_nothing() -> None:
+def test_images_of_one_colour_are_like_nothing() -> None:
     squares = [np.full((64, 64, 3), grey, np.uint8) for grey in (0, 90, 90, 255)]
     assert likenesses(squares) == {}
 
@@ -105,14 +105,12 @@ def test_lists_find_nearly_what_comparing_all_with_all_finds(
         return set(zip(found["one"].tolist(), found["other"].tolist(), strict=True))
 
     whole = pairs()
-    monkeypatch.setattr(alike, "LIST_PICTURES", 10)
+    monkeypatch.setattr(alike, "LIST_IMAGES", 10)
     assert len(pairs() & whole) >= 0.95 * len(whole)
 
 
-def test_how_the_pictures_come_does_not_change_what_is_found(
-    crowd: np.ndarray, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(alike, "LIST_PICTURES", 30)
+def test_how_the_images_come_does_not_change_what_is_found(crowd: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(alike, "LIST_IMAGES", 30)
     at_once = find_pairs(crowd[:, 0].copy(), [(np.arange(len(crowd)), crowd)])
     parts = np.array_split(np.random.default_rng(1).permutation(len(crowd)), 7)
     monkeypatch.setattr(alike, "_BLOCK", 50)
@@ -169,7 +167,7 @@ def test_no_group_straddles_splits_and_the_tables_name_the_partners(scenes: list
         assert row["copy_of"] != row["source"]
         assert row["copy_of"].split(" ")[0].removesuffix(".png") == row["source"].split(" ")[0].removesuffix(".png")
         assert ("mirrored" in row["source"]) == ("mirrored" in row["copy_of"])
-    again = prepare(replace(options(source.parent, tmp_path / "again"), chunk_pictures=100))
+    again = prepare(replace(options(source.parent, tmp_path / "again"), chunk_images=100))
     assert again is not None and again.fingerprint == plan.fingerprint
 
 

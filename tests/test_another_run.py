@@ -118,7 +118,7 @@ def test_a_finished_run_does_not_go_on_with_other_data(
     assert files(tmp_path / "run") == before
 
 
-def test_the_same_pictures_elsewhere_are_the_same_data_and_others_are_not(
+def test_the_same_images_elsewhere_are_the_same_data_and_others_are_not(
     arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     photos = photographs(tmp_path / "photos", "abc")

@@ -26,14 +26,14 @@ SPEC = HoleSpec.scaled(SIZE)
 RECTANGLES = HoleMixture({"rectangle": 1.0}, SPEC)
 
 
-def make_pictures(num: int = NUM) -> DecodedSplit:
+def make_images(num: int = NUM) -> DecodedSplit:
     random = np.random.default_rng(0)
     where, windows = draws.stored_holes(random.integers(0, 2**63, num, dtype=np.uint64), SPEC)
     pixels = random.integers(0, 256, (num, SIZE, SIZE, 3), dtype=np.uint8)
     return DecodedSplit(pixels, where, windows, [str(index) for index in range(num)])
 
 
-PICTURES = make_pictures()
+PICTURES = make_images()
 
 
 def config(**changes: object) -> DataConfig:
@@ -91,7 +91,7 @@ def test_a_batch_holds_the_pixels_as_they_are(dtype: torch.dtype) -> None:
     assert (batch.windows.tolist(), batch.real_windows.tolist()) == ([[1, 2]], [[7, 8]])
 
 
-def test_a_mirrored_picture_is_mirrored_and_its_neighbours_are_not() -> None:
+def test_a_mirrored_image_is_mirrored_and_its_neighbours_are_not() -> None:
     mask = torch.rand(3, 1, SIZE, SIZE) > 0.5  # of no shape that has coordinates
     plain = made(np.arange(3), mask=mask)
     for real_window, seen in ((torch.tensor([[7, 8]] * 3), [7, 8]), (None, [SIZE - 1 - SPEC.window_px, 2])):
@@ -132,7 +132,7 @@ def test_micro_batches_are_the_batch_cut_in_order() -> None:
 
 
 @pytest.mark.parametrize("holes", ["stored", "resampled"])
-def test_a_mirrored_pictures_hole_is_mirrored_with_it(holes: str) -> None:
+def test_a_mirrored_images_hole_is_mirrored_with_it(holes: str) -> None:
     settings_ = [config(flip=flip, holes=holes, local_real="hole") for flip in (True, False)]
     (chosen, seen), (_, plain) = (BatchLoader(PICTURES, each, 0, NUM).global_batch(1, 0) for each in settings_)
     flips = plan_epoch(PICTURES, settings_[0], 0, 1)[1][chosen, 1]
@@ -252,6 +252,6 @@ def test_a_fault_while_gathering_reaches_the_loop() -> None:
         def __getitem__(self, key: object) -> object:  # type: ignore[override]
             raise OSError("the cache is gone")
 
-    pictures = DecodedSplit(PICTURES.pixels.view(Torn), PICTURES.holes, PICTURES.windows, PICTURES.sources)
+    images = DecodedSplit(PICTURES.pixels.view(Torn), PICTURES.holes, PICTURES.windows, PICTURES.sources)
     with pytest.raises(OSError, match="the cache is gone"):
-        next(BatchLoader(pictures, config(), 0, 4).batches(1, 0))
+        next(BatchLoader(images, config(), 0, 4).batches(1, 0))

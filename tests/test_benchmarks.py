@@ -12,7 +12,7 @@ import torch
 
 from benchmarks import baseline_loop, busy, overhead, scaling, start, streaming
 from benchmarks.measuring import Figure, middle, rate, ratio, table, take_turns
-from benchmarks.step import picture_files
+from benchmarks.step import image_files
 from benchmarks.subject import Subject, configured
 from inpaint.resolve import load_config
 from inpaint.training.task import build_networks
@@ -58,7 +58,7 @@ def test_the_rival_has_the_same_layers() -> None:
 
 @pytest.mark.parametrize("phase", [1, 2, 3])
 def test_the_rival_trains_what_the_phase_is_for(phase: int, tmp_path: Path) -> None:
-    loop = baseline_loop.BaselineLoop(picture_files(tmp_path, 2, size=80), batch_size=2, width=4)
+    loop = baseline_loop.BaselineLoop(image_files(tmp_path, 2, size=80), batch_size=2, width=4)
     before = [[p.clone() for p in net.parameters()] for net in (loop.generator, loop.discriminator)]
     loop.step(phase)
     moved = [
@@ -88,11 +88,11 @@ def test_the_overhead_is_measured_on_the_real_trainer(tmp_path: Path) -> None:
 
 
 def test_more_gpus_and_smaller_batches_scale_worse() -> None:
-    step = scaling.StepTime(floor_s=1e-3, picture_s=1e-4)
+    step = scaling.StepTime(floor_s=1e-3, image_s=1e-4)
     assert scaling.efficiency(1, 8, 1e8, step) == 1
     across = [scaling.efficiency(gpus, 8, 1e8, step) for gpus in (1, 8, 64, 1024)]
     assert across == sorted(across, reverse=True) and 0 < across[-1] < 0.9
-    larger = [scaling.efficiency(64, pictures, 1e8, step) for pictures in (8, 64, 512)]
+    larger = [scaling.efficiency(64, images, 1e8, step) for images in (8, 64, 512)]
     assert larger == sorted(larger)
     batch = scaling.smallest_batch(64, 1e8, step)
     assert scaling.efficiency(64, batch, 1e8, step) >= 0.9 > scaling.efficiency(64, batch // 2, 1e8, step)

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from test_evaluate import stand_in
 from torch import Tensor
 
-from inpaint.data.decoded import DecodedSplit, SyntheticSpec, open_pictures
+from inpaint.data.decoded import DecodedSplit, SyntheticSpec, open_images
 from inpaint.evaluation import features
 from inpaint.evaluation.metrics import Filled
 from inpaint.evaluation.table import means, metric_sums
@@ -61,9 +61,7 @@ def held_out() -> DecodedSplit:
     """The test split of such runs."""
     spec = HoleSpec.scaled(TINY["data"]["image_size"])
     synthetic = SyntheticSpec(TINY["data"]["synthetic_train"], 32, 32, seed=0)
-    return open_pictures(None, spec, cache_dir=None, max_bad_fraction=0, synthetic=synthetic, show_progress=False)[
-        "test"
-    ]
+    return open_images(None, spec, cache_dir=None, max_bad_fraction=0, synthetic=synthetic, show_progress=False)["test"]
 
 
 def is_of(run: Path, step: int) -> bool:

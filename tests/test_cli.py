@@ -53,7 +53,7 @@ def fill(*arguments: str, image: str = "photo.png", mask: str = "mask.png", mode
 # --- what it writes
 
 
-def test_one_picture(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_image(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert fill("-o", "new/folders/filled.png") == 0
     filled, photo = (np.asarray(Image.open(path)) for path in ("new/folders/filled.png", "photo.png"))
     assert np.array_equal(filled[:, 5:], photo[:, 5:])
@@ -135,7 +135,7 @@ def test_folders_pair_by_name_and_never_by_order(here: Path, capsys: pytest.Capt
     assert "skipped, no image of the same name: c\n" in said
 
 
-def test_a_bad_picture_costs_itself_and_not_the_others(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_bad_image_costs_itself_and_not_the_others(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("a", "b", "c"):
         draw(Path("photos", f"{name}.png"), Path("masks", f"{name}.png"))
     Path("photos/b.png").write_bytes(b"broken")
@@ -219,7 +219,7 @@ def test_an_unforeseen_error_is_one_line_too(
     assert capsys.readouterr().err.startswith("inpaint fill: unexpected RuntimeError: two lines (")
 
 
-def test_an_interrupt_is_quiet_and_leaves_no_half_picture(
+def test_an_interrupt_is_quiet_and_leaves_no_half_image(
     here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(*_: object, **__: object) -> None:

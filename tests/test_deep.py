@@ -16,7 +16,7 @@ from inpaint import Generator, InpaintingPipeline
 from inpaint.cli import main
 from inpaint.errors import InpaintError
 from inpaint.images import deep
-from inpaint.images.given import read_picture
+from inpaint.images.given import read_image
 from inpaint.images.pixels import TURNS
 from inpaint.models.generator import GeneratorConfig
 
@@ -107,12 +107,12 @@ def test_grey_with_a_transparent_value_keeps_both(pipe: InpaintingPipeline, tmp_
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_deep_picture_on_its_side_is_turned(orientation: int) -> None:
+def test_a_deep_image_on_its_side_is_turned(orientation: int) -> None:
     pixels = noise(5, 7, 3)
     exif = Image.Exif()
     exif[0x0112] = orientation
     stored = io.BytesIO(png(pixels, eXIf=exif.tobytes().removeprefix(b"Exif\0\0")))
-    turned, _ = read_picture(Image.open(stored))
+    turned, _ = read_image(Image.open(stored))
     eight_bits = Image.fromarray((pixels >> 8).astype(np.uint8))
     expected = eight_bits.transpose(TURNS[orientation]) if orientation > 1 else eight_bits
     assert np.array_equal(turned >> 8, np.asarray(expected))
@@ -129,7 +129,7 @@ def test_what_cannot_be_kept_is_refused_and_not_made_eight_bits(
         pipe.fill(path, np.ones((64, 64), np.bool_))
 
 
-def test_a_truncated_deep_picture_is_told_in_one_line(pipe: InpaintingPipeline, tmp_path: Path) -> None:
+def test_a_truncated_deep_image_is_told_in_one_line(pipe: InpaintingPipeline, tmp_path: Path) -> None:
     (tmp_path / "cut.png").write_bytes(png(noise(40, 40, 3))[:5000])
     with pytest.raises(InpaintError, match=r"cut\.png cannot be read: ") as caught:
         pipe.fill(tmp_path / "cut.png", np.ones((40, 40), np.bool_))
@@ -139,7 +139,7 @@ def test_a_truncated_deep_picture_is_told_in_one_line(pipe: InpaintingPipeline, 
 @pytest.mark.parametrize(
     "kind", ["png", "tiff", "bmp", "jp2", "avif", "ppm", "sgi", "webp", "gif", "tga", "jpg", "pcx"]
 )
-def test_pictures_of_eight_bits_are_no_deep_ones(tmp_path: Path, kind: str) -> None:
+def test_images_of_eight_bits_are_no_deep_ones(tmp_path: Path, kind: str) -> None:
     for mode in ("RGB", "L"):
         Image.effect_noise((29, 37), 50).convert(mode).save(tmp_path / f"plain.{kind}")
         with Image.open(tmp_path / f"plain.{kind}") as image:

@@ -66,7 +66,7 @@ def launched_as(monkeypatch: pytest.MonkeyPatch, rank: int, world_size: int) -> 
         monkeypatch.setenv(name, str(value))
 
 
-def pictures_of(config: Config, num: int) -> DecodedSplit:
+def images_of(config: Config, num: int) -> DecodedSplit:
     holes, crops = stored_holes(np.arange(num, dtype=np.uint64), config.data.hole_spec)
     size = config.data.image_size
     pixels = np.random.default_rng(0).integers(0, 256, (num, size, size, 3), dtype=np.uint8)
@@ -93,8 +93,8 @@ def train_watched(config: Config, folder: Path) -> tuple[Waits, dict[int, tuple[
         runtime = Runtime.of(config)
         assert runtime.device == DEVICE
         run.open(config, True, False)
-        pictures = {split: pictures_of(config, num) for split, num in (("train", 50), ("validation", 7), ("test", 9))}
-        trainer = Trainer(config, Options(run.path), runtime, run, stop, heartbeat, pictures)
+        images = {split: images_of(config, num) for split, num in (("train", 50), ("validation", 7), ("test", 9))}
+        trainer = Trainer(config, Options(run.path), runtime, run, stop, heartbeat, images)
         if runtime.world_size > 1:
             for network in trainer.task.networks.values():
                 network.engine.register_comm_hook(None, already_reduced)  # type: ignore[operator]
@@ -186,7 +186,7 @@ def test_a_step_waits_for_the_device_only_to_log(
 @pytest.mark.parametrize(
     ("size", "micro", "at_once"), [(64, 128, 128), (64, 4096, 256), (512, 128, 4), (1024, 64, 1), (512, 2, 2)]
 )
-def test_held_out_pictures_are_filled_by_area_and_never_more_than_a_micro_batch(
+def test_held_out_images_are_filled_by_area_and_never_more_than_a_micro_batch(
     size: int, micro: int, at_once: int, tmp_path: Path
 ) -> None:
     """The figures, SSIM's too, and the sample grid."""
@@ -207,7 +207,7 @@ def test_held_out_pictures_are_filled_by_area_and_never_more_than_a_micro_batch(
         reduce_sum=lambda x: x,
         all_gather=lambda x: [x],
     )
-    evaluator = Evaluator(runtime, {"validation": pictures_of(config, num)}, config)  # type: ignore[arg-type, dict-item]
+    evaluator = Evaluator(runtime, {"validation": images_of(config, num)}, config)  # type: ignore[arg-type, dict-item]
     evaluator._fill = lambda _: generator  # type: ignore[method-assign]
     assert evaluator.at_once == at_once
     evaluator.validate(torch.nn.Identity(), lambda: False)

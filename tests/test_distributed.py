@@ -228,7 +228,7 @@ def test_buffers_and_averages_are_equal_on_all_ranks(ddp: Path, zero: Path, name
     assert first["ema"] == second["ema"]
 
 
-def test_evaluation_counts_each_picture_once(one_process: Path, ddp: Path) -> None:
+def test_evaluation_counts_each_image_once(one_process: Path, ddp: Path) -> None:
     one, two = (json.loads((ddp / name / "evaluation.json").read_text()) for name in ("one", "two"))
     assert one["num_pictures"] == two["num_pictures"] == TINY["data"]["synthetic_held_out"]
     for method, figures in one["rows"].items():
@@ -239,7 +239,7 @@ def test_evaluation_counts_each_picture_once(one_process: Path, ddp: Path) -> No
         assert here == pytest.approx(there, abs=1e-6)
 
 
-def test_a_process_without_pictures_does_not_keep_the_others_from_gathering_weights(ddp: Path, zero: Path) -> None:
+def test_a_process_without_images_does_not_keep_the_others_from_gathering_weights(ddp: Path, zero: Path) -> None:
     """ZeRO-3 gathers the judged weights in each call; without an average they are those in training."""
     assert "ZeRO-3" in Recorded(zero, "zero3_uneven").ranks[0]["describe"]
     figures = []

@@ -46,7 +46,7 @@ def test_a_weights_share_halves_in_one_half_life() -> None:
     assert value(average) == pytest.approx(2 + (1 - 2) * 0.5**0.5)
 
 
-def test_at_the_start_the_half_life_is_a_share_of_the_pictures_seen() -> None:
+def test_at_the_start_the_half_life_is_a_share_of_the_images_seen() -> None:
     average = ema(8.0, half_life_kimg=10, ramp_up=0.05)
     average.update(network(0.0), images_seen=2_000, batch_size=100)
     assert value(average) == pytest.approx(4)

@@ -82,9 +82,9 @@ def by_hand(
         return [of_generator, []]
 
     # (2): of -log D by s it is D - 1 on real images, and of -log(1 - D) it is D on generated ones.
-    pictures = torch.cat([part.image, fake.detach()])
+    images = torch.cat([part.image, fake.detach()])
     corners = torch.cat([part.real_windows, part.windows])
-    logits = discriminator(pictures, torch.cat([part.mask] * 2), corners).logits
+    logits = discriminator(images, torch.cat([part.mask] * 2), corners).logits
     real = (torch.arange(2 * num) < num)[:, None]
     slope = (logits.sigmoid() - real.to(logits.dtype)) / num
     return [of_generator, list(torch.autograd.grad(logits, list(discriminator.parameters()), slope.detach()))]

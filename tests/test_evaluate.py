@@ -16,7 +16,7 @@ from PIL import Image, ImageFilter
 from running import ROOT, start
 
 from inpaint.cli import main
-from inpaint.data.decoded import SyntheticSpec, open_pictures
+from inpaint.data.decoded import SyntheticSpec, open_images
 from inpaint.data.synthetic.landscapes import render
 from inpaint.errors import InpaintError
 from inpaint.evaluation import features
@@ -171,7 +171,7 @@ def test_twice_and_on_two_processes_every_figure_is_the_same(
 
 def test_an_image_keeps_its_seeded_hole_whatever_is_beside_it(photos: Path, cache: Path) -> None:
     spec = HoleSpec.scaled(SIZE)
-    split = open_pictures(
+    split = open_images(
         str(photos),
         spec,
         cache_dir=None,

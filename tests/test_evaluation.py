@@ -75,7 +75,7 @@ def test_psnr_and_l1_by_hand() -> None:
     assert figures["psnr"].item() == pytest.approx(20 * math.log10(255 / 10) - 10 * math.log10(share))
 
 
-def test_psnr_is_averaged_over_pictures_and_not_over_errors() -> None:
+def test_psnr_is_averaged_over_images_and_not_over_errors() -> None:
     image = np.zeros((2, 24, 24, 3), np.uint8)
     image[1] = 200
     holes = np.array([[0, 0, 8, 8]] * 2, np.int32)
@@ -113,7 +113,7 @@ def test_ssim_is_the_published_formula_in_the_hole_and_whole() -> None:
     assert figures["hole_ssim"].item() == pytest.approx(expected[:, 6:11, 1:10].mean(), abs=1e-4)
 
 
-def test_each_picture_is_judged_alone() -> None:
+def test_each_image_is_judged_alone() -> None:
     image, composite = pictures(3), pictures(3, seed=1)
     mask = torch.cat([mask_of(0, 0, 5, 9), mask_of(8, 2, 3, 3), mask_of(20, 20, 4, 4)])
     together = figures_of(composite, image, mask)
@@ -123,7 +123,7 @@ def test_each_picture_is_judged_alone() -> None:
             assert together[name][index].item() == pytest.approx(alone[name].item(), rel=1e-5)
 
 
-def test_identical_pictures_score_the_cap_and_empty_holes_nothing() -> None:
+def test_identical_images_score_the_cap_and_empty_holes_nothing() -> None:
     image = pictures(2)
     figures = figures_of(image, image, torch.cat([mask_of(2, 2, 4, 4), torch.zeros(1, 1, 24, 24)]))
     assert figures["psnr"].tolist() == [MAX_PSNR_DB] * 2
@@ -187,7 +187,7 @@ def test_rounding_is_to_the_nearest_and_every_byte_survives_the_way_there_and_ba
 # --- baselines
 
 
-def test_mean_fill_is_the_mean_of_the_known_pixels_of_each_picture_and_channel() -> None:
+def test_mean_fill_is_the_mean_of_the_known_pixels_of_each_image_and_channel() -> None:
     image = torch.zeros(2, 3, 4, 4)
     image[0, 0], image[0, 1, :2] = 0.5, 1.0
     image[1] = 0.25
@@ -200,7 +200,7 @@ def test_mean_fill_is_the_mean_of_the_known_pixels_of_each_picture_and_channel()
 
 
 @pytest.mark.parametrize("method", BASELINES)
-def test_baselines_fill_a_plain_picture_and_survive_a_hole_of_everything(method: str) -> None:
+def test_baselines_fill_a_plain_image_and_survive_a_hole_of_everything(method: str) -> None:
     image = torch.tensor([40, 120, 200], dtype=torch.uint8).view(1, 3, 1, 1).expand(2, 3, 24, 24)
     mask = torch.cat([mask_of(5, 0, 9, 6), torch.ones(1, 1, 24, 24)])
     output = BASELINES[method](image.float() / 255 * (1 - mask), mask)
@@ -234,7 +234,7 @@ def test_the_shares_of_the_processes_add_up_whatever_the_batches() -> None:
     assert means(summed) == pytest.approx(whole, rel=1e-5)
 
 
-def test_a_picture_without_a_hole_counts_only_where_it_has_figures() -> None:
+def test_an_image_without_a_hole_counts_only_where_it_has_figures() -> None:
     images, holes = split(2)
     holes[1, 2:] = 0
     figures = evaluate(mean_fill, images, holes, 2)
@@ -315,7 +315,7 @@ def test_markdown(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(("num", "size", "cell"), [(30, 64, 128), (1, 64, 128), (4, 300, 256), (2, 5, 125)])
-def test_the_grid_shows_every_picture_of_every_column_in_order(num: int, size: int, cell: int) -> None:
+def test_the_grid_shows_every_image_of_every_column_in_order(num: int, size: int, cell: int) -> None:
     columns = [
         np.broadcast_to(np.array([60 * column, 8 * index, 7], np.uint8), (size, size, 3))
         for column in range(4)

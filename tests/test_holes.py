@@ -51,7 +51,7 @@ def both(spec: HoleSpec, seed: int = 0) -> list[tuple[NDArray[np.int32], NDArray
 
 @given(specs(), st.integers(0, 2**32 - 1))
 @settings(max_examples=60, deadline=None)
-def test_every_hole_is_in_its_window_in_the_picture(spec: HoleSpec, seed: int) -> None:
+def test_every_hole_is_in_its_window_in_the_image(spec: HoleSpec, seed: int) -> None:
     assert spec.faults() == []
     for hole, window in both(spec, seed):
         assert_nested(hole, window, spec)
@@ -101,7 +101,7 @@ def test_faults_of_a_geometry(spec: HoleSpec, words: str) -> None:
 @pytest.mark.parametrize(
     ("size", "scaled"), [(64, (20, 25, 28)), (128, (40, 50, 56)), (32, (10, 12, 14)), (16, (5, 6, 7))]
 )
-def test_sizes_scale_with_the_picture(size: int, scaled: tuple[int, int, int]) -> None:
+def test_sizes_scale_with_the_image(size: int, scaled: tuple[int, int, int]) -> None:
     assert HoleSpec.scaled(size) == HoleSpec(size, *scaled)
     assert HoleSpec.scaled(size).faults() == []
     assert HoleSpec.scaled(size, min_px=3, window_px=16) == HoleSpec(size, 3, scaled[1], 16)
@@ -202,7 +202,7 @@ def test_scaled_coordinates_are_nested_whatever_the_sizes(spec: HoleSpec, other:
     assert_nested(*scaled, other)
 
 
-def test_each_picture_is_scaled_from_its_own_side() -> None:
+def test_each_image_is_scaled_from_its_own_side() -> None:
     hole, window = np.array([[8, 4, 20, 24]] * 2, dtype=np.int32), np.array([[4, 2]] * 2, dtype=np.int32)
     scaled, windows = scale_holes(hole, window, np.array([64, 128], dtype=np.int32), PAPER)
     assert scaled.tolist() == [[8, 4, 20, 24], [4, 2, 10, 12]]

@@ -49,8 +49,8 @@ def test_the_card_says_what_the_files_say(hub: LoopbackHub, run_dir: Path) -> No
     assert "| Telea | 18.00 |" in text
     for part in ("2 CPU cores", "Hours: 0.03", "Images seen: 96", "epoch 1 (step 3)", "training: {epochs: 2}"):
         assert part in text
-    for picture in re.findall(r"!\[.*?\]\((.*?)\)", text):
-        assert picture in hub.head(REPO).files
+    for image in re.findall(r"!\[.*?\]\((.*?)\)", text):
+        assert image in hub.head(REPO).files
     assert "inpaint" in card.data.tags
     assert "pip install" in text and "@techreport{kovacs2020landscape," in text
     code = re.findall(r"```python\n(.*?)```", text, re.DOTALL)[0]
@@ -144,7 +144,7 @@ def test_no_folder_of_this_machine_is_published(
         assert ModelCard(text).data.datasets == datasets
 
 
-def test_the_card_beside_a_generator_says_the_same_and_points_to_no_picture(run_dir: Path) -> None:
+def test_the_card_beside_a_generator_says_the_same_and_points_to_no_image(run_dir: Path) -> None:
     from inpaint import Generator
     from inpaint.hub.card import write_generator_card
     from inpaint.models.generator import GeneratorConfig

@@ -97,7 +97,7 @@ def test_a_failing_rank_says_its_rank_and_error_in_one_line(endless: Path, tmp_p
     assert reason.read_text() == f"1 {mine[0].removeprefix('inpaint: ')}\n", "not what only followed"
 
 
-def test_a_process_may_take_longer_over_its_pictures_than_the_others_wait_elsewhere(tmp_path: Path) -> None:
+def test_a_process_may_take_longer_over_its_images_than_the_others_wait_elsewhere(tmp_path: Path) -> None:
     """As on a machine that decodes what the others have in their own caches."""
     config = tiny_config(tmp_path, training={"max_steps": 2, "timeout_s": 5})
     job = ("fault", "late", 1, 9, "--config", config, "--run-dir", tmp_path / "run")

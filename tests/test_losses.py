@@ -16,7 +16,7 @@ from inpaint.losses import adversarial_loss, discriminator_losses, reconstructio
 LOGITS = torch.tensor([[math.log(4.0)], [math.log(1 / 3)]])
 
 
-def pictures(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+def images(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
     """Two images of 1 x 2 pixels: the first is off by 0.5 in all of its left pixel, the second by 1 in one value."""
     image, output = torch.zeros(2, 3, 1, 2, dtype=dtype), torch.zeros(2, 3, 1, 2, dtype=dtype)
     output[0, :, 0, 0] = 0.5
@@ -29,7 +29,7 @@ def pictures(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
 
 def test_the_reconstruction_is_the_mean_over_all_values() -> None:
     """(3 * 0.25 + 1) / 12, not the sum that the paper prints."""
-    assert reconstruction_loss(*pictures()).item() == pytest.approx(1.75 / 12)
+    assert reconstruction_loss(*images()).item() == pytest.approx(1.75 / 12)
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_the_reconstruction_is_the_mean_over_all_values() -> None:
 )
 def test_the_reconstruction_in_the_hole(left: tuple[int, int], right: tuple[int, int], expected: float) -> None:
     mask = torch.tensor([left, right], dtype=torch.float32).view(2, 1, 1, 2)
-    assert reconstruction_loss(*pictures(), mask).item() == pytest.approx(expected)
+    assert reconstruction_loss(*images(), mask).item() == pytest.approx(expected)
 
 
 def test_a_mask_of_ones_is_no_mask() -> None:
@@ -74,7 +74,7 @@ def test_the_discriminators_two_terms() -> None:
     assert fake.item() == pytest.approx(-sum(math.log(1 - belief) for belief in beliefs) / 2)
 
 
-def test_the_generator_swaps_the_label_of_its_pictures() -> None:
+def test_the_generator_swaps_the_label_of_its_images() -> None:
     """Equation (3) with the sign that the text means: what makes D believe lowers it."""
     assert adversarial_loss(LOGITS).item() == pytest.approx(-(math.log(0.8) + math.log(0.25)) / 2)
     assert adversarial_loss(LOGITS + 1) < adversarial_loss(LOGITS)

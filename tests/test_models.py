@@ -80,7 +80,7 @@ def test_taps_left_out_would_have_met_padding_only(dilation: int, size: int) -> 
 
 
 @pytest.mark.parametrize("image_size", [16, 32, 48, 64, 68, 96, 128, 256, 512, 1024])
-def test_heads_do_not_grow_with_the_picture(image_size: int) -> None:
+def test_heads_do_not_grow_with_the_image(image_size: int) -> None:
     with torch.device("meta"):
         network = discriminator_of(image_size)
     heads = [module for module in network.modules() if isinstance(module, nn.Linear)]
@@ -130,7 +130,7 @@ def test_the_mask_is_seen_only_with_its_channel() -> None:
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("pooled", [False, True])
 @pytest.mark.parametrize("image_size", [16, 20, 64, 100])
-def test_the_discriminator_gives_one_logit_a_picture(norm: Any, pooled: bool, image_size: int) -> None:
+def test_the_discriminator_gives_one_logit_an_image(norm: Any, pooled: bool, image_size: int) -> None:
     network = discriminator_of(image_size, width=2, global_average_pooling=pooled, norm=norm).double()
     image, corner = torch.rand(3, 3, image_size, image_size).double(), torch.zeros(3, 2, dtype=torch.int64)
     logits, features = network(image, image[:, :1], corner)
@@ -139,7 +139,7 @@ def test_the_discriminator_gives_one_logit_a_picture(norm: Any, pooled: bool, im
     assert logits.isfinite().all()
 
 
-def test_the_discriminator_looks_at_both_the_picture_and_the_window() -> None:
+def test_the_discriminator_looks_at_both_the_image_and_the_window() -> None:
     """One branch has no gradient outside the window; to the other the window's place makes no difference."""
     network = discriminator_of(32, width=2, norm="none")
     image, mask, corner = (
@@ -159,7 +159,7 @@ def test_the_discriminator_looks_at_both_the_picture_and_the_window() -> None:
 
 @pytest.mark.parametrize("norm", ["group", "none"])
 @pytest.mark.parametrize("pooled", [False, True])
-def test_without_batch_statistics_pictures_do_not_see_one_another(norm: Any, pooled: bool) -> None:
+def test_without_batch_statistics_images_do_not_see_one_another(norm: Any, pooled: bool) -> None:
     generator = Generator(GeneratorConfig(width=4, norm=norm)).double()
     discriminator = discriminator_of(32, width=4, global_average_pooling=pooled, norm=norm).double()
     image, mask = torch.rand(3, 3, 32, 32).double(), torch.zeros(3, 1, 32, 32).double()

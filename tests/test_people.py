@@ -70,12 +70,12 @@ def test_darknet_boxes_lie_where_the_person_is_whatever_the_shape(tmp_path: Path
 
 def test_darknet_suppresses_the_weaker_of_two_boxes_that_overlap(tmp_path: Path) -> None:
     people = write_darknet(tmp_path)
-    picture = np.zeros((96, 96, 3), np.uint8)
-    picture[32:64, 0:32, 0] = 255
-    picture[32:64, 64:96, 0] = 255
-    assert len(build_detector(people).detect([picture])[0]) == 2
+    image = np.zeros((96, 96, 3), np.uint8)
+    image[32:64, 0:32, 0] = 255
+    image[32:64, 64:96, 0] = 255
+    assert len(build_detector(people).detect([image])[0]) == 2
     people.cfg.write_text(CFG.replace("anchors=48,24", "anchors=300,24"))  # type: ignore[union-attr]
-    assert len(build_detector(people).detect([picture])[0]) == 1
+    assert len(build_detector(people).detect([image])[0]) == 1
 
 
 @pytest.mark.parametrize("is_decoded", [False, True])
@@ -207,9 +207,9 @@ def test_transformers_boxes_do_not_depend_on_the_batch(checkpoint: Path) -> None
     people = PeopleFilter("transformers", model=str(checkpoint))
     detector = build_detector(people)
     rng = np.random.default_rng(0)
-    pictures = [rng.integers(0, 256, (40 + 8 * i, 64, 3), dtype=np.uint8) for i in range(3)]
-    together = detector.detect(pictures)
-    alone = [detector.detect([picture])[0] for picture in pictures]
+    images = [rng.integers(0, 256, (40 + 8 * i, 64, 3), dtype=np.uint8) for i in range(3)]
+    together = detector.detect(images)
+    alone = [detector.detect([image])[0] for image in images]
     scores = [people.score(boxes) for boxes in together]
     assert all(score > LOWEST_SCORE for score in scores)
     assert scores == pytest.approx([people.score(boxes) for boxes in alone], abs=1e-4)

@@ -21,7 +21,7 @@ from hub_server import LoopbackHub
 from PIL import Image
 
 from inpaint.data import cache, recipes
-from inpaint.data.decoded import DecodedSplit, SyntheticSpec, open_pictures
+from inpaint.data.decoded import DecodedSplit, SyntheticSpec, open_images
 from inpaint.data.draws import stored_holes
 from inpaint.data.stream import find_shards
 from inpaint.errors import InpaintError, UsageError
@@ -73,7 +73,7 @@ def keys(entries: list[Entry]) -> list[str]:
 def opened(
     path: Path | str | None, cache_dir: Path, spec: HoleSpec = SPEC, bad: float = 0.0
 ) -> dict[Split, DecodedSplit]:
-    return open_pictures(
+    return open_images(
         None if path is None else str(path),
         spec,
         cache_dir=cache_dir,
@@ -133,7 +133,7 @@ def test_split_folders_are_kept_and_missing_ones_carved(tmp_path: Path) -> None:
         read(root)
 
 
-def test_adding_pictures_moves_none(tmp_path: Path) -> None:
+def test_adding_images_moves_none(tmp_path: Path) -> None:
     before = read(folder_of(tmp_path / "photos", many(150)))
     after = read(folder_of(tmp_path / "photos", many(200)))
     for split in SPLITS:
@@ -160,17 +160,17 @@ def test_shards_bring_their_names_and_scaled_coordinates(tmp_path: Path) -> None
     dataset = dataset.add_column("label", [0] * num).cast_column("label", ClassLabel(names=["coast"]))
     dataset = dataset.add_column("hole", [[36, 40, 30, 50]] * num).add_column("crop", [[26, 36]] * num)
     root = write_shards(dataset, tmp_path / "shards", train=range(3), validation=range(3, 5), test=range(5, 6))
-    pictures = opened(root, tmp_path / "cache", HoleSpec.scaled(64))
-    assert [sorted(pictures[split].pixels[:, 0, 0, 0]) for split in SPLITS] == [[0, 1, 2], [3, 4], [5]]
-    assert sorted(map(str, pictures["validation"].sources)) == ["data/coast/3.jpg", "data/coast/4.jpg"]
+    images = opened(root, tmp_path / "cache", HoleSpec.scaled(64))
+    assert [sorted(images[split].pixels[:, 0, 0, 0]) for split in SPLITS] == [[0, 1, 2], [3, 4], [5]]
+    assert sorted(map(str, images["validation"].sources)) == ["data/coast/3.jpg", "data/coast/4.jpg"]
     # The centred square leaves out 16 of 160 at the left; 128 becomes 64.
-    assert pictures["train"].holes.tolist() == [[10, 20, 15, 25]] * 3
-    assert pictures["train"].windows.tolist() == [[5, 18]] * 3
+    assert images["train"].holes.tolist() == [[10, 20, 15, 25]] * 3
+    assert images["train"].windows.tolist() == [[5, 18]] * 3
     assert keys(read(root)["test"]) == ["coast/5.jpg"]
 
 
 @pytest.mark.parametrize("all_called", [None, "image.png"])
-def test_pictures_without_names_are_known_by_their_content(tmp_path: Path, all_called: str | None) -> None:
+def test_images_without_names_are_known_by_their_content(tmp_path: Path, all_called: str | None) -> None:
     """Wherever they stand in the table: adding some moves none."""
     dataset = table(100)
     if all_called:
@@ -182,8 +182,8 @@ def test_pictures_without_names_are_known_by_their_content(tmp_path: Path, all_c
             assert split_of(key_hash(entry.key)) == split
     later = read(write_shards(dataset, tmp_path / "later", part=range(99, 20, -1)))
     assert all(set(keys(later[split])) <= set(keys(splits[split])) for split in SPLITS)
-    pictures = opened(tmp_path / "shards", tmp_path / "cache")
-    assert {split: set(map(str, its.sources)) for split, its in pictures.items()} == {
+    images = opened(tmp_path / "shards", tmp_path / "cache")
+    assert {split: set(map(str, its.sources)) for split, its in images.items()} == {
         split: set(keys(entries)) for split, entries in splits.items()
     }
 
@@ -193,8 +193,8 @@ def test_a_dataset_on_the_hub(hub: LoopbackHub, tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr("datasets.config.HF_ENDPOINT", hub.endpoint)
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "arrow")
     table(100).rename_column("image", "jpg").push_to_hub("alice/lakes", token=hub.token, split="everything")
-    pictures = opened("alice/lakes", tmp_path / "cache")
-    assert sum(len(split.pixels) for split in pictures.values()) == 100
+    images = opened("alice/lakes", tmp_path / "cache")
+    assert sum(len(split.pixels) for split in images.values()) == 100
     with pytest.raises(InpaintError, match="alice/no-lakes is no file or folder here, and the Hub does not give it: "):
         opened("alice/no-lakes", tmp_path / "cache")
 
@@ -224,8 +224,8 @@ def test_what_save_to_disk_wrote(tmp_path: Path) -> None:
     assert sum(map(len, read(tmp_path / "one").values())) == 100
     splits = {"train": dataset.select(range(5)), "test": dataset.select(range(5, 8)), "valid": dataset.select([8])}
     DatasetDict(splits).save_to_disk(tmp_path / "several")
-    pictures = opened(tmp_path / "several", tmp_path / "cache")
-    assert [sorted(pictures[split].pixels[:, 0, 0, 0]) for split in SPLITS] == [[0, 1, 2, 3, 4], [8], [5, 6, 7]]
+    images = opened(tmp_path / "several", tmp_path / "cache")
+    assert [sorted(images[split].pixels[:, 0, 0, 0]) for split in SPLITS] == [[0, 1, 2, 3, 4], [8], [5, 6, 7]]
     with pytest.raises(InpaintError, match=r"data\.streaming reads parquet shards, .* so does `to_parquet` of what"):
         find_shards(str(tmp_path / "several"))
     (arrow,) = (tmp_path / "one").glob("*.arrow")
@@ -282,7 +282,7 @@ def test_each_wrong_source_is_one_clear_line(tmp_path: Path) -> None:
     assert not [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
 
 
-def test_bad_pictures_are_left_out_and_named_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_bad_images_are_left_out_and_named_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     root = folder_of(tmp_path / "photos", many())
     (root / "lake" / "broken.jpg").write_bytes(b"<html>404")
     (root / "lake" / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
@@ -294,8 +294,8 @@ def test_bad_pictures_are_left_out_and_named_once(tmp_path: Path, caplog: pytest
     for attempt in range(2):
         caplog.clear()
         with caplog.at_level(logging.WARNING):
-            pictures = opened(root, tmp_path / "cache", bad=0.05)
-        assert names_in(pictures) == set(many())
+            images = opened(root, tmp_path / "cache", bad=0.05)
+        assert names_in(images) == set(many())
         for name, why in bad.items():
             assert (f"lake/{name}: {why}: " in caplog.text) == (attempt == 0)
     listed = next((tmp_path / "cache").glob("*/bad.txt")).read_text().splitlines()
@@ -320,8 +320,8 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: py
 
 
 def test_rows_belong_together(tmp_path: Path) -> None:
-    pictures = opened(folder_of(tmp_path / "photos", many()), tmp_path / "cache")
-    for split in pictures.values():
+    images = opened(folder_of(tmp_path / "photos", many()), tmp_path / "cache")
+    for split in images.values():
         assert isinstance(split.pixels, np.memmap) and not split.pixels.flags.writeable
         assert split.pixels.shape == (len(split.sources), 16, 16, 3)
         for pixels, source in zip(split.pixels, split.sources, strict=True):
@@ -346,7 +346,7 @@ def test_a_copy_elsewhere_is_found_again_and_a_change_is_not(tmp_path: Path) -> 
     assert "lake/new.png" in names_in(opened(root, tmp_path / "cache"))
 
 
-def test_pictures_worked_over_without_a_change_of_size_are_decoded_anew(tmp_path: Path) -> None:
+def test_images_worked_over_without_a_change_of_size_are_decoded_anew(tmp_path: Path) -> None:
     root = tmp_path / "photos" / "lake"
     root.mkdir(parents=True)
     for value in (10, 200):
@@ -355,11 +355,11 @@ def test_pictures_worked_over_without_a_change_of_size_are_decoded_anew(tmp_path
         assert opened(root.parent, tmp_path / "cache")["train"].pixels[..., 0].min() == value
 
 
-def test_synthetic_splits_share_no_picture(tmp_path: Path) -> None:
-    pictures = opened(None, tmp_path / "cache")
-    assert [len(pictures[split].pixels) for split in SPLITS] == [40, 8, 4]
-    rows = np.concatenate([pictures[split].pixels for split in SPLITS]).reshape(52, -1)
-    assert len(np.unique(rows, axis=0)) == 52 == len(names_in(pictures))
+def test_synthetic_splits_share_no_image(tmp_path: Path) -> None:
+    images = opened(None, tmp_path / "cache")
+    assert [len(images[split].pixels) for split in SPLITS] == [40, 8, 4]
+    rows = np.concatenate([images[split].pixels for split in SPLITS]).reshape(52, -1)
+    assert len(np.unique(rows, axis=0)) == 52 == len(names_in(images))
 
 
 def test_any_change_of_the_code_that_draws_landscapes_is_another_entry(
@@ -388,14 +388,14 @@ import sys, time
 from pathlib import Path
 from inpaint.data.synthetic import landscapes as synthetic
 from inpaint.holes.spec import HoleSpec
-from inpaint.data.decoded import SyntheticSpec, open_pictures
+from inpaint.data.decoded import SyntheticSpec, open_images
 render, delay = synthetic.render, float(sys.argv[2])
 def slow(*arguments):
     print("render", flush=True)
     time.sleep(delay)
     return render(*arguments)
 synthetic.render = slow
-open_pictures(None, HoleSpec.scaled(16), cache_dir=Path(sys.argv[1]), max_bad_fraction=0.0,
+open_images(None, HoleSpec.scaled(16), cache_dir=Path(sys.argv[1]), max_bad_fraction=0.0,
               synthetic=SyntheticSpec(40, 8, 4, 1), show_progress=False)
 print("opened", flush=True)
 """
@@ -432,9 +432,9 @@ def test_what_is_in_the_cache_is_opened_without_pandas(tmp_path: Path) -> None:
 import sys
 from pathlib import Path
 from inpaint.holes.spec import HoleSpec
-from inpaint.data.decoded import SyntheticSpec, open_pictures
+from inpaint.data.decoded import SyntheticSpec, open_images
 made = SyntheticSpec(num_train=40, num_validation=8, num_test=4, seed=1)
-open_pictures(None, HoleSpec.scaled(16), cache_dir=Path({str(tmp_path)!r}), max_bad_fraction=0, synthetic=made,
+open_images(None, HoleSpec.scaled(16), cache_dir=Path({str(tmp_path)!r}), max_bad_fraction=0, synthetic=made,
               show_progress=False)
 sys.exit("pandas" in sys.modules)
 """

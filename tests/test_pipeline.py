@@ -114,7 +114,7 @@ def test_the_fill_lands_where_the_generator_put_it(paint: Paint) -> None:
     assert np.array_equal(np.asarray(filled)[:, :, 0], ramp[0, 0, :6, :5])
 
 
-def test_an_empty_mask_gives_the_picture_back_without_the_generator(pipe: InpaintingPipeline, paint: Paint) -> None:
+def test_an_empty_mask_gives_the_image_back_without_the_generator(pipe: InpaintingPipeline, paint: Paint) -> None:
     image = noise("RGB", 9, 7)
     assert np.array_equal(np.asarray(pipe(image, Image.new("L", image.size))), np.asarray(image))
     assert not paint.seen
@@ -240,7 +240,7 @@ def test_lists_keep_their_order_whatever_is_batched(pipe: InpaintingPipeline, pa
     ("images", "masks"),
     [([noise("RGB", 4, 4)] * 2, [half(4, 4)]), (noise("RGB", 4, 4), [half(4, 4)]), ([], [half(4, 4)])],
 )
-def test_every_picture_needs_its_mask(pipe: InpaintingPipeline, images: Any, masks: Any) -> None:
+def test_every_image_needs_its_mask(pipe: InpaintingPipeline, images: Any, masks: Any) -> None:
     with pytest.raises(UsageError, match=r"one mask for each image, or one for all; got a (list|single)"):
         pipe(images, masks)
 
@@ -252,7 +252,7 @@ def test_one_mask_serves_a_whole_list(pipe: InpaintingPipeline) -> None:
         assert np.array_equal(np.asarray(result), np.asarray(pipe(image, half(6, 5))))
 
 
-def test_tensors_and_arrays_are_what_the_same_picture_is(pipe: InpaintingPipeline) -> None:
+def test_tensors_and_arrays_are_what_the_same_image_is(pipe: InpaintingPipeline) -> None:
     image, hole = np.asarray(noise("RGB", 6, 5)), half(6, 5)
     expected = np.asarray(pipe(Image.fromarray(image), hole))
     channels_first = torch.from_numpy(image.copy()).permute(2, 0, 1)
@@ -283,7 +283,7 @@ def test_what_cannot_be_read_is_named_in_one_line(pipe: InpaintingPipeline, tmp_
     assert "\n" not in str(error.value)
 
 
-def test_what_is_no_picture_is_told_in_one_short_line(pipe: InpaintingPipeline, tmp_path: Path) -> None:
+def test_what_is_no_image_is_told_in_one_short_line(pipe: InpaintingPipeline, tmp_path: Path) -> None:
     Image.effect_noise((40, 40), 50).save(tmp_path / "whole.jpg")
     (tmp_path / "cut.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:-300])
     mask = Image.new("L", (40, 40), 255)
@@ -295,7 +295,7 @@ def test_what_is_no_picture_is_told_in_one_short_line(pipe: InpaintingPipeline, 
     assert pipe(premultiplied, mask).mode == "LA"
 
 
-def test_a_broken_generator_is_not_painted_into_the_picture(paint: Paint) -> None:
+def test_a_broken_generator_is_not_painted_into_the_image(paint: Paint) -> None:
     pipe = InpaintingPipeline(paint, "cpu")
     paint.register_forward_hook(lambda *_: torch.full((1, 3, 4, 4), torch.nan))
     with pytest.raises(InpaintError, match="output is not finite"):
@@ -378,7 +378,7 @@ def test_a_hole_much_larger_than_any_that_was_learnt_is_warned_about() -> None:
         painter(None)(image, square(80))
 
 
-def test_a_picture_that_does_not_fit_into_memory_is_refused_with_the_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_that_does_not_fit_into_memory_is_refused_with_the_figure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "free_bytes", lambda device: 5 * 2**30)
     pipe = InpaintingPipeline(inpaint.Generator(GeneratorConfig()), "cpu")
     image, hole = np.zeros((3000, 4000), np.uint8), np.zeros((3000, 4000), np.bool_)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps, features
 
-from inpaint.images.pixels import ORIENTATION, BadPicture, decode_square, open_picture, square
+from inpaint.images.pixels import ORIENTATION, BadImage, decode_square, open_image, square
 from inpaint.sources.archive import PathSource
 
 
@@ -69,23 +69,23 @@ def test_each_kind_becomes_what_a_viewer_shows(data: bytes, colour: tuple[int, i
     file = tmp_path / "picture"
     file.write_bytes(data)
     for source in (data, file, Image.open(io.BytesIO(data))):
-        image = open_picture(source)
+        image = open_image(source)
         assert image.mode == "RGB"
         assert image.getpixel((2, 2)) == pytest.approx(colour, abs=1)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "TIFF", "PNG"])
-def test_pictures_stand_upright(kind: str) -> None:
+def test_images_stand_upright(kind: str) -> None:
     for orientation in range(1, 10):  # 9 means nothing
         exif = Image.Exif()
         exif[ORIENTATION] = orientation
         data = encode(noise(24, 16), kind, exif=exif)
         expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
-        np.testing.assert_array_equal(np.asarray(open_picture(data)), expected)
+        np.testing.assert_array_equal(np.asarray(open_image(data)), expected)
 
 
-def test_broken_exif_does_not_cost_the_picture() -> None:
-    assert open_picture(encode(noise(24, 16), "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff")).size == (24, 16)
+def test_broken_exif_does_not_cost_the_image() -> None:
+    assert open_image(encode(noise(24, 16), "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff")).size == (24, 16)
 
 
 def claiming(width: int, height: int) -> bytes:
@@ -107,28 +107,28 @@ def claiming(width: int, height: int) -> bytes:
         (claiming(20_000, 20_000), "too large"),
     ],
 )
-def test_bad_pictures_are_named(data: bytes, reason: str) -> None:
-    with pytest.raises(BadPicture) as caught:
-        open_picture(data)
+def test_bad_images_are_named(data: bytes, reason: str) -> None:
+    with pytest.raises(BadImage) as caught:
+        open_image(data)
     assert caught.value.reason == reason
     assert "\n" not in str(caught.value) and "object at 0x" not in str(caught.value)
 
 
-def test_a_missing_file_is_a_bad_picture(tmp_path: Path) -> None:
-    with pytest.raises(BadPicture, match="No such file"):
-        open_picture(tmp_path / "gone.jpg")
+def test_a_missing_file_is_a_bad_image(tmp_path: Path) -> None:
+    with pytest.raises(BadImage, match="No such file"):
+        open_image(tmp_path / "gone.jpg")
 
 
-def test_a_very_large_picture_warns_nobody(tmp_path: Path) -> None:
+def test_a_very_large_image_warns_nobody(tmp_path: Path) -> None:
     file = tmp_path / "large.png"
     file.write_bytes(claiming(12_000, 9_000))
     program = """
 import sys
 from pathlib import Path
-from inpaint.images.pixels import BadPicture, open_picture
+from inpaint.images.pixels import BadImage, open_image
 try:
-    open_picture(Path(sys.argv[1]))
-except BadPicture as fault:
+    open_image(Path(sys.argv[1]))
+except BadImage as fault:
     print(fault.reason)
 """
     result = subprocess.run([sys.executable, "-W", "error", "-c", program, file], capture_output=True, text=True)
@@ -137,13 +137,13 @@ except BadPicture as fault:
 
 @settings(max_examples=80, deadline=None)
 @given(st.sampled_from(["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF"]), st.data())
-def test_damaged_bytes_give_a_picture_or_a_bad_picture(kind: str, data: st.DataObject) -> None:
+def test_damaged_bytes_give_an_image_or_a_bad_image(kind: str, data: st.DataObject) -> None:
     damaged = bytearray(encode(noise(20, 20), kind))
     for _ in range(3):
         damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
     try:
-        image = open_picture(bytes(damaged[: data.draw(st.integers(0, len(damaged)))]))
-    except BadPicture:
+        image = open_image(bytes(damaged[: data.draw(st.integers(0, len(damaged)))]))
+    except BadImage:
         return
     assert image.mode == "RGB"
 
@@ -167,18 +167,18 @@ def test_square_is_the_mean_over_areas_of_the_centre(side: int) -> None:
     )
 
 
-def test_small_pictures_are_enlarged_up_to_twice() -> None:
+def test_small_images_are_enlarged_up_to_twice() -> None:
     assert square(Image.new("RGB", (40, 32), "red"), 64).tolist() == np.full((64, 64, 3), (255, 0, 0)).tolist()
     assert square(noise(8, 8), 64, min_side=8).shape == (64, 64, 3)
-    with pytest.raises(BadPicture, match="100x31; the shorter side must be at least 32"):
+    with pytest.raises(BadImage, match="100x31; the shorter side must be at least 32"):
         square(noise(100, 31), 64)
 
 
 def test_a_reduced_jpeg_looks_the_same() -> None:
     data = encode(noise(32, 32).resize((1024, 768), Image.Resampling.BICUBIC), "JPEG", quality=95)
-    reduced = open_picture(data, at_least=128)
+    reduced = open_image(data, at_least=128)
     assert 128 <= min(reduced.size) < 768
-    whole = square(open_picture(data), 64).astype(int)
+    whole = square(open_image(data), 64).astype(int)
     assert np.abs(square(reduced, 64) - whole).mean() < 2
 
 
@@ -189,7 +189,7 @@ def test_a_reduced_jpeg_tells_its_full_size_upright() -> None:
         data = encode(noise(900, 700), "JPEG", **({"exif": orientation} if orientation else {}))
         pixels, full = decode_square(data, 32)
         assert (pixels.shape, full) == ((32, 32, 3), size)
-        assert open_picture(data, at_least=4 * 32).size != size
+        assert open_image(data, at_least=4 * 32).size != size
 
 
 def profile(gamma: float, swap: bool = False) -> bytes:
@@ -219,9 +219,9 @@ def with_profile(colour: object, mode: str, icc: bytes) -> bytes:
 
 def test_a_profile_decides_the_colours() -> None:
     """Twice the light at half the value: sRGB's curve inverted."""
-    seen = np.asarray(open_picture(with_profile((128, 128, 128), "RGB", profile(1.0))))[0, 0].tolist()
+    seen = np.asarray(open_image(with_profile((128, 128, 128), "RGB", profile(1.0))))[0, 0].tolist()
     assert seen == pytest.approx([188, 188, 188], abs=2)  # 128 of 255 in light, as sRGB writes it
-    swapped = np.asarray(open_picture(with_profile((200, 30, 30), "RGB", profile(2.2, swap=True))))[0, 0]
+    swapped = np.asarray(open_image(with_profile((200, 30, 30), "RGB", profile(2.2, swap=True))))[0, 0]
     assert swapped[1] > swapped[0]
     square_, _ = decode_square(with_profile((128, 128, 128), "RGB", profile(1.0)), 64)
     assert square_[0, 0].tolist() == pytest.approx([188, 188, 188], abs=2)
@@ -230,16 +230,16 @@ def test_a_profile_decides_the_colours() -> None:
 def test_sRGB_stays_to_the_bit_and_a_broken_or_foreign_profile_costs_nothing() -> None:  # noqa: N802
     usual = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     for icc in (usual, b"rubbish", profile(1.0)[:200]):
-        assert np.asarray(open_picture(with_profile((10, 128, 250), "RGB", icc)))[0, 0].tolist() == [10, 128, 250]
-    assert np.asarray(open_picture(with_profile(128, "L", profile(1.0))))[0, 0].tolist() == [188] * 3
-    assert open_picture(with_profile((0, 255, 255, 0), "CMYK", profile(1.0))).mode == "RGB"
+        assert np.asarray(open_image(with_profile((10, 128, 250), "RGB", icc)))[0, 0].tolist() == [10, 128, 250]
+    assert np.asarray(open_image(with_profile(128, "L", profile(1.0))))[0, 0].tolist() == [188] * 3
+    assert open_image(with_profile((0, 255, 255, 0), "CMYK", profile(1.0))).mode == "RGB"
 
 
 @pytest.mark.skipif(not features.check("avif"), reason="this Pillow reads no AVIF")
 def test_avif_is_read(tmp_path: Path) -> None:
     Image.new("RGB", (64, 64), (200, 30, 30)).save(tmp_path / "red.avif")
     (entry,) = PathSource(tmp_path).entries()
-    assert np.asarray(open_picture(entry.read()))[0, 0].tolist() == pytest.approx([200, 30, 30], abs=6)
+    assert np.asarray(open_image(entry.read()))[0, 0].tolist() == pytest.approx([200, 30, 30], abs=6)
 
 
 def test_heic_is_read_or_named(tmp_path: Path) -> None:
@@ -253,4 +253,4 @@ def test_heic_is_read_or_named(tmp_path: Path) -> None:
     else:
         pillow_heif.from_pillow(Image.new("RGB", (64, 64), (200, 30, 30))).save(tmp_path / "b.heic")
         _, entry = PathSource(tmp_path).entries()
-        assert np.asarray(open_picture(entry.read()))[0, 0].tolist() == pytest.approx([200, 30, 30], abs=6)
+        assert np.asarray(open_image(entry.read()))[0, 0].tolist() == pytest.approx([200, 30, 30], abs=6)

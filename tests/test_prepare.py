@@ -107,7 +107,7 @@ def test_what_is_left_out_is_listed_with_its_reason(dataset: Path) -> None:
     }
 
 
-def test_grey_pictures_are_kept_where_that_is_asked_for(places: Path, tmp_path: Path) -> None:
+def test_grey_images_are_kept_where_that_is_asked_for(places: Path, tmp_path: Path) -> None:
     plan = prepare(replace(options(places, tmp_path / "out"), grey_steps=0.0))
     assert plan is not None and plan.counts()["grey"] == 0 and plan.counts()["kept"] == COUNTS["kept"] + COUNTS["grey"]
     with pytest.raises(UsageError, match=r"--grey-steps is -1.0; it must be from 0"):
@@ -115,14 +115,14 @@ def test_grey_pictures_are_kept_where_that_is_asked_for(places: Path, tmp_path: 
 
 
 def test_workers_and_chunks_do_not_change_a_byte(places: Path, dataset: Path, tmp_path: Path) -> None:
-    prepare(replace(options(places, tmp_path / "out"), workers=2, chunk_pictures=20))
+    prepare(replace(options(places, tmp_path / "out"), workers=2, chunk_images=20))
     assert contents(tmp_path / "out") == contents(dataset)
 
 
 def ran(source: Path, out: Path, **environment: str) -> subprocess.Popen[bytes]:
     """The command in a process of its own."""
     command = [sys.executable, "-m", "inpaint", "prepare", "--source", str(source), "--out", str(out)]
-    limits = ["--workers", "1", "--chunk-pictures", "3", "--rank-timeout-s", "0.2"]
+    limits = ["--workers", "1", "--chunk-images", "3", "--rank-timeout-s", "0.2"]
     return subprocess.Popen(
         [*command, *limits], env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
@@ -143,7 +143,7 @@ def test_killed_at_random_it_ends_with_the_same_bytes(places: Path, dataset: Pat
         assert inodes.items() <= finished.items(), "a finished chunk was made again"
         inodes = finished
     assert inodes
-    prepare(replace(options(places, out), chunk_pictures=3))
+    prepare(replace(options(places, out), chunk_images=3))
     assert contents(out) == contents(dataset)
     assert not list(out.rglob("*.tmp"))
 
@@ -171,12 +171,12 @@ def test_stopped_before_or_after_each_file_it_ends_with_the_same_bytes(
                     module, name, lambda *args, original=original, **kw: stop_at(*args, original=original, **kw)
                 )
             try:
-                prepare(replace(options(places, out), chunk_pictures=20))
+                prepare(replace(options(places, out), chunk_images=20))
             except KeyboardInterrupt:
                 pass
             else:
                 break
-        prepare(replace(options(places, out), chunk_pictures=20))
+        prepare(replace(options(places, out), chunk_images=20))
         assert contents(out) == contents(dataset), num_points
         num_points += 1
     assert num_points >= 10
@@ -209,7 +209,7 @@ def test_another_threshold_needs_no_new_detection(
     assert all(score < 0.955 for score in scores) and any(score >= 0.94 for score in scores)
 
 
-def test_no_test_picture_stands_in_train_not_even_saved_again(tmp_path: Path) -> None:
+def test_no_test_image_stands_in_train_not_even_saved_again(tmp_path: Path) -> None:
     source = tmp_path / "source" / "hills"
     source.mkdir(parents=True)
     for index in range(300):
@@ -252,7 +252,7 @@ def test_a_bad_call_ends_in_one_line(
     assert message[0] in line
 
 
-def test_a_class_of_the_list_without_pictures_is_named(
+def test_a_class_of_the_list_without_images_is_named(
     places: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "list.yaml").write_text("[/b/beach, /g/glacier, /m/moon]")
@@ -324,7 +324,7 @@ DAMAGED = {
 def test_what_is_damaged_in_out_is_made_anew_or_told_in_one_line(
     damage: str, places: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    settings_ = replace(options(places, tmp_path / "out"), chunk_pictures=60)
+    settings_ = replace(options(places, tmp_path / "out"), chunk_images=60)
     prepare(settings_)
     whole, work = contents(tmp_path / "out"), tmp_path / "out" / WORK_FOLDER
     shard = next((tmp_path / "out" / "data").glob("train-*"))

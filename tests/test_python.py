@@ -200,7 +200,7 @@ def test_a_compiler_may_take_longer_than_timeout_s_where_a_part_of_training_runs
 @pytest.mark.parametrize(
     ("batch", "words"), [(16, ""), (64, "an epoch has 2 step(s), none of them left for phase 3 (")]
 )
-def test_pictures_too_few_for_a_phase_are_said(
+def test_images_too_few_for_a_phase_are_said(
     config: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], batch: int, words: str
 ) -> None:
     """A small folder would train the generator alone, silently."""

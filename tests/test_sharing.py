@@ -12,7 +12,7 @@ import pytest
 from running import tiny_config, train
 from test_photos import SPEC, SYNTHETIC, folder_of, many
 
-from inpaint.data.decoded import Once, open_pictures
+from inpaint.data.decoded import Once, open_images
 
 WORKER = """
 import os, sys, time
@@ -65,7 +65,7 @@ def free_port() -> int:
         return int(listening.getsockname()[1])
 
 
-def test_a_process_that_is_not_the_first_never_looks_at_the_pictures(tmp_path: Path) -> None:
+def test_a_process_that_is_not_the_first_never_looks_at_the_images(tmp_path: Path) -> None:
     """Neither to name the entry nor to read it: the folder may be gone for all it cares."""
     root = folder_of(tmp_path / "photos", many())
     told: list[str] = []
@@ -75,7 +75,7 @@ def test_a_process_that_is_not_the_first_never_looks_at_the_pictures(tmp_path: P
         return told[-1]
 
     def opened(once_a_job: Once, once_a_machine: Once) -> list:
-        return open_pictures(
+        return open_images(
             str(root),
             SPEC,
             cache_dir=tmp_path / "cache",

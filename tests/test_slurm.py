@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from slurm_cluster import ENDED
-from slurm_site import NUM_STEPS, REPOSITORY, Site, assert_back_and_equal, on_slurm, write_picture
+from slurm_site import NUM_STEPS, REPOSITORY, Site, assert_back_and_equal, on_slurm, write_image
 
 SCRIPTS = sorted((REPOSITORY / "slurm").glob("*.sbatch"))
 
@@ -70,7 +70,7 @@ def test_warned_before_its_time_limit_it_saves_and_comes_back(site: Site, undist
 def test_one_that_always_fails_is_given_up(site: Site) -> None:
     photos = site.runs.parent / "too few"
     photos.mkdir()
-    write_picture(photos / "one.png")
+    write_image(photos / "one.png")
     job = site.train("failing", "--data.path", str(photos), options=("--nodes=1",), MAX_FAILURES="2")
     facts = site.cluster.wait(job, ENDED)
     log = site.cluster.log(job)
@@ -141,7 +141,7 @@ def test_table1_runs_all_eight(site: Site) -> None:
 
 @on_slurm
 @pytest.mark.soak
-def test_staged_pictures_are_read_from_the_nodes_own_disk(site: Site, undisturbed: dict[str, bytes]) -> None:
+def test_staged_images_are_read_from_the_nodes_own_disk(site: Site, undisturbed: dict[str, bytes]) -> None:
     scratch = site.runs.parent / "scratch"
     job = site.train("staged", STAGE_DIR=str(scratch))
     assert site.cluster.wait(job, ENDED)["JobState"] == "COMPLETED", site.cluster.log(job)
@@ -155,10 +155,10 @@ def test_staged_pictures_are_read_from_the_nodes_own_disk(site: Site, undisturbe
 def test_prepare_on_two_nodes(site: Site) -> None:
     source, out = site.runs.parent / "source", site.runs.parent / "prepared"
     for number in range(40):
-        write_picture(source / f"class{number % 2}" / f"{number}.png", seed=number)
+        write_image(source / f"class{number % 2}" / f"{number}.png", seed=number)
     job = site.cluster.submit(
         site.repository / "slurm/prepare.sbatch",
-        *("--source", str(source), "--out", str(out), "--chunk-pictures", "10", "--workers", "1"),
+        *("--source", str(source), "--out", str(out), "--chunk-images", "10", "--workers", "1"),
         options=("--nodes=2", "--cpus-per-task=1"),
         settings=site.settings,
     )

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from slurm_site import REPOSITORY, Site, assert_refused, on_slurm, write_picture
+from slurm_site import REPOSITORY, Site, assert_refused, on_slurm, write_image
 
 
 def test_faults_name_their_node(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,7 +137,7 @@ def test_a_node_that_sees_something_else_is_named(site: Site) -> None:
     photos, empty, other_presets = root / "photos", root / "empty", root / "presets"
     for folder in (photos, empty, runs):
         folder.mkdir()
-    write_picture(photos / "one.png")
+    write_image(photos / "one.png")
     shutil.copytree(presets, other_presets)
     (other_presets / "quickstart.yaml").write_text("training: {epochs: 3}\n")
     with ExitStack() as mounts:

@@ -69,8 +69,8 @@ def test_special_files_are_passed_over_and_counted_and_odd_names_are_read(
         "giant": "larger than 1 GiB",
     }
     with caplog.at_level(logging.WARNING):
-        pictures = opened(root, tmp_path / "cache", bad=0.1)
-    assert sum(map(len, pictures.values())) == len(many()) + len(ODD_NAMES)
+        images = opened(root, tmp_path / "cache", bad=0.1)
+    assert sum(map(len, images.values())) == len(many()) + len(ODD_NAMES)
     for name, reason in why.items():
         assert f"lake/{name}.jpg: unreadable: {reason}" in caplog.text
     plan = prepare(options(root, tmp_path / "out", size=32))
@@ -165,7 +165,7 @@ def test_a_sources_own_splits_are_kept_unless_it_is_to_be_parted_anew(
     assert "inpaint_key_rule: 2" in cards[0]
 
 
-def test_pictures_that_are_alike_stay_where_the_source_has_them(tmp_path: Path) -> None:
+def test_images_that_are_alike_stay_where_the_source_has_them(tmp_path: Path) -> None:
     root = paint(tmp_path / "source", [*many("train/lake", 6), *many("val/lake", 3, 100)])
     (root / "test" / "lake").mkdir(parents=True)
     landscape(0).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(root / "test" / "lake" / "mirrored.png")
@@ -229,7 +229,7 @@ def rows(num: int = 40, **columns: list) -> Dataset:
     return Dataset.from_dict(cells).cast_column("image", ImageFeature())
 
 
-def test_a_label_without_a_name_is_one_line_and_classes_without_pictures_go(tmp_path: Path) -> None:
+def test_a_label_without_a_name_is_one_line_and_classes_without_images_go(tmp_path: Path) -> None:
     dataset = rows(label=[index % 2 for index in range(40)]).cast_column(
         "label", ClassLabel(names=["a", "b", "unused"])
     )

@@ -22,7 +22,7 @@ from running import differences, tiny_config, train, weights
 from inpaint.config import DataConfig
 from inpaint.data import stream as streams
 from inpaint.data.batches import Batch, BatchLoader
-from inpaint.data.decoded import DecodedSplit, SyntheticSpec, open_pictures
+from inpaint.data.decoded import DecodedSplit, SyntheticSpec, open_images
 from inpaint.data.draws import stored_holes
 from inpaint.data.stream import Stream, find_shards
 from inpaint.data.synthetic.landscapes import render
@@ -76,9 +76,9 @@ def stream_of(root: Path, window: int = 100, batch_size: int = BATCH, bad: float
 
 def mapped(root: Path, cache: Path) -> DecodedSplit:
     synthetic = SyntheticSpec(1, 1, 1, 0)
-    return open_pictures(
-        str(root), SPEC, cache_dir=cache, max_bad_fraction=0, synthetic=synthetic, show_progress=False
-    )["train"]
+    return open_images(str(root), SPEC, cache_dir=cache, max_bad_fraction=0, synthetic=synthetic, show_progress=False)[
+        "train"
+    ]
 
 
 def config(**changes: Any) -> DataConfig:
@@ -100,7 +100,7 @@ def assert_equal(one: Batch, other: Batch) -> None:
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 9), st.sampled_from([1, 6, 12, 32, 96]), st.integers(20, 500))
 @settings(max_examples=60, deadline=None)
-def test_an_epoch_shows_no_picture_twice_and_moves_none_beyond_the_window(
+def test_an_epoch_shows_no_image_twice_and_moves_none_beyond_the_window(
     root: Path, seed: int, epoch: int, batch_size: int, window: int
 ) -> None:
     stream = stream_of(root, window, batch_size)
@@ -116,7 +116,7 @@ def test_an_epoch_shows_no_picture_twice_and_moves_none_beyond_the_window(
     assert length * stream.num_lanes > len(stream) - stream.num_lanes
 
 
-def test_all_pictures_come_over_the_epochs_and_their_order_changes(root: Path) -> None:
+def test_all_images_come_over_the_epochs_and_their_order_changes(root: Path) -> None:
     stream = stream_of(root)
     orders = [stream.order(0, epoch).tolist() for epoch in range(1, 9)]
     assert set().union(*orders) == set(range(NUMS["train"]))
@@ -146,7 +146,7 @@ def test_what_is_streamed_is_what_a_memory_map_holds(root: Path, tmp_path: Path,
         assert_equal(one, other)
 
 
-def test_single_pictures_and_where_they_are(root: Path, tmp_path: Path) -> None:
+def test_single_images_and_where_they_are(root: Path, tmp_path: Path) -> None:
     """What is said and saved of a batch that broke a run."""
     stream, chosen = stream_of(root), np.array([102, 0, 36, 36])
     for one, other in zip(stream.take(chosen), mapped(root, tmp_path).take(chosen), strict=True):
@@ -239,7 +239,7 @@ def damage(root: Path, rows: range) -> Path:
     return root
 
 
-def test_bad_pictures_are_stood_in_for_and_named_and_too_many_end_the_run(
+def test_bad_images_are_stood_in_for_and_named_and_too_many_end_the_run(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     root = damage(write_shards(tmp_path / "some"), range(1, 3))

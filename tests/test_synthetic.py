@@ -47,8 +47,8 @@ def test_the_same_bytes_in_another_process(pictures: NDArray[np.uint8]) -> None:
     assert seen == hashlib.sha256(pictures[:9].tobytes()).hexdigest()
 
 
-def test_seeds_and_indices_give_other_pictures(pictures: NDArray[np.uint8]) -> None:
-    assert len({picture.tobytes() for picture in pictures}) == len(pictures)
+def test_seeds_and_indices_give_other_images(pictures: NDArray[np.uint8]) -> None:
+    assert len({image.tobytes() for image in pictures}) == len(pictures)
     other = render(6, np.arange(16), 64).astype(float)
     assert np.abs(other - pictures[:16]).mean(axis=(1, 2, 3)).min() > 5
     far = render(2**63 + 1, np.array([0, 2**40]), 64)
@@ -83,7 +83,7 @@ def test_every_class_and_hour_occurs(pictures: NDArray[np.uint8]) -> None:
     assert (warmth < -20).mean() > 0.10
 
 
-def test_pictures_are_neither_flat_nor_noise(pictures: NDArray[np.uint8]) -> None:
+def test_images_are_neither_flat_nor_noise(pictures: NDArray[np.uint8]) -> None:
     values = pictures.astype(float)
     contrast = values.std(axis=(1, 2, 3))
     neighbours = np.abs(np.diff(values, axis=2)).mean(axis=(1, 2, 3))
@@ -100,8 +100,8 @@ def test_lakes_mirror_what_stands_above_them() -> None:
     def likeness(name: str) -> float:
         grey = render(5, np.flatnonzero(which == CLASSES.index(name))[:40], 64).astype(float).mean(axis=-1)
         best = []
-        for picture in grey:
-            detail = picture - picture.mean(axis=1, keepdims=True)
+        for image in grey:
+            detail = image - image.mean(axis=1, keepdims=True)
             scores = []
             for shore in range(26, 42):
                 above, below = detail[shore - 16 : shore][::-1].ravel(), detail[shore : shore + 16].ravel()

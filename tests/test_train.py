@@ -106,7 +106,7 @@ def test_the_metrics_tell_every_step(finished: tuple[Path, str]) -> None:
     assert all({"step", "epoch", "phase", "images_seen"} <= line.keys() for line in lines)
 
 
-def test_the_grids_open_and_show_the_same_pictures(finished: tuple[Path, str]) -> None:
+def test_the_grids_open_and_show_the_same_images(finished: tuple[Path, str]) -> None:
     grids = [np.asarray(Image.open(finished[0] / "samples" / f"epoch_000{epoch}.png")) for epoch in (1, 2)]
     assert grids[0].shape == grids[1].shape
     assert grids[0].std() > 10

@@ -15,7 +15,7 @@ from datasets import Image as ImageFeature
 from hub_server import LoopbackHub
 from preparing import landscape, options
 
-from inpaint.data.decoded import DecodedSplit, SyntheticSpec, open_pictures
+from inpaint.data.decoded import DecodedSplit, SyntheticSpec, open_images
 from inpaint.data.draws import stored_holes
 from inpaint.data.stream import Stream, find_shards
 from inpaint.holes.spec import HoleSpec
@@ -131,7 +131,7 @@ WAYS = [
 
 
 def opened(path: str | Path, cache: Path, bad: float = 0.0) -> dict[Split, DecodedSplit]:
-    return open_pictures(
+    return open_images(
         str(path),
         HoleSpec.scaled(SIZE),
         cache_dir=cache,
@@ -147,24 +147,24 @@ def keys_of(path: str | Path) -> dict[str, Split]:
     return {entry.key: split_for(entry.key_hash, entry.split, own_splits) for entry in source.entries()}
 
 
-def assert_same(pictures: dict[Split, DecodedSplit], expected: dict[Split, DecodedSplit]) -> None:
+def assert_same(images: dict[Split, DecodedSplit], expected: dict[Split, DecodedSplit]) -> None:
     for split in SPLITS:
-        names = [[str(source).rsplit("/", 1)[-1] for source in its[split].sources] for its in (pictures, expected)]
+        names = [[str(source).rsplit("/", 1)[-1] for source in its[split].sources] for its in (images, expected)]
         assert names[0] == names[1]
         for name in ("pixels", "holes", "windows"):
-            np.testing.assert_array_equal(getattr(pictures[split], name), getattr(expected[split], name), name)
+            np.testing.assert_array_equal(getattr(images[split], name), getattr(expected[split], name), name)
 
 
 @pytest.fixture(scope="module")
 def expected(originals: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[Split, DecodedSplit]:
     """What class folders give; each image's hole is what its key says."""
     folder = tmp_path_factory.mktemp("expected")
-    pictures = opened(class_folders(originals, folder / "photos"), folder / "cache")
-    for split, its in pictures.items():
+    images = opened(class_folders(originals, folder / "photos"), folder / "cache")
+    for split, its in images.items():
         assert {split_of(key_hash(str(source))) for source in its.sources} == {split}
         hashes = np.array([key_hash(str(source)) for source in its.sources], np.uint64)
         np.testing.assert_array_equal(its.holes, stored_holes(hashes, HoleSpec.scaled(SIZE))[0])
-    return pictures
+    return images
 
 
 @pytest.mark.parametrize("way", WAYS)

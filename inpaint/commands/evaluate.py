@@ -181,7 +181,7 @@ def _refuse_odd(size: int, generators: dict[str, Generator]) -> None:
 
 
 def _subject(args: argparse.Namespace, size: int, collectives: Collectives) -> Subject:
-    from inpaint.data.decoded import SyntheticSpec, open_pictures
+    from inpaint.data.decoded import SyntheticSpec, open_images
     from inpaint.distributed.store import once
     from inpaint.evaluation.subject import subject_of
     from inpaint.holes.spec import HoleSpec
@@ -192,7 +192,7 @@ def _subject(args: argparse.Namespace, size: int, collectives: Collectives) -> S
     numbers = [NUM_SYNTHETIC if split == args.split else 1 for split in SPLITS]
     num_here, place = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
     spec = HoleSpec.scaled(size)
-    split = open_pictures(
+    split = open_images(
         args.data,
         spec,
         cache_dir=None,

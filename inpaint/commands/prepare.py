@@ -67,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     work = parser.add_argument_group("work")
     work.add_argument("--workers", type=int, metavar="N", help="number of processes; the result does not depend on it")
     chunk = "images that a worker does at a time (default: %(default)s)"
-    work.add_argument("--chunk-pictures", type=int, default=500, metavar="N", help=chunk)
+    work.add_argument("--chunk-images", "--chunk-pictures", type=int, default=500, metavar="N", help=chunk)
     waits = "how long rank 0 waits before it does what others left undone"
     work.add_argument("--rank-timeout-s", type=float, default=600.0, metavar="S", help=waits)
     work.add_argument("--push-to", metavar="ORG/NAME", help="publish the finished dataset there")
@@ -122,15 +122,15 @@ def push(folder: Path, repo_id: str, private: bool) -> None:
 
 def _report(plan: Plan, out: Path) -> None:
     counts = plan.counts()
-    splits = ", ".join(f"{split} {len(pictures)}" for split, pictures in plan.order.items())
+    splits = ", ".join(f"{split} {len(images)}" for split, images in plan.order.items())
     dropped = ", ".join(f"{num} {reason}" for reason, num in counts.items() if num and reason != "kept")
     print(f"{out}: {counts['kept']} of {counts.total()} images kept ({splits}); left out: {dropped or 'none'}")
     if num_alike := len(plan.alike()):
         print(f"{num_alike} of them are near-duplicates, such as crops of one image: see {out}/alike.csv")
     if num_straddling := plan.num_straddling():
         print(f"{num_straddling} near-duplicates are in different splits, as in the source; --resplit splits it anew")
-    for split, pictures in plan.order.items():
-        if not len(pictures):
+    for split, images in plan.order.items():
+        if not len(images):
             print(f"there is no image in {split}: training needs all three splits; prepare more images")
     print(f"{out}/.prepare may be deleted; as long as it exists, another --person-threshold needs no new detection")
 

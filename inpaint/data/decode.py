@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from inpaint.data.draws import stored_holes
 from inpaint.holes.rectangle import scale_holes
 from inpaint.holes.spec import HoleSpec
-from inpaint.images.pixels import BadPicture, decode_square
+from inpaint.images.pixels import BadImage, decode_square
 from inpaint.sources.source import Entry
 
 COORDINATES = ("x", "y", "width", "height", "crop_x", "crop_y", "side")
@@ -40,7 +40,7 @@ def decode_entries(entries: Sequence[Entry], size: int) -> Decoded:
     for row, entry in enumerate(entries):
         try:
             square, (width, height) = decode_square(entry.read(), size)
-        except BadPicture as fault:
+        except BadImage as fault:
             bad.append(f"{entry.source}: {fault}")
             continue
         pixels.append(square)

@@ -82,7 +82,7 @@ class DecodedSplit:
         return Reader(device, partial(gather_ahead, take))
 
 
-def open_pictures(
+def open_images(
     path: str | None,
     spec: HoleSpec,
     *,
@@ -122,14 +122,14 @@ def open_pictures(
     once_a_machine(build)
     try:
         facts = json.loads((entry / "entry.json").read_bytes())
-        pictures = {split: _open_split(entry, split, spec) for split in splits}
+        images = {split: _open_split(entry, split, spec) for split in splits}
     except (OSError, ValueError, KeyError) as error:
         raise InpaintError(f"the decoded images in {entry} are damaged ({error}): delete that folder") from error
     refuse_too_many(recipe.name, facts["bad"], facts["num_pictures"], facts["num_pictures"], max_bad_fraction)
-    return pictures
+    return images
 
 
-def num_training_pictures(path: str) -> int:
+def num_training_images(path: str) -> int:
     """How many images the training split of a source has, before any turns out to be bad."""
     source = open_source(path)
     own_splits = source.survey().own_splits

@@ -21,7 +21,7 @@ from inpaint.files import sync, write_synced
 from inpaint.processes import num_cores
 from inpaint.sources.keys import KEY_RULE, SPLITS, Split
 
-TASK_PICTURES = 64
+TASK_IMAGES = 64
 NUM_NAMED = 20
 
 log = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ def fill(folder: Path, entry: Path, recipe: Recipe, size: int, max_bad_fraction:
     for split, listing in listings.items():
         _refuse_empty(recipe.name, split, len(listing.sources))
     num_seen, total = len(bad), len(bad) + num_listed
-    most = max(1, min(TASK_PICTURES, TASK_BYTES // (size * size * 3)))
+    most = max(1, min(TASK_IMAGES, TASK_BYTES // (size * size * 3)))
     files = {SPLITS.index(split): _SplitFiles(folder, split, listing, size) for split, listing in listings.items()}
     bar = tqdm(total=num_listed, desc="decoding", unit="image", disable=not show_progress)
     with bar, ThreadPoolExecutor(num_cores(), thread_name_prefix="decode") as pool:

@@ -91,7 +91,7 @@ class PhotoRecipe:
             its = np.flatnonzero(self.splits == SPLITS.index(split))
             its = its[np.lexsort((np.array(ties, np.uint64)[its], self.hashes[its]))]
             self.places[its] = np.arange(len(its))
-            listed[split] = Listing([sources[picture] for picture in its], self.hashes[its])
+            listed[split] = Listing([sources[image] for image in its], self.hashes[its])
         for line in survey.lost():
             log.warning("%s: %s", self.name, line)
         return listed, [f"{name}: {why}" for name, why in survey.bad]

@@ -275,10 +275,10 @@ class Stream:
             self._count_bad(int(self._starts[group]) + stand_in, decoded.bad[0])
         raise InpaintError(f"{self._named(group)}: not one image can be used")
 
-    def _count_bad(self, picture: int, why: str) -> None:
+    def _count_bad(self, image: int, why: str) -> None:
         with self._lock:
-            is_new = picture not in self._bad
-            self._bad.add(picture)
+            is_new = image not in self._bad
+            self._bad.add(image)
             total = len(self._bad)
         if is_new:
             log.warning("an image cannot be used, another stands for it: %s", why)

@@ -46,7 +46,7 @@ BASELINES: dict[str, Fill] = {"mean fill": mean_fill, "Telea": telea, "Navier-St
 
 
 def _opencv(masked_image: Tensor, mask: Tensor, method: int) -> Tensor:
-    pictures = (masked_image * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    images = (masked_image * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
     holes = (mask[:, 0] >= 0.5).byte().cpu().numpy()
-    filled = np.stack([cv2.inpaint(*pair, RADIUS_PX, method) for pair in zip(pictures, holes, strict=True)])
+    filled = np.stack([cv2.inpaint(*pair, RADIUS_PX, method) for pair in zip(images, holes, strict=True)])
     return torch.from_numpy(filled).permute(0, 3, 1, 2).to(masked_image) / 255

@@ -44,10 +44,10 @@ def grid(columns: Mapping[str, NDArray[np.uint8]], num_blocks: int) -> Image.Ima
     )
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(min(18, cell[0] // 6 + 4))
     for block in range(num_blocks):
-        for column, (label, pictures) in enumerate(columns.items()):
+        for column, (label, images) in enumerate(columns.items()):
             left = _GAP_PX + block * block_width + column * step_x
             draw.text((left + cell[0] / 2, _HEADER_PX / 2), label, fill=_INK, font=font, anchor="mm")
-            for row, picture in enumerate(pictures[block * num_rows : (block + 1) * num_rows]):
+            for row, picture in enumerate(images[block * num_rows : (block + 1) * num_rows]):
                 resized = Image.fromarray(picture).resize(cell, Image.Resampling.BICUBIC)
                 sheet.paste(resized, (left, _HEADER_PX + row * step_y))
     return sheet

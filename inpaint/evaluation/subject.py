@@ -24,7 +24,7 @@ from inpaint.errors import InpaintError, UsageError
 from inpaint.holes.kinds import HoleMixture
 from inpaint.holes.spec import HoleSpec
 from inpaint.images.given import read_mask
-from inpaint.images.pixels import PICTURE_SUFFIXES, BadPicture, open_picture
+from inpaint.images.pixels import IMAGE_SUFFIXES, BadImage, open_image
 from inpaint.sources.keys import key_hash, key_of
 from inpaint.tables import HOLES
 
@@ -136,7 +136,7 @@ def read_fills(folder: Path, subject: Subject) -> Callable[[NDArray[np.int64]], 
     _read(files, check)
 
     def read(chosen: NDArray[np.int64]) -> Tensor:
-        pixels = np.stack(_read([files[index] for index in chosen], lambda path: np.asarray(open_picture(path))))
+        pixels = np.stack(_read([files[index] for index in chosen], lambda path: np.asarray(open_image(path))))
         return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
 
     return read
@@ -150,7 +150,7 @@ def by_name(folder: Path, sources: Sequence[str], labels: Sequence[str], what: s
     """
     found: dict[str, list[Path]] = {}
     for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in PICTURE_SUFFIXES and not path.name.startswith("."):
+        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("."):
             name = _bare(path.relative_to(folder).as_posix())
             for alias in {name, PurePosixPath(name).name}:
                 found.setdefault(alias, []).append(path)
@@ -186,7 +186,7 @@ def _read(files: Iterable[Path], read: Callable[[Path], Any]) -> list[Any]:
     for path in files:
         try:
             found.append(read(path))
-        except (InpaintError, BadPicture, OSError, Image.DecompressionBombError) as error:
+        except (InpaintError, BadImage, OSError, Image.DecompressionBombError) as error:
             faults.append(f"{path}: {' '.join(str(error).split())}")
     if faults:
         raise InpaintError(f"{len(faults)} of {len(found) + len(faults)} files cannot be used: {_some(faults, '; ')}")
@@ -206,7 +206,7 @@ def _packed(masks: Callable[[NDArray[np.int64]], Tensor], num: int) -> NDArray[n
 def _bare(name: str) -> str:
     """A path without the ending that makes it an image's."""
     path = PurePosixPath(name)
-    return str(path.with_suffix("")) if path.suffix.lower() in PICTURE_SUFFIXES else name
+    return str(path.with_suffix("")) if path.suffix.lower() in IMAGE_SUFFIXES else name
 
 
 def _some(names: Sequence[str], between: str = ", ") -> str:

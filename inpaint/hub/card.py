@@ -33,8 +33,8 @@ def write_card(folder: Path, repo_id: str) -> None:
         (folder / CONFIG).write_text(_as_yaml(settings), encoding="utf-8")
     samples = sorted(path.name for path in (folder / "samples").glob("*.png"))
     newest = f"samples/{samples[-1]}" if samples else ""
-    pictures = {"samples": newest, "curves": "curves.png" if (folder / "curves.png").exists() else ""}
-    ModelCard(_text_of_card(folder, lines, repo_id, repo_id, pictures)).save(folder / "README.md")
+    images = {"samples": newest, "curves": "curves.png" if (folder / "curves.png").exists() else ""}
+    ModelCard(_text_of_card(folder, lines, repo_id, repo_id, images)).save(folder / "README.md")
 
 
 def write_generator_card(run_dir: Path, folder: Path) -> None:
@@ -42,12 +42,12 @@ def write_generator_card(run_dir: Path, folder: Path) -> None:
 
     Written before `save_pretrained`, which leaves a card alone that is there already.
     """
-    pictures = {"samples": "", "curves": ""}
-    card = _text_of_card(run_dir, _metrics(run_dir), run_dir.resolve().name, "path/to/this/folder", pictures)
+    images = {"samples": "", "curves": ""}
+    card = _text_of_card(run_dir, _metrics(run_dir), run_dir.resolve().name, "path/to/this/folder", images)
     ModelCard(card).save(folder / "README.md")
 
 
-def _text_of_card(run: Path, lines: list[dict[str, Any]], title: str, source: str, pictures: dict[str, str]) -> str:
+def _text_of_card(run: Path, lines: list[dict[str, Any]], title: str, source: str, images: dict[str, str]) -> str:
     settings = _settings(run)
     evaluation, environment = (read_object(run / f"{name}.json") for name in ("evaluation", "environment"))
     data = settings.get("data", {})
@@ -79,7 +79,7 @@ def _text_of_card(run: Path, lines: list[dict[str, Any]], title: str, source: st
         environment=environment,
         config=_as_yaml(settings).strip() if settings else "# not recorded",
         image_size=data.get("image_size"),
-        **pictures,
+        **images,
     )
 
 

@@ -21,7 +21,7 @@ from inpaint.errors import InpaintError
 from inpaint.images import deep
 from inpaint.images.pixels import TURNS, orientation
 
-PictureLike = Image.Image | NDArray[np.generic] | Tensor | str | Path
+ImageLike = Image.Image | NDArray[np.generic] | Tensor | str | Path
 Pixels = NDArray[Any]
 
 # Premultiplied by their transparency.
@@ -30,7 +30,7 @@ _PLAIN = {"La": "LA", "RGBa": "RGBA"}
 _KINDS = ("L", "LA", "RGB", "RGBA", "I;16")
 
 
-def read_picture(source: PictureLike) -> tuple[Pixels, bytes | None]:
+def read_image(source: ImageLike) -> tuple[Pixels, bytes | None]:
     """The pixels, and the colour profile where it still holds.
 
     Raises:
@@ -55,7 +55,7 @@ def read_picture(source: PictureLike) -> tuple[Pixels, bytes | None]:
     return pixels, profile
 
 
-def read_mask(source: PictureLike, size: tuple[int, int], resize: bool) -> NDArray[np.bool_]:
+def read_mask(source: ImageLike, size: tuple[int, int], resize: bool) -> NDArray[np.bool_]:
     """The hole, of the image's `size` (height, width).
 
     Raises:

@@ -41,8 +41,8 @@ def _add_readers() -> frozenset[str]:
     return frozenset(found)
 
 
-PICTURE_SUFFIXES = _SUFFIXES | _add_readers()
-UNREAD_SUFFIXES = {end: remedy for end, remedy in _OPTIONAL_SUFFIXES.items() if end not in PICTURE_SUFFIXES}
+IMAGE_SUFFIXES = _SUFFIXES | _add_readers()
+UNREAD_SUFFIXES = {end: remedy for end, remedy in _OPTIONAL_SUFFIXES.items() if end not in IMAGE_SUFFIXES}
 # EXIF tag 0x0112: how a viewer must turn the stored pixels.
 ORIENTATION = 0x0112
 TURNS = {
@@ -64,7 +64,7 @@ DECODED_SIDES = 4
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
-class BadPicture(Exception):  # noqa: N818 - it is about the image, not an error of the program
+class BadImage(Exception):  # noqa: N818 - it is about the image, not an error of the program
     """An image that cannot be used; the caller skips and counts it by its reason, or tells the user."""
 
     def __init__(self, reason: BadReason, detail: str) -> None:
@@ -73,7 +73,7 @@ class BadPicture(Exception):  # noqa: N818 - it is about the image, not an error
         self.detail = detail
 
 
-def open_picture(source: bytes | Path | Image.Image, at_least: int | None = None) -> Image.Image:
+def open_image(source: bytes | Path | Image.Image, at_least: int | None = None) -> Image.Image:
     """The image as RGB, upright: what a viewer would show, transparent parts over white.
 
     Of a moving image the first frame. More than 8 bits a channel are scaled to 8, never clipped.
@@ -84,7 +84,7 @@ def open_picture(source: bytes | Path | Image.Image, at_least: int | None = None
             times as fast for a camera's. By default at its full size.
 
     Raises:
-        BadPicture: not an image, damaged, or so large that it must be an attack or a mistake.
+        BadImage: not an image, damaged, or so large that it must be an attack or a mistake.
     """
     return _open(source, at_least)[0]
 
@@ -94,7 +94,7 @@ def decode_square(
 ) -> tuple[NDArray[np.uint8], tuple[int, int]]:
     """The one way from a file to what is stored or trained on, so that an image has the same pixels on every way.
 
-    As `open_picture` and `square`. Returns [size, size, 3], and the width and height of the whole image, upright, in
+    As `open_image` and `square`. Returns [size, size, 3], and the width and height of the whole image, upright, in
     its own pixels.
     """
     image, full = _open(source, DECODED_SIDES * size)
@@ -113,11 +113,11 @@ def _open(source: bytes | Path | Image.Image, at_least: int | None) -> tuple[Ima
             rgb = _to_rgb(image)
             return rgb, (height, width) if orientation(image) >= FIRST_SIDEWAYS else (width, height)
     except Image.DecompressionBombError as error:
-        raise BadPicture("too large", str(error).split(", could be")[0]) from error
+        raise BadImage("too large", str(error).split(", could be")[0]) from error
     except UnidentifiedImageError as error:
-        raise BadPicture("unreadable", "not a kind of image that Pillow knows") from error
+        raise BadImage("unreadable", "not a kind of image that Pillow knows") from error
     except Exception as error:  # Pillow's readers raise whatever the broken bytes lead them to
-        raise BadPicture(*_fault(error)) from error
+        raise BadImage(*_fault(error)) from error
 
 
 def square(image: Image.Image, size: int, min_side: int | None = None) -> NDArray[np.uint8]:
@@ -131,12 +131,12 @@ def square(image: Image.Image, size: int, min_side: int | None = None) -> NDArra
             than twice teaches blur.
 
     Raises:
-        BadPicture: the image is smaller than that.
+        BadImage: the image is smaller than that.
     """
     min_side = (size + 1) // 2 if min_side is None else min_side
     side = min(image.size)
     if side < min_side:
-        raise BadPicture("too small", f"{image.width}x{image.height}; the shorter side must be at least {min_side}")
+        raise BadImage("too small", f"{image.width}x{image.height}; the shorter side must be at least {min_side}")
     left, top = (image.width - side) // 2, (image.height - side) // 2
     image = image.crop((left, top, left + side, top + side))
     if side < size:

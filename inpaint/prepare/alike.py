@@ -22,7 +22,7 @@ from inpaint.prepare.dedupe import IS_ODD, LOOK_LENGTH, Likeness, compare
 # the nearest are.
 NEAR = round(0.94 * LOOK_LENGTH**2)
 NUM_NEAREST = 4
-LIST_PICTURES, NUM_LISTS = 500, 4
+LIST_IMAGES, NUM_LISTS = 500, 4
 _BLOCK = 4096
 
 Looks = NDArray[np.int8]
@@ -36,12 +36,12 @@ class Lists:
 
     def __init__(self, wholes: Looks) -> None:
         self.wholes = wholes
-        self.pivots = wholes[: max(1, len(wholes) // LIST_PICTURES)]
-        of_picture = self._lists(wholes, 1).ravel()
-        order = np.argsort(of_picture, kind="stable")
-        self.members = np.split(order, np.searchsorted(of_picture[order], np.arange(1, len(self.pivots))))
+        self.pivots = wholes[: max(1, len(wholes) // LIST_IMAGES)]
+        of_image = self._lists(wholes, 1).ravel()
+        order = np.argsort(of_image, kind="stable")
+        self.members = np.split(order, np.searchsorted(of_image[order], np.arange(1, len(self.pivots))))
 
-    def nearest(self, pictures: NDArray[np.int64], looks: Looks) -> Pairs:
+    def nearest(self, images: NDArray[np.int64], looks: Looks) -> Pairs:
         """For some of the N images and their views, int8 [n, V, D]: up to `NUM_NEAREST` others each."""
         num_views = looks.shape[1]
         views = looks.reshape(-1, looks.shape[2])
@@ -54,7 +54,7 @@ class Lists:
         for number, its in enumerate(np.split(rows[order], cuts)):
             for start in range(0, len(its), _BLOCK):
                 some = its[start : start + _BLOCK]
-                parts += self._near(pictures[some // num_views], some % num_views, views[some], self.members[number])
+                parts += self._near(images[some // num_views], some % num_views, views[some], self.members[number])
         found = np.concatenate(parts)
         found = found[np.lexsort((found["view"], -found["nearness"], found["other"], found["one"]))]
         found = found[_is_first(found["one"], found["other"])]
@@ -72,12 +72,12 @@ class Lists:
         return found
 
     def _near(
-        self, pictures: NDArray[np.int64], views: NDArray[np.int64], looks: Looks, members: NDArray[np.int64]
+        self, images: NDArray[np.int64], views: NDArray[np.int64], looks: Looks, members: NDArray[np.int64]
     ) -> Iterator[Pairs]:
         for start in range(0, len(members), _BLOCK):
             others = members[start : start + _BLOCK]
             nearness, mirrored = _nearness(looks, self.wholes[others])
-            nearness[pictures[:, None] == others] = 0
+            nearness[images[:, None] == others] = 0
             rows = np.flatnonzero(nearness.max(axis=1) >= NEAR)
             if len(rows):
                 nearness, mirrored = nearness[rows], mirrored[rows]
@@ -86,7 +86,7 @@ class Lists:
                 row, column = np.nonzero(np.take_along_axis(nearness, best, axis=1) >= NEAR)
                 column = best[row, column]
                 at = rows[row]
-                columns = pictures[at], others[column], views[at], mirrored[row, column], nearness[row, column]
+                columns = images[at], others[column], views[at], mirrored[row, column], nearness[row, column]
                 yield np.rec.fromarrays(columns, dtype=PAIR)
 
 
@@ -111,7 +111,7 @@ def find_pairs(wholes: Looks, batches: Iterable[tuple[NDArray[np.int64], Looks]]
         batches: indices of images and their looks [n, V, D], in any order and number, together all N.
     """
     lists = Lists(wholes)
-    found = np.concatenate([np.empty(0, PAIR), *(lists.nearest(pictures, looks) for pictures, looks in batches)])
+    found = np.concatenate([np.empty(0, PAIR), *(lists.nearest(images, looks) for images, looks in batches)])
     low, high = np.minimum(found["one"], found["other"]), np.maximum(found["one"], found["other"])
     order = np.lexsort((found["one"], -found["nearness"], high, low))
     return found[order[_is_first(low[order], high[order])]]

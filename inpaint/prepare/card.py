@@ -191,9 +191,9 @@ def _info(plan: Plan) -> Any:
     from datasets.info import DatasetInfosDict
 
     splits = SplitDict()
-    for split, pictures in plan.order.items():
-        if num := len(pictures):
-            splits.add(SplitInfo(split, num_bytes=int(plan.num_bytes[pictures].sum()), num_examples=num))
+    for split, images in plan.order.items():
+        if num := len(images):
+            splits.add(SplitInfo(split, num_bytes=int(plan.num_bytes[images].sum()), num_examples=num))
     num_bytes = sum(split.num_bytes for split in splits.values())
     sizes = {"download_size": num_bytes, "dataset_size": num_bytes}
     return DatasetInfosDict(default=DatasetInfo(features=features(plan.kept_labels), splits=splits, **sizes))
@@ -205,15 +205,15 @@ def figure_pixels(out: Path, size: int) -> NDArray[np.uint8]:
     last = pq.ParquetFile(shard_paths(out)[-1])
     rows = []
     for row in next(last.iter_batches(batch_size=FIGURE_ROWS, columns=["image", "hole", "crop"])).to_pylist():
-        picture = np.asarray(Image.open(io.BytesIO(row["image"]["bytes"])))
+        image = np.asarray(Image.open(io.BytesIO(row["image"]["bytes"])))
         (x, y, width, height), (left, top) = row["hole"], row["crop"]
-        masked = picture.copy()
+        masked = image.copy()
         masked[y : y + height, x : x + width] = 0
-        local = np.full_like(picture, 255)
+        local = np.full_like(image, 255)
         start = (size - window) // 2
-        local[start : start + window, start : start + window] = picture[top : top + window, left : left + window]
+        local[start : start + window, start : start + window] = image[top : top + window, left : left + window]
         gap = np.full((size, FIGURE_GAP_PX, 3), 255, np.uint8)
-        rows.append(np.concatenate([picture, gap, masked, gap, local], axis=1))
+        rows.append(np.concatenate([image, gap, masked, gap, local], axis=1))
         rows.append(np.full((FIGURE_GAP_PX, rows[-1].shape[1], 3), 255, np.uint8))
     return np.concatenate(rows[:-1]).repeat(FIGURE_SCALE, axis=0).repeat(FIGURE_SCALE, axis=1)
 

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from inpaint.errors import InpaintError
 from inpaint.holes.spec import HoleSpec
-from inpaint.images.pixels import BadPicture, open_picture
+from inpaint.images.pixels import BadImage, open_image
 from inpaint.sources.keys import SPLITS, Split, split_for
 from inpaint.sources.opening import open_source
 from inpaint.sources.source import Entry
@@ -80,12 +80,12 @@ class _Seen:
         self.num[split] += 1
         try:
             data = entry.read()
-            self.sizes.add(open_picture(data).size)
+            self.sizes.add(open_image(data).size)
             digest = hashlib.blake2b(data, digest_size=16).digest()
             first_split, first = self._first.setdefault(digest, (split, entry.source))
             if first_split != split:
                 self._copies[split].append(f"{entry.source} (in {first_split} too, as {first})")
-        except BadPicture as error:
+        except BadImage as error:
             self._bad[split].append(f"{entry.source} ({error})")
         if entry.hole is not None and entry.crop is not None:
             self._holes[split].append((entry.source, [*map(int, entry.hole), *map(int, entry.crop)]))

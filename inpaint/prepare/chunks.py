@@ -25,7 +25,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from inpaint.images.pixels import BadPicture, decode_square, open_picture, square
+from inpaint.images.pixels import BadImage, decode_square, open_image, square
 from inpaint.prepare.dedupe import IS_ODD, VIEWS, looks
 from inpaint.prepare.detectors import build_detector
 from inpaint.prepare.people import BATCH_SIZE, PeopleFilter
@@ -108,7 +108,7 @@ def make_chunk(chunk: Chunk) -> Counter[str]:
             rows.append(row)
             try:
                 waiting.append((row, _prepare(entry, row, chunk)))
-            except BadPicture as bad:
+            except BadImage as bad:
                 reason = "corrupt" if bad.reason in ("unreadable", "truncated") else bad.reason
                 row.update(reason=REASONS.index(reason), detail=printable(bad.detail))
         found = [(row, picture) for row, picture in waiting if row["reason"] == REASONS.index("kept")]
@@ -197,5 +197,5 @@ def _prepare(entry: Entry, row: dict[str, Any], chunk: Chunk) -> NDArray[np.uint
     row["png"] = encoded.tobytes()
     if chunk.people.kind == "none":
         return small
-    image = open_picture(data, at_least=DETECTION_PX)
+    image = open_image(data, at_least=DETECTION_PX)
     return square(image, min(*image.size, DETECTION_PX))

@@ -61,15 +61,15 @@ class DarknetDetector:
             )
 
     def detect(self, pictures: Sequence[NDArray[np.uint8]]) -> list[list[Box]]:
-        return [self._detect(picture) for picture in pictures]
+        return [self._detect(image) for image in pictures]
 
-    def _detect(self, picture: NDArray[np.uint8]) -> list[Box]:
-        canvas, scale, left, top = letterbox(picture, self.size)
+    def _detect(self, image: NDArray[np.uint8]) -> list[Box]:
+        canvas, scale, left, top = letterbox(image, self.size)
         self.network.setInput(cv2.dnn.blobFromImage(canvas, 1 / 255))
         # A row holds centre, size (fractions of the canvas), objectness, and objectness times each class.
         rows = np.concatenate(self.network.forward(self.outputs)).astype(np.float64)
         rows = rows[rows[:, 5 + self.class_index] >= LOWEST_SCORE]
-        shape = picture.shape[1::-1]
+        shape = image.shape[1::-1]
         sizes = rows[:, 2:4] * self.size / scale / shape
         corners = (rows[:, :2] * self.size - (left, top)) / scale / shape - sizes / 2
         scores = rows[:, 5 + self.class_index]
@@ -107,21 +107,21 @@ class OnnxDetector:
         self.is_decoded = bool(np.ptp(rows[:, :2]) > self.size / 2)
 
     def detect(self, pictures: Sequence[NDArray[np.uint8]]) -> list[list[Box]]:
-        return [self._detect(picture) for picture in pictures]
+        return [self._detect(image) for image in pictures]
 
     def _rows(self, canvas: NDArray[np.uint8]) -> NDArray[np.float64]:
         self.network.setInput(cv2.dnn.blobFromImage(canvas, swapRB=True))
         return np.asarray(self.network.forward(), np.float64)[0]
 
-    def _detect(self, picture: NDArray[np.uint8]) -> list[Box]:
-        canvas, scale, _, _ = letterbox(picture, self.size, grey=114, is_centred=False)
+    def _detect(self, image: NDArray[np.uint8]) -> list[Box]:
+        canvas, scale, _, _ = letterbox(image, self.size, grey=114, is_centred=False)
         rows = self._rows(canvas)
         scores = rows[:, 4] * rows[:, 5 + self.class_index]
         found = scores >= LOWEST_SCORE
         centres, sizes, strides = rows[found, :2], rows[found, 2:4], self.strides[found]
         if not self.is_decoded:
             centres, sizes = (centres + self.cells[found]) * strides, np.exp(sizes) * strides
-        shape = picture.shape[1::-1]
+        shape = image.shape[1::-1]
         return _strongest(
             np.concatenate([centres - sizes / 2, sizes], axis=1) / scale / (*shape, *shape), scores[found]
         )
@@ -222,21 +222,21 @@ def _is_on_hub(model: str) -> bool:
 
 
 def letterbox(
-    picture: NDArray[np.uint8], size: int, grey: int = 128, is_centred: bool = True
+    image: NDArray[np.uint8], size: int, grey: int = 128, is_centred: bool = True
 ) -> tuple[NDArray[np.uint8], float, int, int]:
     """The whole image in a grey square of `size` pixels, its shape kept; in the middle or in the top left corner.
 
     Returns:
         The square [size, size, 3], the scale, and the left and top margins in pixels.
     """
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     scale = size / max(height, width)
     new_width, new_height = max(1, round(width * scale)), max(1, round(height * scale))
     left, top = ((size - new_width) // 2, (size - new_height) // 2) if is_centred else (0, 0)
     canvas = np.full((size, size, 3), grey, np.uint8)
     interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
     canvas[top : top + new_height, left : left + new_width] = cv2.resize(
-        picture, (new_width, new_height), interpolation=interpolation
+        image, (new_width, new_height), interpolation=interpolation
     )
     return canvas, scale, left, top
 

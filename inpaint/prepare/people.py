@@ -39,7 +39,7 @@ class Box(NamedTuple):
 class Detector(Protocol):
     """Finds the things of one class in images."""
 
-    def detect(self, pictures: Sequence[NDArray[np.uint8]]) -> list[list[Box]]:
+    def detect(self, images: Sequence[NDArray[np.uint8]]) -> list[list[Box]]:
         """The boxes in each of up to BATCH_SIZE images ([H, W, 3], RGB), whatever the others are."""
         ...
 

@@ -40,22 +40,22 @@ class ChunkFiles:
     files: tuple[Path, ...]
     starts: NDArray[np.int64]
 
-    def take(self, pictures: NDArray[np.int64], columns: Sequence[str]) -> pa.Table:
+    def take(self, images: NDArray[np.int64], columns: Sequence[str]) -> pa.Table:
         """Columns of some images, in their order; of each chunk only the rows that are wanted are read."""
-        if not len(pictures):
+        if not len(images):
             return SCHEMA.empty_table().select(columns)
-        chunks = np.searchsorted(self.starts, pictures, side="right") - 1
+        chunks = np.searchsorted(self.starts, images, side="right") - 1
         by_chunk = np.argsort(chunks, kind="stable")
         parts = []
         for group in np.split(by_chunk, np.flatnonzero(np.diff(chunks[by_chunk])) + 1):
             chunk = chunks[group[0]]
             with open_chunk(self.files[chunk]) as table:
-                parts.append(table.select(columns).take(pictures[group] - self.starts[chunk]))
+                parts.append(table.select(columns).take(images[group] - self.starts[chunk]))
         return pa.concat_tables(parts).combine_chunks().take(np.argsort(by_chunk))
 
-    def squares(self, pictures: NDArray[np.int64]) -> list[NDArray[np.uint8]]:
+    def squares(self, images: NDArray[np.int64]) -> list[NDArray[np.uint8]]:
         """The pixels of some images, RGB [S, S, 3] each."""
-        rows = self.take(pictures, ["source", "png"]).to_pylist()
+        rows = self.take(images, ["source", "png"]).to_pylist()
         try:
             return [np.asarray(Image.open(io.BytesIO(row["png"]))) for row in rows]
         except (OSError, SyntaxError) as error:  # Pillow's for what is no PNG
@@ -72,8 +72,8 @@ class ChunkFiles:
             with open_chunk(file) as table:
                 waiting.append((start + rows, _looks(table)[rows]))
             if sum(len(rows) for rows, _ in waiting) >= LOOKED_FOR_AT_ONCE or stop == self.starts[-1]:
-                pictures, looks = zip(*waiting, strict=True)
-                yield np.concatenate(pictures), np.concatenate(looks)
+                images, looks = zip(*waiting, strict=True)
+                yield np.concatenate(images), np.concatenate(looks)
                 waiting = []
 
 
@@ -144,22 +144,22 @@ def make_plan(
     if not len(kept):
         counts = Counter(REASONS[index] for index in reason)
         raise InpaintError(f"no image is left of {len(reason)}: {', '.join(f'{n} {r}' for r, n in counts.items())}")
-    has_pictures = {found_labels[number] for number in np.unique(whole["label"][kept])}
+    has_images = {found_labels[number] for number in np.unique(whole["label"][kept])}
     known = sorted(found_labels) if labels is None else [name for name in labels if name in found_labels]
-    names = tuple(sorted(known, key=lambda name: name not in has_pictures))
+    names = tuple(sorted(known, key=lambda name: name not in has_images))
     whole["label"] = np.array([names.index(name) for name in found_labels], np.int32)[whole["label"]]
     order: dict[Split, NDArray[np.int64]] = {}
     digest = hashlib.blake2b(repr((threshold, names)).encode(), digest_size=16)
     for index, split in enumerate(SPLITS):
-        pictures = kept[whole["split"][kept] == index]
-        order[split] = pictures[np.lexsort((whole["source_hash"][pictures], whole["key_hash"][pictures]))]
+        images = kept[whole["split"][kept] == index]
+        order[split] = images[np.lexsort((whole["source_hash"][images], whole["key_hash"][images]))]
         for name in ("key_hash", "source_hash", "label", "pixels", "person_score"):
             digest.update(whole[name][order[split]].tobytes())
     return Plan(
         chunks=chunks,
         first=first,
         labels=names,
-        num_labels=len(has_pictures),
+        num_labels=len(has_images),
         order=order,
         fingerprint=digest.hexdigest(),
         **{name: whole[name] for name in ("reason", "split", "label", "key_hash", "source_hash", "num_bytes")},
@@ -205,7 +205,7 @@ def _group(
     place[ordered[distinct]] = np.arange(len(distinct))
     pairs = find_pairs(
         columns["whole"][ordered[distinct]],
-        ((place[pictures], looks) for pictures, looks in chunks.looks(place >= 0)),
+        ((place[images], looks) for images, looks in chunks.looks(place >= 0)),
     )
     told = compare_pairs(pairs, lambda places: chunks.squares(ordered[distinct[places]]), workers, show_progress)
     of_distinct = np.searchsorted(distinct, at[again])

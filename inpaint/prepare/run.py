@@ -59,7 +59,7 @@ class Options:
     grey_steps: float = 2.5
     people: PeopleFilter = field(default_factory=PeopleFilter)
     workers: int | None = None
-    chunk_pictures: int = 500
+    chunk_images: int = 500
     rank_timeout_s: float = 600.0
     show_progress: bool = True
 
@@ -74,8 +74,8 @@ def prepare(options: Options) -> Plan | None:
     rank, world = rank_and_world_size(do_meet=False)
     if options.size not in SIZES_PX:
         raise UsageError(f"--size is {options.size}; it must be a multiple of 4 from {SIZES_PX[0]} to {SIZES_PX[-1]}")
-    if options.chunk_pictures < 1 or (options.workers is not None and options.workers < 1):
-        raise UsageError("--workers and --chunk-pictures must be 1 or more")
+    if options.chunk_images < 1 or (options.workers is not None and options.workers < 1):
+        raise UsageError("--workers and --chunk-images must be 1 or more")
     if not 0 <= options.grey_steps <= 255:
         raise UsageError(f"--grey-steps is {options.grey_steps}; it must be from 0 (all are kept) to 255")
     if options.limit is not None and options.limit < 1:
@@ -113,7 +113,7 @@ def _run(options: Options, source: Source, work: Path, rank: int, world: int) ->
         if options.resplit:
             some = (replace(entry, split=None) for entry in some)
         settings = options.size, options.people, own_splits, options.grey_steps
-        return chunks_of(some, options.chunk_pictures, work / "chunks", *settings)
+        return chunks_of(some, options.chunk_images, work / "chunks", *settings)
 
     share = None if num_wanted is None else num_wanted // world
     files = _do_chunks(options, chunks(), lambda index, _: index % world == rank, share, shown=rank == 0)

@@ -66,15 +66,15 @@ def write_shards(plan: Plan, out: Path, work: Path, size: int, show_progress: bo
     schema = features(plan.kept_labels).arrow_schema
     total = sum(map(len, plan.order.values()))
     with tqdm(desc="writing", total=total, unit="image", disable=not show_progress) as bar:
-        for split, pictures in plan.order.items():
-            shards = list(_cut(plan.num_bytes[pictures], SHARD_BYTES))
+        for split, images in plan.order.items():
+            shards = list(_cut(plan.num_bytes[images], SHARD_BYTES))
             for index, (start, stop) in enumerate(shards):
                 path = out / "data" / f"{split}-{index:05d}-of-{len(shards):05d}.parquet"
                 if path.exists() and not _is_sound(path, stop - start):
                     print(f"{path} is damaged and will be remade")
                     path.unlink()
                 if not path.exists():
-                    _write_shard(path, plan, pictures[start:stop], schema, size)
+                    _write_shard(path, plan, images[start:stop], schema, size)
                 bar.update(stop - start)
 
 
@@ -116,16 +116,16 @@ def write_alike(plan: Plan, out: Path) -> None:
     with _table(out / "alike.csv", ["source", "like", "split"]) as writer:
         for some in _thousands(plan.alike()):
             sources, firsts = (
-                plan.chunks.take(pictures, ["source"])["source"].to_pylist() for pictures in (some, plan.first[some])
+                plan.chunks.take(images, ["source"])["source"].to_pylist() for images in (some, plan.first[some])
             )
             splits = [SPLITS[split] for split in plan.split[some]]
             writer.writerows(zip(sources, firsts, splits, strict=True))
 
 
-def _thousands(pictures: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+def _thousands(images: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
     """A part at a time, so that memory does not grow with their number."""
-    for start in range(0, len(pictures), 10_000):
-        yield pictures[start : start + 10_000]
+    for start in range(0, len(images), 10_000):
+        yield images[start : start + 10_000]
 
 
 @contextmanager
@@ -148,25 +148,25 @@ def _cut(num_bytes: NDArray[np.int64], limit: int) -> Iterator[tuple[int, int]]:
         start = stop
 
 
-def _write_shard(path: Path, plan: Plan, pictures: NDArray[np.int64], schema: pa.Schema, size: int) -> None:
+def _write_shard(path: Path, plan: Plan, images: NDArray[np.int64], schema: pa.Schema, size: int) -> None:
     # Dictionaries and statistics of compressed images are as large as the images.
     options = {"use_dictionary": ["source", "label"], "write_statistics": ["label", "person_score"]}
     with (
         new_file(path) as temporary,
         pq.ParquetWriter(temporary, schema, write_page_checksum=True, **options) as writer,
     ):
-        for start, stop in _cut(plan.num_bytes[pictures], SLAB_BYTES):
-            writer.write_table(_rows(plan, pictures[start:stop], schema, size), row_group_size=ROWS_A_GROUP)
+        for start, stop in _cut(plan.num_bytes[images], SLAB_BYTES):
+            writer.write_table(_rows(plan, images[start:stop], schema, size), row_group_size=ROWS_A_GROUP)
 
 
-def _rows(plan: Plan, pictures: NDArray[np.int64], schema: pa.Schema, size: int) -> pa.Table:
-    table = plan.chunks.take(pictures, ["source", "person_score", "png"])
-    holes, crops = stored_holes(plan.key_hash[pictures], HoleSpec.scaled(size))
+def _rows(plan: Plan, images: NDArray[np.int64], schema: pa.Schema, size: int) -> pa.Table:
+    table = plan.chunks.take(images, ["source", "person_score", "png"])
+    holes, crops = stored_holes(plan.key_hash[images], HoleSpec.scaled(size))
     png = table["png"].combine_chunks()
     paths = pa.nulls(len(table), pa.string())
     columns = {
         "image": pa.StructArray.from_arrays([png, paths], fields=list(schema.field("image").type)),
-        "label": pa.array(plan.label[pictures].astype(np.int64)),
+        "label": pa.array(plan.label[images].astype(np.int64)),
         "source": table["source"].combine_chunks(),
         "hole": pa.FixedSizeListArray.from_arrays(pa.array(holes.ravel()), type=schema.field("hole").type),
         "crop": pa.FixedSizeListArray.from_arrays(pa.array(crops.ravel()), type=schema.field("crop").type),

@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 
 from inpaint.errors import InpaintError
-from inpaint.images.pixels import PICTURE_SUFFIXES, UNREAD_SUFFIXES
+from inpaint.images.pixels import IMAGE_SUFFIXES, UNREAD_SUFFIXES
 from inpaint.sources.keys import NO_CLASS, Layout, printable
 from inpaint.sources.source import MAX_FILE_BYTES, Entry, Survey, unusable
 
@@ -104,7 +104,7 @@ class PathSource:
 
     def _files(self, found: Survey, with_data: bool) -> Iterator[Entry]:
         if self.path.is_dir():
-            return _walk(self.path.resolve(), self.path, "", found, set(), PICTURE_SUFFIXES)
+            return _walk(self.path.resolve(), self.path, "", found, set(), IMAGE_SUFFIXES)
         if zipfile.is_zipfile(self.path):
             return _zip_members(self.path, found)
         return _tar_members(self.path, found, with_data)
@@ -113,7 +113,7 @@ class PathSource:
 def find_shards(root: Path) -> list[str]:
     """Paths in `root` of its parquet shards, if these are the dataset: at the top, in `data/`, or without images."""
     if not any(any(root.glob(pattern)) for pattern in ("*.parquet", "data/*.parquet")) and next(
-        _walk(root.resolve(), root, "", Survey(), set(), PICTURE_SUFFIXES), None
+        _walk(root.resolve(), root, "", Survey(), set(), IMAGE_SUFFIXES), None
     ):
         return []
     return [entry.source for entry in _walk(root.resolve(), root, "", Survey(), set(), {".parquet"}, max_bytes=None)]
@@ -159,14 +159,14 @@ def _walk(
                 elif not _is_hidden(child.name):
                     yield from _walk(root, Path(child.path), f"{name}/", found, seen, suffixes, max_bytes)
                 continue
-            of_file = child.stat() if _is_picture(name, found, suffixes) else None
+            of_file = child.stat() if _is_image(name, found, suffixes) else None
         except OSError as error:
-            if _is_picture(name, found, suffixes):
-                found.pass_over(f"unreadable: {error.strerror}", printable(name), is_picture=True)
+            if _is_image(name, found, suffixes):
+                found.pass_over(f"unreadable: {error.strerror}", printable(name), is_image=True)
             continue
         if of_file is not None:
             if fault := unusable(of_file, 0 if max_bytes is None else None):
-                found.pass_over(f"unreadable: {fault}", printable(name), is_picture=True)
+                found.pass_over(f"unreadable: {fault}", printable(name), is_image=True)
             else:
                 yield Entry(printable(name), size=of_file.st_size, file=Path(child.path))
     return None
@@ -206,7 +206,7 @@ def _zip_members(path: Path, found: Survey) -> Iterator[Entry]:
                 if member.is_dir() or not _is_usable(member.filename, member.file_size, found):
                     continue
                 if member.flag_bits & 1 or member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                    found.pass_over("encrypted or compressed in a rare way", member.filename, is_picture=True)
+                    found.pass_over("encrypted or compressed in a rare way", member.filename, is_image=True)
                     continue
                 if stat.S_ISLNK(member.external_attr >> 16):
                     found.pass_over("link or special file in an archive", member.filename)
@@ -229,10 +229,10 @@ def _is_usable(name: str, size: int, found: Survey) -> bool:
     """Whether a member of an archive may be an image; else it is passed over."""
     if name.startswith("/") or ".." in name.split("/"):
         found.pass_over("unsafe path", printable(name))
-    elif _is_picture(name, found, PICTURE_SUFFIXES):
+    elif _is_image(name, found, IMAGE_SUFFIXES):
         if size <= MAX_FILE_BYTES:
             return True
-        found.pass_over("unreadable: larger than 1 GiB", printable(name), is_picture=True)
+        found.pass_over("unreadable: larger than 1 GiB", printable(name), is_image=True)
     return False
 
 
@@ -240,7 +240,7 @@ def _is_hidden(name: str) -> bool:
     return name.startswith(".") or name == "__MACOSX"
 
 
-def _is_picture(name: str, found: Survey, suffixes: frozenset[str] | set[str]) -> bool:
+def _is_image(name: str, found: Survey, suffixes: frozenset[str] | set[str]) -> bool:
     """By its name alone; what the file really is shows when it is opened."""
     *folders, last = name.split("/")
     suffix = os.path.splitext(last)[1].lower()  # noqa: PTH122 - a tar's names are no paths here

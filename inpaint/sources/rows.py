@@ -47,11 +47,11 @@ class Columns:
 
         texts, plain = (Value("string"), Value("large_string")), (Value("binary"), Value("large_binary"))
 
-        def holds_pictures(feature: Any) -> bool:
+        def holds_images(feature: Any) -> bool:
             is_cell = isinstance(feature, dict) and set(feature) == {"bytes", "path"}
             return isinstance(feature, Image) or feature in plain or is_cell
 
-        images = [column for column, feature in features.items() if holds_pictures(feature)]
+        images = [column for column, feature in features.items() if holds_images(feature)]
         if not images:
             raise InpaintError(f"{name} has no column of images; its columns are {', '.join(features)}")
         labels = [column for column, feature in features.items() if isinstance(feature, ClassLabel)]

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from inpaint.images.pixels import BadPicture
+from inpaint.images.pixels import BadImage
 from inpaint.sources.keys import NO_CLASS, Split, key_hash, key_of
 
 # What is passed over and no image, or one that is read under another name.
@@ -63,21 +63,21 @@ class Entry:
         """The image file's bytes.
 
         Raises:
-            BadPicture: there are none, or the file can't be read.
+            BadImage: there are none, or the file can't be read.
         """
         if self.data is not None:
             return self.data
         if self.file is None:
-            raise BadPicture("unreadable", "the row holds no image")
+            raise BadImage("unreadable", "the row holds no image")
         try:
             if fault := unusable(self.file.stat(), self.size):
-                raise BadPicture("unreadable", fault)
+                raise BadImage("unreadable", fault)
             with self.file.open("rb") as file:
                 file.seek(self.offset)
                 data = file.read(self.size)
             return zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, MAX_FILE_BYTES) if self.is_deflated else data
         except (FileNotFoundError, PermissionError, zlib.error) as error:
-            raise BadPicture("unreadable", getattr(error, "strerror", None) or str(error)) from error
+            raise BadImage("unreadable", getattr(error, "strerror", None) or str(error)) from error
 
 
 def unusable(status: os.stat_result, size: int | None = None) -> str:
@@ -111,10 +111,10 @@ class Survey:
     is_places365: bool = False
     remark: str = ""
 
-    def pass_over(self, kind: str, name: str, num: int = 1, is_picture: bool = False) -> None:
+    def pass_over(self, kind: str, name: str, num: int = 1, is_image: bool = False) -> None:
         self.passed_over[kind] += num
         self.examples.setdefault(kind, name)
-        if is_picture:
+        if is_image:
             self.bad.append((name, kind))
 
     def lost(self) -> list[str]:

@@ -144,9 +144,9 @@ def dry_run(config: Config, world_size: int) -> None:
     }
     num = config.data.synthetic_train
     if config.data.path is not None:
-        from inpaint.data.decoded import num_training_pictures
+        from inpaint.data.decoded import num_training_images
 
-        num = len(_open_stream(config)) if config.data.streaming else num_training_pictures(config.data.path)
+        num = len(_open_stream(config)) if config.data.streaming else num_training_images(config.data.path)
     steps = num // config.training.global_batch_size
     phases = dict(zip((1, 2, 3), phase_steps(config.training.phases, steps), strict=True))
     facts["training_pictures"], facts["steps_per_epoch"], facts["steps_per_phase"] = num, steps, phases
@@ -228,9 +228,9 @@ def _train_until(stop: StopRequest, runtime: Runtime, config: Config, options: O
     outcome: str | None = None
     try:
         heartbeat.busy("preparing the data")
-        pictures = _open_pictures(runtime, config)
+        images = _open_images(runtime, config)
         heartbeat.wait_for_all()  # one machine may have to decode what another has in its cache
-        trainer = Trainer(config, options, runtime, run, stop, heartbeat, pictures)
+        trainer = Trainer(config, options, runtime, run, stop, heartbeat, images)
         if runtime.is_main:
             _print_start(runtime, config, trainer)
             print(f"run directory: {run.path}", file=sys.stderr)
@@ -285,15 +285,15 @@ def _open_run(run: RunDirectory, config: Config, options: Options) -> None:
         print(f"changed since this run was last started: {change}", file=sys.stderr)
 
 
-def _open_pictures(runtime: Runtime, config: Config) -> dict[Split, DecodedSplit | Stream]:
-    from inpaint.data.decoded import SyntheticSpec, open_pictures
+def _open_images(runtime: Runtime, config: Config) -> dict[Split, DecodedSplit | Stream]:
+    from inpaint.data.decoded import SyntheticSpec, open_images
 
     data = config.data
     num_here, place = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
     train = _open_stream(config) if data.streaming else None
     if train is not None and runtime.is_main:
         train.warn_of_sharing(runtime.world_size)
-    pictures: dict[Split, Any] = open_pictures(
+    images: dict[Split, Any] = open_images(
         data.path,
         data.hole_spec,
         cache_dir=Path(data.cache_dir) if data.cache_dir else None,
@@ -305,14 +305,14 @@ def _open_pictures(runtime: Runtime, config: Config) -> dict[Split, DecodedSplit
         once_a_machine=partial(once, f"machine of rank {runtime.rank - place}", num_here, place == 0),
     )
     if train is not None:
-        pictures["train"] = train
-    num, batch = len(pictures["train"]), config.training.global_batch_size
+        images["train"] = train
+    num, batch = len(images["train"]), config.training.global_batch_size
     if num < batch:
         raise UsageError(
             f"training.global_batch_size = {batch} is larger than the {num} training images; use a smaller batch or "
             "more images"
         )
-    return pictures
+    return images
 
 
 def _open_stream(config: Config) -> Stream:

@@ -42,7 +42,7 @@ class Trainer:
         run: RunDirectory,
         stop: StopRequest,
         heartbeat: Heartbeat,
-        pictures: dict[Any, Any],
+        images: dict[Any, Any],
     ) -> None:
         self.config, self.runtime, self.run_directory, self.heartbeat = config, runtime, run, heartbeat
         training = config.training
@@ -52,15 +52,15 @@ class Trainer:
         num_profiled = options.profile if runtime.is_main else 0
         self.profiler = Profiler(num_profiled, run.path / "profile", *self.task.networks.values())
         self.meter, self.throughput = Meter(runtime), Throughput(runtime)
-        self.evaluator = Evaluator(runtime, pictures, config)
+        self.evaluator = Evaluator(runtime, images, config)
         processes = (runtime.rank, runtime.world_size, runtime.device, runtime.dtype)
-        self.feed = BatchLoader(pictures["train"], config.data, training.seed, training.global_batch_size, *processes)
+        self.feed = BatchLoader(images["train"], config.data, training.seed, training.global_batch_size, *processes)
         self.phases = phase_steps(training.phases, self.feed.steps_per_epoch)
         self._set_progress(Progress())
         self.publication = Publication(runtime, run, self.store, config)
         self.console = Console(runtime.is_main)
         self.stop_sync = StopSync(runtime, stop, config.checkpointing.every_minutes, self.store.wants_retry)
-        self.data_digest = digest_of(pictures["validation"])
+        self.data_digest = digest_of(images["validation"])
         self._compiled: set[str] = set()
 
     def run(self) -> str:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from inpaint.data.synthetic.camera import camera_of
 from inpaint.data.synthetic.ground import SURFACE, ground_of, surface, veil_of
-from inpaint.data.synthetic.noise import Array, F, Keys, mix, picture_keys, uniform
+from inpaint.data.synthetic.noise import Array, F, Keys, image_keys, mix, uniform
 from inpaint.data.synthetic.scene import CLASSES, label_of, scene_of
 from inpaint.data.synthetic.sky import MIRROR, reflection, sky_of
 
@@ -35,21 +35,21 @@ def render(seed: int, indices: NDArray[np.integer], size: int) -> NDArray[np.uin
     """
     if size < 16:
         raise ValueError(f"size must be at least 16; got {size}")
-    keys = picture_keys(seed, indices)
-    pictures = np.empty((len(keys), size, size, 3), np.uint8)
+    keys = image_keys(seed, indices)
+    images = np.empty((len(keys), size, size, 3), np.uint8)
     chunk = max(1, 16 * 64 * 64 // (size * size))  # the planes of a chunk stay in the processor's cache
     for start in range(0, len(keys), chunk):
         part = slice(start, start + chunk)
-        pictures[part] = _develop(_picture(keys[part], size))
-    return pictures
+        images[part] = _develop(_image(keys[part], size))
+    return images
 
 
 def labels(seed: int, indices: NDArray[np.integer]) -> NDArray[np.int64]:
     """The class of each image, a position in `CLASSES`: [N]."""
-    return label_of(uniform(picture_keys(seed, indices), 0, 1)[0])
+    return label_of(uniform(image_keys(seed, indices), 0, 1)[0])
 
 
-def _picture(keys: Keys, size: int) -> Array:
+def _image(keys: Keys, size: int) -> Array:
     """Linear light: [3, rows, columns, N]."""
     camera, scene = camera_of(size), scene_of(keys)
     ground = ground_of(keys, scene, camera)

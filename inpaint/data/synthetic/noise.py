@@ -29,7 +29,7 @@ class Taps:
     along: Array  # [points, 1]
 
 
-def picture_keys(seed: int, indices: NDArray[np.integer]) -> Keys:
+def image_keys(seed: int, indices: NDArray[np.integer]) -> Keys:
     """64 bits for each image: [N]."""
     start = mix64(np.array([seed % 2**64], np.uint64) + GOLDEN)
     return mix64(start + (np.asarray(indices).astype(np.uint64) + np.uint64(1)) * GOLDEN)
