@@ -134,7 +134,7 @@ FAULTS = {
     "launcher 1 killed": Fault(send(KILL, launcher(1)), SAVED),
     "launcher 0 told to stop": Fault(send(TERM, launcher(0)), SAVED),
     "launcher 1 told to stop": Fault(send(TERM, launcher(1)), SAVED),
-    "launcher 1 hung up": Fault(send(signal.SIGHUP, launcher(1)), RANK_1_GONE),  # a launcher hands SIGHUP on
+    "launcher 1 hung up": Fault(send(signal.SIGHUP, launcher(1)), SAVED),  # it hands SIGHUP on, and the worker saves
     "batch shell hung up": Fault(send(signal.SIGHUP, batch_shell), SAVED),
     "batch shell told to stop": Fault(scancel("--batch", "--signal=TERM"), SAVED),
     "warned before the limit": Fault(scancel("--batch", "--signal=USR1"), SAVED),
