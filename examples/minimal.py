@@ -122,7 +122,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--phases", type=float, nargs=3, default=(0.33, 0.33, 0.34), help="shares of each epoch")
-    parser.add_argument("--pictures", type=int, default=8192)
+    parser.add_argument("--images", type=int, default=8192)
     parser.add_argument("--image-size", type=int, default=64)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--width", type=int, default=64, help="channels of the first layers; the paper's is 64")

@@ -62,7 +62,7 @@ def test_the_example_computes_the_losses_of_the_trainer_bit_for_bit(tmp_path: Pa
 
 
 def test_the_example_runs_as_its_docstring_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    options = {"pictures": 64, "image-size": 32, "width": 4, "epochs": 1, "batch-size": 16, "out": tmp_path}
+    options = {"images": 64, "image-size": 32, "width": 4, "epochs": 1, "batch-size": 16, "out": tmp_path}
     argv = ["minimal.py", *(word for name, value in options.items() for word in (f"--{name}", str(value)))]
     monkeypatch.setattr("sys.argv", argv)
     example().main()
