@@ -27,6 +27,9 @@ from inpaint.evaluation.summary import RESAMPLES, SEED, summarise
 from inpaint.holes.spec import HoleSpec
 from inpaint.models.generator import Generator, GeneratorConfig
 
+needs_features = pytest.mark.skipif(
+    find_spec(features.PACKAGE) is None, reason="the feature network, the extra inpaint[features], is not installed"
+)
 SIZE, NUM = 32, 40
 CLASSES = ("coast", "forest")
 
@@ -77,7 +80,7 @@ def stand_in(path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             add(f"{name}._depthwise_conv", f"{name}._bn1", inner, 1, kernel, kernel)
             add(f"{name}._project_conv", f"{name}._bn2", out, inner, 1, 1)
             width, block = out, block + 1
-    torch.save(tensors, path)
+    torch.save(tensors, path, _use_new_zipfile_serialization=False)
     monkeypatch.setattr(features, "SHA256", features.hashlib.sha256(path.read_bytes()).hexdigest())
     return path
 
@@ -246,7 +249,7 @@ def test_the_distance_is_the_one_between_two_normal_distributions() -> None:
 
 
 def test_discriminative_scores() -> None:
-    pytest.importorskip("sklearn")
+    pytest.importorskip("sklearn", reason="scikit-learn, of the extra inpaint[features], is not installed")
     random = torch.Generator().manual_seed(2)
     truth = torch.randn(2000, 3, generator=random)
     same = features.inception_discriminative_scores(truth, truth + 0.3 * torch.randn(2000, 3, generator=random))
@@ -273,7 +276,18 @@ def test_the_network_folds_its_batch_norm_and_gives_a_vector_an_image(features_f
     assert torch.allclose(network._convolve("_conv_stem", (seen - 0.498) / 0.502, 2), stem, atol=1e-4)
 
 
-@pytest.mark.skipif(find_spec(features.PACKAGE) is None, reason="inpaint[features] is not installed")
+@needs_features
+def test_its_file_is_read_as_torch_reads_it() -> None:
+    spec = find_spec(features.PACKAGE)
+    assert spec is not None and spec.origin is not None
+    file = Path(spec.origin).parent / features.FILE
+    expected = torch.load(file, weights_only=True)
+    found = features.read_tensors(file.read_bytes())
+    assert found.keys() == expected.keys() and len(found) == 296
+    assert all(value.dtype == found[name].dtype and torch.equal(value, found[name]) for name, value in expected.items())
+
+
+@needs_features
 def test_blur_is_farther_than_a_little_noise_with_the_real_network() -> None:
     network = features.load_feature_network()
     assert network is not None

@@ -8,8 +8,12 @@ squeeze-and-excite and with ReLU6, as in the "lite" networks of tensorflow/tpu, 
 from __future__ import annotations
 
 import hashlib
+import io
+import pickletools
 from importlib.util import find_spec
+from itertools import takewhile
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -101,14 +105,36 @@ def load_feature_network(path: str | Path | None = None, device: torch.device | 
     file = Path(path)
     if not file.is_file():
         raise UsageError(f"{file} is no file; it must be {Path(FILE).name} of {PACKAGE.replace('_', '-')} ({REMEDY})")
-    if (digest := hashlib.sha256(file.read_bytes()).hexdigest()) != SHA256:
+    if (digest := hashlib.sha256(content := file.read_bytes()).hexdigest()) != SHA256:
         raise InpaintError(
             f"{file} is another network (SHA-256 {digest[:12]}..., not {SHA256[:12]}...): distances would mean "
             f"something else; take {Path(FILE).name} of {PACKAGE.replace('_', '-')} ({REMEDY})"
         )
-    # The hash says that it is the one file that was looked at: tensors in an OrderedDict and nothing else.
-    tensors = torch.load(file, map_location="cpu", weights_only=True)
-    return FeatureNetwork(tensors).to(device).eval()
+    return FeatureNetwork(read_tensors(content)).to(device).eval()
+
+
+def read_tensors(content: bytes) -> dict[str, Tensor]:
+    """The tensors of a file as torch.save wrote it before torch 1.6, by name; nothing in it is unpickled or run.
+
+    Five pickles, of which the fourth lists the tensors, are followed by the tensors' elements, in the order of their
+    keys and each after its length.
+    """
+    file = io.BytesIO(content)
+    listing = [list(pickletools.genops(file)) for _ in range(5)][3]
+    words: list[Any] = [word for code, word, _ in listing if code.name.startswith(("BINUNICODE", "BININT"))]
+    # Of each tensor: its name, "storage", key, "cpu", length, offset, shape, strides; what repeats stands only once.
+    words = [word for word in words if word not in ("storage", "cpu")]
+    keys = {word: place for place, word in enumerate(words) if isinstance(word, str) and word.isdigit()}
+    tensors: dict[str, Tensor] = {}
+    for _, place in sorted(keys.items()):
+        name = words[place - 1]
+        length, offset, *layout = takewhile(lambda word: isinstance(word, int), words[place + 1 :])
+        shape, strides = layout[: len(layout) // 2], layout[len(layout) // 2 :]
+        dtype = torch.int64 if name.endswith("num_batches_tracked") else torch.float32
+        file.seek(8, io.SEEK_CUR)
+        elements = torch.frombuffer(bytearray(file.read(length * dtype.itemsize)), dtype=dtype)
+        tensors[name] = elements.as_strided(shape, strides, offset)
+    return tensors
 
 
 def require_feature_network(device: torch.device | str = "cpu") -> FeatureNetwork:
