@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 
 from inpaint.errors import shorten
 from inpaint.hints import hint
-from inpaint.holes.spec import HoleSpec
+from inpaint.holes.spec import AREA, HoleSpec
 from inpaint.tables import ADVERSARIAL_LOSSES, DISCRIMINATOR_LOSSES, DISCRIMINATORS, GENERATORS, HOLES, LOSSES
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -57,6 +57,8 @@ class DataConfig(Section):
     """Smallest side of a hole in pixels; null: 20 at an image_size of 64, and in proportion."""
     hole_max_px: Count | None = None
     """Largest side of a hole in pixels; null: 25 at an image_size of 64, and in proportion."""
+    hole_area: tuple[Fraction, Fraction] = AREA
+    """Smallest and largest area of holes of kinds other than rectangle, as shares of the image; even in between."""
     window_px: Count | None = None
     """Side in pixels of the local discriminator's window; null: 28 at an image_size of 64, and in proportion."""
     flip: bool = False
@@ -79,7 +81,7 @@ class DataConfig(Section):
     @property
     def hole_spec(self) -> HoleSpec:
         """The geometry of the holes at `image_size`."""
-        return HoleSpec.scaled(self.image_size, self.hole_min_px, self.hole_max_px, self.window_px)
+        return HoleSpec.scaled(self.image_size, self.hole_min_px, self.hole_max_px, self.window_px, self.hole_area)
 
     @model_validator(mode="after")
     def _fits_together(self) -> DataConfig:

@@ -34,6 +34,8 @@ DISCRIMINATOR_LOSSES = {
 # Kinds of holes (`inpaint.holes.kinds.HoleKind`), weighed by `data.hole_kinds`.
 HOLES = {
     "rectangle": "inpaint.holes.rectangle:RECTANGLE",
+    "strokes": "inpaint.holes.strokes:STROKES",
+    "blobs": "inpaint.holes.blobs:BLOBS",
 }
 # What filled images are measured by, in the order of every table.
 METRICS = {

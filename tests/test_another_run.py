@@ -24,6 +24,7 @@ ANOTHER: dict[str, Any] = {
     "data.local_real": "hole",
     "data.hole_min_px": 10,
     "data.hole_max_px": 24,
+    "data.hole_area": [0.1, 0.2],
     "data.window_px": 30,
     "data.synthetic_train": 7,
     "data.synthetic_held_out": 7,

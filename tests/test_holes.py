@@ -91,6 +91,9 @@ def test_real_windows_reach_everywhere() -> None:
         (HoleSpec(64, 26, 25, 28), "larger than the largest"),
         (HoleSpec(64, 20, 29, 28), "larger than its local window"),
         (HoleSpec(64, 20, 25, 65), "larger than the image"),
+        (HoleSpec(64, 20, 25, 28, (0, 0.25)), "the area of holes is [0, 0.25]; it must be 0 < smallest"),
+        (HoleSpec(64, 20, 25, 28, (0.3, 0.25)), "[0.3, 0.25]; it must be 0 < smallest <= largest"),
+        (HoleSpec(64, 20, 25, 28, (0.3, 0.91)), "largest <= 0.9"),
     ],
 )
 def test_faults_of_a_geometry(spec: HoleSpec, words: str) -> None:
