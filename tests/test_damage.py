@@ -231,68 +231,64 @@ def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
     subprocess.run(["umount", "--lazy", str(mount)], check=True)
 
 
+@pytest.fixture
 def full_for_a_while(
-    config: Path, straight: Path, disk: SmallDisk, run: Path, first: int, last: int, patch: pytest.MonkeyPatch
-) -> None:
-    """Full from the middle of one step to that of another: the run ends as if nothing had been."""
-    original, count = InpaintingTask.step, iter(range(1, 10_000))
+    config: Path, straight: Path, small_disk: SmallDisk, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Path]:
+    """A run on a disk that is full from the middle of one step to that of another ends as if nothing had been."""
 
-    def step(self: InpaintingTask, *arguments: Any) -> Terms:
-        number = next(count)
-        if number == first:
-            disk.fill()
-        elif number == last:
-            finish_writing()
-            disk.clear()
-        return original(self, *arguments)
+    def train(first: int, last: int, name: str = "run", config: Path = config) -> Path:
+        run = small_disk.mount / name
+        original, count = InpaintingTask.step, iter(range(1, 10_000))
 
-    with patch.context() as patched:
-        patched.setattr(InpaintingTask, "step", step)
-        finish(config, run)
-    assert_same_weights(run, straight)
-    told = [(line["step"], "evaluation/hole_psnr" in line) for line in metrics(run)]
-    assert told == [(line["step"], "evaluation/hole_psnr" in line) for line in metrics(straight)]
-    assert (run / "report.md").is_file() and (run / "samples" / "epoch_0002.png").is_file()
-    assert not list(run.rglob(".*"))
+        def step(self: InpaintingTask, *arguments: Any) -> Terms:
+            number = next(count)
+            if number == first:
+                small_disk.fill()
+            elif number == last:
+                finish_writing()
+                small_disk.clear()
+            return original(self, *arguments)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(InpaintingTask, "step", step)
+            finish(config, run)
+        assert_same_weights(run, straight)
+        told = [(line["step"], "evaluation/hole_psnr" in line) for line in metrics(run)]
+        assert told == [(line["step"], "evaluation/hole_psnr" in line) for line in metrics(straight)]
+        assert (run / "report.md").is_file() and (run / "samples" / "epoch_0002.png").is_file()
+        assert not list(run.rglob(".*"))
+        return run
+
+    return train
 
 
 @pytest.mark.parametrize(("first", "last"), [(2, 12), (8, 20)])
 def test_training_goes_on_while_the_disk_is_full_and_saves_when_there_is_room(
-    first: int,
-    last: int,
-    config: Path,
-    straight: Path,
-    small_disk: SmallDisk,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    first: int, last: int, full_for_a_while: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = small_disk.mount / "run"
-    full_for_a_while(config, straight, small_disk, run, first, last, monkeypatch)
+    full_for_a_while(first, last)
     said = capsys.readouterr().err
     assert "A CHECKPOINT COULD NOT BE SAVED" in said and "metrics.jsonl cannot be written (No space left" in said
 
 
 @pytest.mark.soak
-def test_ten_full_disks(config: Path, straight: Path, small_disk: SmallDisk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ten_full_disks(full_for_a_while: Callable[..., Path]) -> None:
     draw = random.Random(int(os.environ.get("SOAK_SEED", "1")))
     for number in range(int(os.environ.get("SOAK_DISKS", "10"))):
-        run = small_disk.mount / f"run_{number}"
         first = draw.randrange(2, LAST)
         last = draw.randrange(first + 1, LAST + 1)
         print(f"{number}: full from step {first} to step {last}")
-        full_for_a_while(config, straight, small_disk, run, first, last, monkeypatch)
-        shutil.rmtree(run)
+        shutil.rmtree(full_for_a_while(first, last, f"run_{number}"))
 
 
 def test_a_save_that_failed_is_tried_again_as_soon_as_there_is_room(
-    straight: Path, small_disk: SmallDisk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    full_for_a_while: Callable[..., Path], tmp_path: Path
 ) -> None:
     """Not only when the next one would have been due."""
     config = tiny_config(tmp_path, checkpointing={"every_steps": 4, "keep": 9})
-    run = small_disk.mount / "run"
-    full_for_a_while(config, straight, small_disk, run, 3, 5, monkeypatch)
     # Wished for at step 5, agreed upon by all at 7.
-    assert steps(run) == [0, 7, 8, 10, 12, 16, LAST]
+    assert steps(full_for_a_while(3, 5, config=config)) == [0, 7, 8, 10, 12, 16, LAST]
 
 
 def test_if_there_is_no_room_until_the_end_it_says_so_and_the_same_command_finishes_it(
