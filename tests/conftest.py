@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -78,6 +78,42 @@ def dataset(places: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     plan = prepare(options(places, out))
     assert plan is not None and +plan.counts() == COUNTS
     return out
+
+
+@pytest.fixture(scope="session")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny run's, with a checkpoint every third step, in the middle of epochs and of phases."""
+    from running import tiny_config
+
+    return tiny_config(tmp_path_factory.mktemp("config"), checkpointing={"every_steps": 3, "keep": 3})
+
+
+@pytest.fixture(scope="session")
+def straight(config: Path) -> Path:
+    """A run of it in one process that nothing disturbed."""
+    from stopping import finish
+
+    finish(config, config.parent / "straight")
+    return config.parent / "straight"
+
+
+@pytest.fixture
+def config_file(tmp_path: Path) -> Callable[[str], str]:
+    """Writes a config file of a text, and names it."""
+
+    def write(text: str) -> str:
+        (tmp_path / "mine.yaml").write_text(text)
+        return str(tmp_path / "mine.yaml")
+
+    return write
+
+
+@pytest.fixture
+def features_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A feature network of the right shapes and random weights, in the place of the one whose hash is known."""
+    from features_file import make_features_file
+
+    return make_features_file(tmp_path / "standin.pth", monkeypatch)
 
 
 @pytest.fixture

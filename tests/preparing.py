@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import shutil
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 from typing import Any
@@ -70,3 +73,12 @@ def contents(out: Path) -> dict[str, str]:
     """The digest of every file of a dataset."""
     files = [path for path in out.rglob("*") if path.is_file() and WORK_FOLDER not in path.parts]
     return {str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def ran(source: Path, out: Path, **environment: str) -> subprocess.Popen[bytes]:
+    """The command in a process of its own."""
+    command = [sys.executable, "-m", "inpaint", "prepare", "--source", str(source), "--out", str(out)]
+    limits = ["--workers", "1", "--chunk-images", "3", "--rank-timeout-s", "0.2"]
+    return subprocess.Popen(
+        [*command, *limits], env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )

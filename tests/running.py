@@ -30,6 +30,8 @@ TRAIN = ROOT / "train.py"
 WORKER = ROOT / "tests" / "distributed_worker.py"
 ENGINES = ("zero1", "zero2", "zero3")
 
+# TINY's last step: two epochs of 160 images in batches of 16.
+LAST = 20
 TINY: dict[str, dict[str, Any]] = {
     "data": {"synthetic_train": 160, "synthetic_held_out": 32, "image_size": 32, "holes": "resampled"},
     "model": {"width": 4, "norm": "group"},

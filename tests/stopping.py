@@ -1,12 +1,16 @@
-"""Acts in the middle of a step of a run in this process, such as an end that the run cannot foresee."""
+"""Runs in this process: acts in the middle of a step, such as an end that the run cannot foresee, and its finish."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+from running import LAST, differences, steps, weights
 
+from inpaint.training.launch import main
+from inpaint.training.run_directory import finished_step
 from inpaint.training.task import InpaintingTask, Terms
 
 
@@ -24,3 +28,27 @@ def at_step(number: int, act: Callable[[], None], patch: pytest.MonkeyPatch) -> 
         return original(self, *arguments)
 
     patch.setattr(InpaintingTask, "step", step)
+
+
+def killed(number: int, *arguments: str, at_last: Callable[[], object] = lambda: None) -> None:
+    """Train until the middle of step `number`, where `at_last` is called and the process ends."""
+
+    def kill() -> None:
+        at_last()
+        raise Killed
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        at_step(number, kill, patch)
+        main([*arguments])
+
+
+def finish(config: Path, run: Path) -> None:
+    """The command that began the run, until its last step."""
+    assert main(["--config", str(config), "--run-dir", str(run)]) == 0
+    assert finished_step(run) == LAST == steps(run)[-1]
+
+
+def assert_same_weights(run: Path, straight: Path) -> None:
+    assert set(differences(weights(run, LAST), weights(straight, LAST)).values()) == {0.0}
+    for name in ("model.safetensors", "config.json"):
+        assert (run / "generator" / name).read_bytes() == (straight / "generator" / name).read_bytes()

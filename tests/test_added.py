@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from running import steps, tiny_config
-from test_steps import Setup, on_the_cpu  # noqa: F401 - the fixture acts here too
+from stepping import Setup, on_the_cpu  # noqa: F401 - the fixture acts here too
 from torch import Tensor
 
 from inpaint.errors import InpaintError

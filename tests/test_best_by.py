@@ -11,7 +11,6 @@ import pytest
 import torch
 from running import TINY, metrics, steps, tiny_config, weights
 from safetensors.torch import load_file
-from test_evaluate import stand_in
 from torch import Tensor
 
 from inpaint.data.decoded import DecodedSplit, SyntheticSpec, open_images
@@ -117,8 +116,10 @@ def test_a_best_checkpoint_that_is_damaged_gives_way_to_the_last_and_this_is_sai
     assert f"epoch 3 (step {3 * PER_EPOCH})" in " ".join((run / "generator" / "README.md").read_text().split())
 
 
-def test_by_distance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    network = features.load_feature_network(stand_in(tmp_path / "standin.pth", monkeypatch))
+def test_by_distance(
+    tmp_path: Path, features_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    network = features.load_feature_network(features_file)
     monkeypatch.setattr(features, "load_feature_network", lambda path=None, device="cpu": network)
     run = train(tmp_path, "distance")
     lines = [line for line in metrics(run) if "evaluation/distance" in line]

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
-from test_steps import BATCH, Setup, gradients_at_step
+from stepping import BATCH, Setup, gradients_at_step
 from torch import Tensor, nn
 
 from inpaint.data.batches import Batch

@@ -18,18 +18,11 @@ from running import ROOT, start
 from inpaint.cli import main
 from inpaint.data.decoded import SyntheticSpec, open_images
 from inpaint.data.synthetic.landscapes import render
-from inpaint.errors import InpaintError
 from inpaint.evaluation import features
-from inpaint.evaluation.measure import Measured, Measuring
-from inpaint.evaluation.metrics import all_metrics
-from inpaint.evaluation.subject import Subject, by_name, subject_of
-from inpaint.evaluation.summary import RESAMPLES, SEED, summarise
+from inpaint.evaluation.subject import subject_of
 from inpaint.holes.spec import HoleSpec
 from inpaint.models.generator import Generator, GeneratorConfig
 
-needs_features = pytest.mark.skipif(
-    find_spec(features.PACKAGE) is None, reason="the feature network, the extra inpaint[features], is not installed"
-)
 SIZE, NUM = 32, 40
 CLASSES = ("coast", "forest")
 
@@ -53,36 +46,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     Generator(GeneratorConfig(width=4, norm="none", image_size=SIZE)).save_pretrained(folder)
     return folder
-
-
-@pytest.fixture
-def features_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A network of the right shapes and random weights, in the place of the one whose hash is known."""
-    return stand_in(tmp_path / "standin.pth", monkeypatch)
-
-
-def stand_in(path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    random = torch.Generator().manual_seed(0)
-    tensors: dict[str, torch.Tensor] = {}
-
-    def add(layer: str, norm: str, *shape: int) -> None:
-        tensors[f"{layer}.weight"] = torch.randn(shape, generator=random) / math.sqrt(math.prod(shape[1:]))
-        for name, value in (("weight", 1), ("bias", 0.5), ("running_mean", 0), ("running_var", 1)):
-            tensors[f"{norm}.{name}"] = torch.full((shape[0],), float(value))
-
-    add("_conv_stem", "_bn0", 32, 3, 3, 3)
-    width, block = 32, 0
-    for (num, kernel, _), out in zip(features.STAGES, (16, 24, 40, 80, 112), strict=True):
-        for _ in range(num):
-            name, inner = f"_blocks.{block}", width if block == 0 else 6 * width
-            if block:
-                add(f"{name}._expand_conv", f"{name}._bn0", inner, width, 1, 1)
-            add(f"{name}._depthwise_conv", f"{name}._bn1", inner, 1, kernel, kernel)
-            add(f"{name}._project_conv", f"{name}._bn2", out, inner, 1, 1)
-            width, block = out, block + 1
-    torch.save(tensors, path, _use_new_zipfile_serialization=False)
-    monkeypatch.setattr(features, "SHA256", features.hashlib.sha256(path.read_bytes()).hexdigest())
-    return path
 
 
 def evaluate(out: Path, *arguments: str | Path) -> dict[str, Any]:
@@ -194,110 +157,6 @@ def test_an_image_keeps_its_seeded_hole_whatever_is_beside_it(photos: Path, cach
     assert spec.min_px <= sides.min() and sides.max() <= spec.max_px
 
 
-def test_bootstrap_intervals_are_those_of_a_loop_and_pairs_share_their_resamples() -> None:
-    random = np.random.default_rng(5)
-    metrics, num = {"sharpness": all_metrics()["sharpness"]}, 30
-    rows = torch.from_numpy(random.random((num, 2)))
-    worse = rows.clone()
-    worse[:, 0] += 1
-    nothing = torch.empty(num, 0)
-    subject = Subject(np.zeros((num, 16, 16, 3), np.uint8), [""] * num, ["a"] * num, np.ones((num, 32), np.uint8))
-    measured = {"one": Measured(rows, nothing), "two": Measured(worse, nothing)}
-    summary = summarise(subject, metrics, measured, nothing, ["one", "two"])
-    generator = np.random.default_rng(SEED)
-    figures = []
-    for _ in range(RESAMPLES):
-        drawn = rows[torch.from_numpy(generator.integers(0, num, num))]
-        figures.append((drawn[:, 0].sum() / drawn[:, 1].sum()).item())
-    interval = summary.methods["one"]["intervals"]["sharpness"]
-    assert interval == pytest.approx(np.percentile(figures, (2.5, 97.5)).tolist())
-    (difference,) = summary.differences
-    assert difference["figures"]["sharpness"] == pytest.approx(-num / rows[:, 1].sum().item())
-    low, high = difference["intervals"]["sharpness"]
-    assert low < difference["figures"]["sharpness"] < high
-    assert summary.methods["one"]["groups"]["class a"]["intervals"]["sharpness"] == interval
-
-
-# --- features
-
-
-def test_the_window_lies_round_the_hole_and_inside_the_image() -> None:
-    images = torch.arange(3 * 64).reshape(3, 1, 8, 8)
-    hole = torch.zeros(3, 1, 8, 8)
-    hole[0, 0, 2:5, 3:6] = 1
-    hole[1, 0, 7, 0] = 1
-    found = features.windows(images, hole)
-    assert found[:, 0, 0, 0].tolist() == [images[0, 0, 1, 2], images[1, 0, 4, 0], images[2, 0, 2, 2]]
-    assert found.shape == (3, 1, 4, 4)
-
-
-def test_the_distance_is_the_one_between_two_normal_distributions() -> None:
-    random = torch.Generator().manual_seed(1)
-    first = torch.randn(400, 5, generator=random, dtype=torch.float64) @ torch.randn(5, 5, generator=random).double()
-    second = torch.randn(300, 5, generator=random, dtype=torch.float64) + 2
-
-    def root(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
-        values, vectors = np.linalg.eigh(matrix)
-        return vectors @ np.diag(np.sqrt(values.clip(min=0))) @ vectors.T
-
-    one, two = (np.cov(rows.numpy().T) for rows in (first, second))
-    mixed = root(root(one) @ two @ root(one))
-    expected = ((first.mean(0) - second.mean(0)) ** 2).sum().item() + np.trace(one + two - 2 * mixed)
-    assert features.frechet_distance(first, second) == pytest.approx(expected, rel=1e-4)
-    assert features.frechet_distance(first, first) == pytest.approx(0, abs=1e-5)
-    assert math.isnan(features.frechet_distance(first[:1], second))
-
-
-def test_discriminative_scores() -> None:
-    pytest.importorskip("sklearn", reason="scikit-learn, of the extra inpaint[features], is not installed")
-    random = torch.Generator().manual_seed(2)
-    truth = torch.randn(2000, 3, generator=random)
-    same = features.inception_discriminative_scores(truth, truth + 0.3 * torch.randn(2000, 3, generator=random))
-    assert same is not None and same[0] > 0.3 and same[1] > 0.4
-    far = features.inception_discriminative_scores(truth, truth + 100)
-    assert far == (0, 0)
-    assert features.inception_discriminative_scores(truth[:2], truth[:2]) is None
-
-
-def test_the_network_folds_its_batch_norm_and_gives_a_vector_an_image(features_file: Path) -> None:
-    network = features.load_feature_network(features_file)
-    assert network is not None and not list(network.parameters())
-    image = torch.rand(3, 3, 20, 20, generator=torch.Generator().manual_seed(0))
-    found = network(image)
-    assert found.shape == (3, features.NUM_FEATURES) and found.isfinite().all()
-    assert torch.allclose(network(image[1:2])[0], found[1], atol=1e-4)
-    assert (found[0] - found[1]).abs().max() > 1e-3
-    weights = torch.load(features_file, weights_only=True)
-    seen = torch.nn.functional.interpolate(image, (128, 128), mode="bilinear")
-    stem = torch.nn.functional.conv2d(
-        torch.nn.functional.pad((seen - 0.498) / 0.502, (0, 1, 0, 1)), weights["_conv_stem.weight"], stride=2
-    )
-    stem = stem / math.sqrt(1.001) + 0.5
-    assert torch.allclose(network._convolve("_conv_stem", (seen - 0.498) / 0.502, 2), stem, atol=1e-4)
-
-
-@needs_features
-def test_its_file_is_read_as_torch_reads_it() -> None:
-    spec = find_spec(features.PACKAGE)
-    assert spec is not None and spec.origin is not None
-    file = Path(spec.origin).parent / features.FILE
-    expected = torch.load(file, weights_only=True)
-    found = features.read_tensors(file.read_bytes())
-    assert found.keys() == expected.keys() and len(found) == 296
-    assert all(value.dtype == found[name].dtype and torch.equal(value, found[name]) for name, value in expected.items())
-
-
-@needs_features
-def test_blur_is_farther_than_a_little_noise_with_the_real_network() -> None:
-    network = features.load_feature_network()
-    assert network is not None
-    image = torch.from_numpy(render(0, np.arange(48), SIZE)).permute(0, 3, 1, 2) / 255
-    blurred = torch.nn.functional.avg_pool2d(image, 7, 1, 3, count_include_pad=False)
-    slight = (image + 0.01 * torch.randn(image.shape, generator=torch.Generator().manual_seed(0))).clamp(0, 1)
-    truth = network(image)
-    assert features.frechet_distance(truth, network(blurred)) > 3 * features.frechet_distance(truth, network(slight))
-
-
 # --- bad input
 
 
@@ -380,52 +239,3 @@ def test_a_run_is_evaluated_into_itself_as_its_own_report_was(
     out = capsys.readouterr().out
     if find_spec(features.PACKAGE) is None:
         assert "distance, P-IDS, U-IDS: not available without a feature network; pip install" in out
-
-
-class Share:
-    """One of two processes; what it would add to the other's is seen."""
-
-    def __init__(self, rank: int, world_size: int) -> None:
-        self.rank, self.world_size, self.is_main = rank, world_size, False
-
-    def reduce_sum(self, value: torch.Tensor) -> torch.Tensor:
-        return value
-
-
-def test_each_process_fills_its_own_images_and_the_sum_is_the_whole_to_the_last_bit() -> None:
-    random = np.random.default_rng(0)
-    pixels = random.integers(0, 256, (70, 16, 16, 3), dtype=np.uint8)
-    packed = random.integers(0, 256, (70, 32), dtype=np.uint8)
-    subject = Subject(pixels, [""] * 70, [""] * 70, packed)
-    network = torch.nn.Conv2d(3, 3, 3, padding=1)
-    seen: list[int] = []
-
-    def method(chosen: NDArray[np.int64]) -> Any:
-        seen.extend(chosen.tolist())
-        return lambda masked_image, mask: network(masked_image).sigmoid()
-
-    def rows(rank: int, world_size: int, num_threads: int) -> torch.Tensor:
-        share: Any = Share(rank, world_size)
-        measuring = Measuring(subject, all_metrics(), None, share, torch.device("cpu"), num_threads)
-        return measuring.measure("a network", method).rows
-
-    whole = rows(0, 1, 3)
-    assert sorted(seen) == list(range(70))
-    seen.clear()
-    parts = [rows(rank, 2, 1) for rank in (0, 1)]
-    assert sorted(seen) == list(range(70))
-    assert torch.equal(parts[0] + parts[1], whole)
-    assert not (parts[0].any(1) & parts[1].any(1)).any()
-
-
-def test_a_file_name_that_two_images_share_names_neither(tmp_path: Path) -> None:
-    sources, labels = ["test/coast/1.png", "test/forest/1.png", "2"], ["coast", "forest", ""]
-    for name in ("1.png", "2.webp"):
-        (tmp_path / name).touch()
-    with pytest.raises(InpaintError, match=r"2 of 3 images have no fill there: test/coast/1, test/forest/1"):
-        by_name(tmp_path, sources, labels, "fill")
-    for name in ("coast/1.png", "test/forest/1.jpg"):
-        (tmp_path / name).parent.mkdir(parents=True)
-        (tmp_path / name).touch()
-    found = by_name(tmp_path, sources, labels, "fill")
-    assert [path.relative_to(tmp_path).as_posix() for path in found] == ["coast/1.png", "test/forest/1.jpg", "2.webp"]

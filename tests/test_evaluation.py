@@ -8,36 +8,21 @@ import subprocess
 import sys
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import torch
 import yaml
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from numpy.typing import NDArray
+from painting import mask_of, smooth_images
 from running import metrics, tiny_config
 from torch import Tensor
 
 from inpaint.evaluation.baselines import BASELINES, Fill, mean_fill
-from inpaint.evaluation.grid import sample_grid
-from inpaint.evaluation.metrics import MAX_PSNR_DB, Filled, Metric, all_metrics, composite_u8, to_u8
+from inpaint.evaluation.metrics import MAX_PSNR_DB, Filled, Metric, all_metrics, composite_u8
 from inpaint.evaluation.table import markdown_table, means, metric_sums, no_sums
 from inpaint.holes.rectangle import rasterise
 from inpaint.tables import METRICS
 from inpaint.training.launch import main
-
-
-def pictures(num: int, size: int = 24, seed: int = 0) -> Tensor:
-    """Smooth random images, uint8 [num, 3, size, size]."""
-    coarse = torch.rand(num, 3, 4, 4, generator=torch.Generator().manual_seed(seed))
-    return to_u8(torch.nn.functional.interpolate(coarse, size=(size, size), mode="bicubic"))
-
-
-def mask_of(x: int, y: int, width: int, height: int, size: int = 24) -> Tensor:
-    mask = torch.zeros(1, 1, size, size)
-    mask[:, :, y : y + height, x : x + width] = 1
-    return mask
 
 
 def sums_of(fill: Fill, images: NDArray[np.uint8], holes: NDArray[np.int32], batch_size: int) -> Tensor:
@@ -103,7 +88,7 @@ def ssim_map_by_loops(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 def test_ssim_is_the_published_formula_in_the_hole_and_whole() -> None:
     # Of little contrast, so that the constants count and their range must be 255, not what the images span.
-    image, other = pictures(1, 18) // 5 + 90, pictures(1, 18, seed=1) // 5 + 90
+    image, other = smooth_images(1, 18) // 5 + 90, smooth_images(1, 18, seed=1) // 5 + 90
     mask = mask_of(1, 6, 9, 5, size=18)
     composite = torch.where(mask > 0, other, image)
     channels = zip(image[0].numpy() / 255, composite[0].numpy() / 255, strict=True)
@@ -114,7 +99,7 @@ def test_ssim_is_the_published_formula_in_the_hole_and_whole() -> None:
 
 
 def test_each_image_is_judged_alone() -> None:
-    image, composite = pictures(3), pictures(3, seed=1)
+    image, composite = smooth_images(3), smooth_images(3, seed=1)
     mask = torch.cat([mask_of(0, 0, 5, 9), mask_of(8, 2, 3, 3), mask_of(20, 20, 4, 4)])
     together = figures_of(composite, image, mask)
     for index in range(3):
@@ -124,7 +109,7 @@ def test_each_image_is_judged_alone() -> None:
 
 
 def test_identical_images_score_the_cap_and_empty_holes_nothing() -> None:
-    image = pictures(2)
+    image = smooth_images(2)
     figures = figures_of(image, image, torch.cat([mask_of(2, 2, 4, 4), torch.zeros(1, 1, 24, 24)]))
     assert figures["psnr"].tolist() == [MAX_PSNR_DB] * 2
     assert figures["hole_psnr"][0].item() == MAX_PSNR_DB
@@ -133,7 +118,7 @@ def test_identical_images_score_the_cap_and_empty_holes_nothing() -> None:
 
 
 def test_sharpness_is_the_gradient_energy_of_all_holes_over_that_of_the_truths() -> None:
-    image, other = pictures(3), pictures(3, seed=1)
+    image, other = smooth_images(3), smooth_images(3, seed=1)
     image[2] = 90  # whose energy is 0 counts with its fill's
     mask = torch.cat([mask_of(1, 2, 6, 9), mask_of(0, 0, 24, 3), mask_of(20, 20, 4, 4)])
     composite = torch.where(mask > 0, other, image)
@@ -154,76 +139,13 @@ def test_sharpness_is_the_gradient_energy_of_all_holes_over_that_of_the_truths()
     assert means(metric_sums(Filled(image, image, mask, image / 255)))["sharpness"] == 1
 
 
-# --- composite
-
-
-@given(seed=st.integers(0, 2**32 - 1), dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float64]))
-@settings(max_examples=30, deadline=None)
-def test_the_composite_keeps_every_known_byte(seed: int, dtype: torch.dtype) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    image = torch.randint(0, 256, (2, 3, 5, 7), dtype=torch.uint8, generator=generator)
-    mask = (torch.rand(2, 1, 5, 7, generator=generator) < 0.5).float()
-    output = (torch.rand(2, 3, 5, 7, generator=generator) * 3 - 1).to(dtype)
-    composite = composite_u8(output, image, mask)
-    hole = mask.bool().expand_as(image)
-    assert composite.dtype == torch.uint8
-    assert torch.equal(composite[~hole], image[~hole])
-    assert torch.equal(composite[hole], to_u8(output)[hole])
-
-
-def test_rounding_is_to_the_nearest_and_every_byte_survives_the_way_there_and_back() -> None:
-    every = torch.arange(256, dtype=torch.uint8)
-    assert torch.equal(to_u8(every.float() / 255), every)
-    assert to_u8(torch.tensor([-1.0, 0.4 / 255, 0.6 / 255, 254.6 / 255, 7.0, math.nan])).tolist() == [
-        0,
-        0,
-        1,
-        255,
-        255,
-        0,
-    ]
-
-
-# --- baselines
-
-
-def test_mean_fill_is_the_mean_of_the_known_pixels_of_each_image_and_channel() -> None:
-    image = torch.zeros(2, 3, 4, 4)
-    image[0, 0], image[0, 1, :2] = 0.5, 1.0
-    image[1] = 0.25
-    mask = torch.zeros(2, 1, 4, 4)
-    mask[:, :, :2, :] = 1
-    mask[1, :, 0] = 0
-    filled = mean_fill(image * (1 - mask), mask)
-    assert filled[0, :, 0, 0].tolist() == [0.5, 0.0, 0.0]
-    assert filled[1].unique().tolist() == [0.25]
-
-
-@pytest.mark.parametrize("method", BASELINES)
-def test_baselines_fill_a_plain_image_and_survive_a_hole_of_everything(method: str) -> None:
-    image = torch.tensor([40, 120, 200], dtype=torch.uint8).view(1, 3, 1, 1).expand(2, 3, 24, 24)
-    mask = torch.cat([mask_of(5, 0, 9, 6), torch.ones(1, 1, 24, 24)])
-    output = BASELINES[method](image.float() / 255 * (1 - mask), mask)
-    # OpenCV's Telea is up to 3 levels off even here.
-    assert (output[0] - image[0] / 255).abs().max() <= 3.01 / 255
-    assert output.isfinite().all()
-
-
-def test_opencv_gets_the_pixels_and_the_hole_in_its_own_layout() -> None:
-    image, mask = pictures(1), mask_of(4, 10, 12, 3)
-    masked = np.ascontiguousarray((image * (1 - mask)).byte()[0].permute(1, 2, 0))
-    expected = cv2.inpaint(masked, mask[0, 0].byte().numpy(), 3, cv2.INPAINT_TELEA)
-    output = BASELINES["Telea"](image.float() / 255 * (1 - mask), mask)
-    assert np.array_equal(to_u8(output)[0].permute(1, 2, 0).numpy(), expected)
-
-
 # --- table
 
 
 def split(num: int) -> tuple[np.ndarray, np.ndarray]:
     random = np.random.default_rng(0)
     holes = np.concatenate([random.integers(0, 12, (num, 2)), random.integers(4, 12, (num, 2))], axis=1)
-    return pictures(num).permute(0, 2, 3, 1).numpy(), holes.astype(np.int32)
+    return smooth_images(num).permute(0, 2, 3, 1).numpy(), holes.astype(np.int32)
 
 
 def test_the_shares_of_the_processes_add_up_whatever_the_batches() -> None:
@@ -309,27 +231,6 @@ def test_markdown(monkeypatch: pytest.MonkeyPatch) -> None:
         "Telea",
         "Navier-Stokes",
     ]
-
-
-# --- grid
-
-
-@pytest.mark.parametrize(("num", "size", "cell"), [(30, 64, 128), (1, 64, 128), (4, 300, 256), (2, 5, 125)])
-def test_the_grid_shows_every_image_of_every_column_in_order(num: int, size: int, cell: int) -> None:
-    columns = [
-        np.broadcast_to(np.array([60 * column, 8 * index, 7], np.uint8), (size, size, 3))
-        for column in range(4)
-        for index in range(num)
-    ]
-    sheet = np.asarray(sample_grid(*np.stack(columns).reshape(4, num, size, size, 3)))
-    rows = math.ceil(num / 3)
-    assert sheet.shape[0] <= rows * (cell + 4) + 40
-    middle = sheet[30 + cell // 2 :: cell + 4][:rows]
-    # The paper between the cells is white, and no image here has so much blue.
-    shown = [row[np.flatnonzero(np.diff((row[:, 2] == 7).astype(int), prepend=0) == 1)] for row in middle]
-    for index in range(num):
-        block, row = divmod(index, rows)
-        assert shown[row][4 * block : 4 * block + 4, :2].tolist() == [[60 * column, 8 * index] for column in range(4)]
 
 
 # --- a metric of somebody else's

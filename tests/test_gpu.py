@@ -16,8 +16,8 @@ import torch
 import torch.distributed as dist
 from accelerate.state import AcceleratorState
 from running import ENGINES, differences, launch, metrics, tiny_config, train, weights
+from stepping import BATCH, Setup
 from test_batch_norm import Case, close, make_layer, trained
-from test_steps import BATCH, Setup
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.cpp_extension import CUDA_HOME
 

@@ -9,17 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from running import Job, assert_same_end, differences, start, steps, tiny_config, train, weights
+from running import LAST, Job, assert_same_end, differences, start, steps, train, weights
 
-LAST = 20
 # Where the runs end that are killed at random: three epochs.
 KILLED_LAST = 30
-
-
-@pytest.fixture
-def config(tmp_path: Path) -> Path:
-    # A checkpoint every third step, in the middle of epochs and of phases.
-    return tiny_config(tmp_path, checkpointing={"every_steps": 3, "keep": 3})
 
 
 def kill(job: Job) -> None:

@@ -4,56 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
-import shutil
-import signal
-import subprocess
-import sys
-from collections import namedtuple
-from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
 import pytest
+from coloured import folder_of, many, names_in, opened, paint
 from datasets import ClassLabel, Dataset, DatasetDict
 from datasets import Image as ImageFeature
 from hub_server import LoopbackHub
 from PIL import Image
 
-from inpaint.data import cache, recipes
-from inpaint.data.decoded import DecodedSplit, SyntheticSpec, open_images
-from inpaint.data.draws import stored_holes
 from inpaint.data.stream import find_shards
 from inpaint.errors import InpaintError, UsageError
 from inpaint.holes.spec import HoleSpec
 from inpaint.sources.keys import SPLITS, Split, key_hash, split_for, split_of
 from inpaint.sources.opening import open_source
 from inpaint.sources.source import Entry
-
-SPEC = HoleSpec.scaled(16)
-SYNTHETIC = SyntheticSpec(num_train=40, num_validation=8, num_test=4, seed=1)
-
-
-def paint(path: Path, seed: int | None = None, size: tuple[int, int] = (20, 20)) -> Path:
-    """An image of one colour, which its name decides."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", size, colour_of(path.name)).save(path, "PNG")
-    return path
-
-
-def colour_of(name: str) -> tuple[int, int, int]:
-    bits = key_hash(name)
-    return bits & 255, bits >> 8 & 255, bits >> 16 & 255
-
-
-def folder_of(root: Path, names: Iterable[str]) -> Path:
-    for name in names:
-        paint(root / name)
-    return root
-
-
-def many(num: int = 150) -> list[str]:
-    return [f"{('coast', 'lake')[index % 2]}/{index:04d}.png" for index in range(num)]
 
 
 def read(root: Path) -> dict[Split, list[Entry]]:
@@ -68,23 +33,6 @@ def read(root: Path) -> dict[Split, list[Entry]]:
 
 def keys(entries: list[Entry]) -> list[str]:
     return [entry.key for entry in entries]
-
-
-def opened(
-    path: Path | str | None, cache_dir: Path, spec: HoleSpec = SPEC, bad: float = 0.0
-) -> dict[Split, DecodedSplit]:
-    return open_images(
-        None if path is None else str(path),
-        spec,
-        cache_dir=cache_dir,
-        max_bad_fraction=bad,
-        synthetic=SYNTHETIC,
-        show_progress=False,
-    )
-
-
-def names_in(splits: dict[Split, DecodedSplit]) -> set[str]:
-    return {str(source) for split in splits.values() for source in split.sources}
 
 
 # --- What is found --------------------------------------------------------------------------------------------------
@@ -199,25 +147,6 @@ def test_a_dataset_on_the_hub(hub: LoopbackHub, tmp_path: Path, monkeypatch: pyt
         opened("alice/no-lakes", tmp_path / "cache")
 
 
-@pytest.mark.parametrize(
-    ("variables", "expected"),
-    [
-        ({}, "~/.cache/inpaint"),
-        ({"XDG_CACHE_HOME": "/scratch"}, "/scratch/inpaint"),
-        ({"XDG_CACHE_HOME": ""}, "~/.cache/inpaint"),
-        ({"XDG_CACHE_HOME": "relative"}, "~/.cache/inpaint"),
-        ({"XDG_CACHE_HOME": "/scratch", "INPAINT_CACHE": "~/mine"}, "~/mine"),
-    ],
-)
-def test_where_the_cache_is(variables: dict[str, str], expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("XDG_CACHE_HOME", "INPAINT_CACHE"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    assert cache.cache_folder(None) == Path(expected).expanduser()
-    assert cache.cache_folder(Path("given")) == Path("given")
-
-
 def test_what_save_to_disk_wrote(tmp_path: Path) -> None:
     dataset = table(100)
     dataset.save_to_disk(tmp_path / "one")
@@ -302,140 +231,3 @@ def test_bad_images_are_left_out_and_named_once(tmp_path: Path, caplog: pytest.L
     assert sorted(line.split(": ")[:2] for line in listed) == sorted([f"lake/{n}", why] for n, why in bad.items())
     with pytest.raises(InpaintError, match=f"4 of the {len(many()) + 4} images"):
         opened(root, tmp_path / "cache", bad=0.01)
-
-
-def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(InpaintError, match=r"file/cache \(Not a directory\): set data\.cache_dir"):
-        opened(None, tmp_path / "file" / "cache")
-    usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(cache.shutil, "disk_usage", lambda _: usage(10**9, 10**9, 1000))
-    with pytest.raises(
-        InpaintError, match=r"needs .* KiB in .*, where 1\.0 KiB are free: make room, or set data\.cache_dir"
-    ):
-        opened(None, tmp_path / "cache")
-
-
-# --- What is decoded ------------------------------------------------------------------------------------------------
-
-
-def test_rows_belong_together(tmp_path: Path) -> None:
-    images = opened(folder_of(tmp_path / "photos", many()), tmp_path / "cache")
-    for split in images.values():
-        assert isinstance(split.pixels, np.memmap) and not split.pixels.flags.writeable
-        assert split.pixels.shape == (len(split.sources), 16, 16, 3)
-        for pixels, source in zip(split.pixels, split.sources, strict=True):
-            assert (pixels == colour_of(str(source).split("/")[-1])).all()
-        assert [key_hash(str(source)) for source in split.sources] == sorted(
-            key_hash(str(source)) for source in split.sources
-        )
-        holes, crops = stored_holes(
-            np.array([key_hash(str(source)) for source in split.sources], dtype=np.uint64), SPEC
-        )
-        np.testing.assert_array_equal(split.holes, holes)
-        np.testing.assert_array_equal(split.windows, crops)
-
-
-def test_a_copy_elsewhere_is_found_again_and_a_change_is_not(tmp_path: Path) -> None:
-    root = folder_of(tmp_path / "photos", many())
-    opened(root, tmp_path / "cache")
-    shutil.copytree(root, tmp_path / "elsewhere" / "staged")
-    opened(tmp_path / "elsewhere" / "staged", tmp_path / "cache")
-    assert len(list((tmp_path / "cache").glob("*/entry.json"))) == 1
-    paint(root / "lake" / "new.png")
-    assert "lake/new.png" in names_in(opened(root, tmp_path / "cache"))
-
-
-def test_images_worked_over_without_a_change_of_size_are_decoded_anew(tmp_path: Path) -> None:
-    root = tmp_path / "photos" / "lake"
-    root.mkdir(parents=True)
-    for value in (10, 200):
-        for index in range(60):
-            Image.new("RGB", (32, 32), (value, index, 0)).save(root / f"{index}.bmp")
-        assert opened(root.parent, tmp_path / "cache")["train"].pixels[..., 0].min() == value
-
-
-def test_synthetic_splits_share_no_image(tmp_path: Path) -> None:
-    images = opened(None, tmp_path / "cache")
-    assert [len(images[split].pixels) for split in SPLITS] == [40, 8, 4]
-    rows = np.concatenate([images[split].pixels for split in SPLITS]).reshape(52, -1)
-    assert len(np.unique(rows, axis=0)) == 52 == len(names_in(images))
-
-
-def test_any_change_of_the_code_that_draws_landscapes_is_another_entry(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(recipes, "CODE", Path(shutil.copytree(recipes.CODE, tmp_path / "synthetic")))
-    recipe = recipes.SyntheticRecipe(SYNTHETIC, 16)
-    names = [recipe.fingerprint()]
-    for path in sorted(recipes.CODE.glob("*.py")):
-        path.write_bytes(path.read_bytes() + b"\n")
-        names.append(recipe.fingerprint())
-    assert len(names) > 6 and len(set(names)) == len(names)
-
-
-def test_a_damaged_entry_is_named(tmp_path: Path) -> None:
-    opened(None, tmp_path / "cache")
-    file = next((tmp_path / "cache").glob("*/train.npy"))
-    os.truncate(file, file.stat().st_size // 2)
-    with pytest.raises(InpaintError, match=f"{file.parent} are damaged .* delete that folder"):
-        opened(None, tmp_path / "cache")
-
-
-# Renders slowly and says so, so that a test can act in the middle.
-BUILDER = """
-import sys, time
-from pathlib import Path
-from inpaint.data.synthetic import landscapes as synthetic
-from inpaint.holes.spec import HoleSpec
-from inpaint.data.decoded import SyntheticSpec, open_images
-render, delay = synthetic.render, float(sys.argv[2])
-def slow(*arguments):
-    print("render", flush=True)
-    time.sleep(delay)
-    return render(*arguments)
-synthetic.render = slow
-open_images(None, HoleSpec.scaled(16), cache_dir=Path(sys.argv[1]), max_bad_fraction=0.0,
-              synthetic=SyntheticSpec(40, 8, 4, 1), show_progress=False)
-print("opened", flush=True)
-"""
-
-
-def start_builder(cache_dir: Path, delay_s: float) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", BUILDER, str(cache_dir), str(delay_s)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-
-
-def test_a_killed_builder_leaves_nothing_that_confuses(tmp_path: Path) -> None:
-    builder = start_builder(tmp_path / "cache", delay_s=600)
-    assert builder.stdout is not None and builder.stdout.readline() == "render\n"
-    builder.send_signal(signal.SIGKILL)
-    builder.communicate()
-    assert len([path for path in (tmp_path / "cache").iterdir() if ".partial-" in path.name]) == 1
-    again, fresh = opened(None, tmp_path / "cache"), opened(None, tmp_path / "fresh")
-    for split in SPLITS:
-        np.testing.assert_array_equal(again[split].pixels, fresh[split].pixels)
-    assert not [path for path in (tmp_path / "cache").iterdir() if ".partial-" in path.name]
-
-
-def test_two_processes_at_once_build_once(tmp_path: Path) -> None:
-    builders = [start_builder(tmp_path / "cache", delay_s=0.1) for _ in range(2)]
-    said = [builder.communicate()[0].splitlines() for builder in builders]
-    assert [builder.returncode for builder in builders] == [0, 0]
-    assert sorted(said) == [["opened"], ["render", "render", "render", "opened"]]
-
-
-def test_what_is_in_the_cache_is_opened_without_pandas(tmp_path: Path) -> None:
-    """It takes a quarter of a second of every process's start, and nothing of it is used."""
-    opened(None, tmp_path)
-    program = f"""\
-import sys
-from pathlib import Path
-from inpaint.holes.spec import HoleSpec
-from inpaint.data.decoded import SyntheticSpec, open_images
-made = SyntheticSpec(num_train=40, num_validation=8, num_test=4, seed=1)
-open_images(None, HoleSpec.scaled(16), cache_dir=Path({str(tmp_path)!r}), max_bad_fraction=0, synthetic=made,
-              show_progress=False)
-sys.exit("pandas" in sys.modules)
-"""
-    assert subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parents[1]).returncode == 0

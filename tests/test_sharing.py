@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from coloured import SPEC, SYNTHETIC, folder_of, many
 from running import tiny_config, train
-from test_photos import SPEC, SYNTHETIC, folder_of, many
 
 from inpaint.data.decoded import Once, open_images
 

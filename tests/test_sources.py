@@ -11,13 +11,13 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from coloured import opened
 from datasets import ClassLabel, Dataset, DatasetDict, load_dataset
 from datasets import Image as ImageFeature
 from hub_server import LoopbackHub
 from PIL import Image
 from preparing import landscape, options
 from running import tiny_config
-from test_ways import opened
 
 import inpaint
 from inpaint.cli import main

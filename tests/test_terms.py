@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from test_steps import Setup, gradients_at_step, on_the_cpu  # noqa: F401 - the fixture acts here too
+from stepping import Setup, gradients_at_step, on_the_cpu  # noqa: F401 - the fixture acts here too
 from torch import Tensor, nn
 
 from inpaint.arguments import parse_arguments, usage

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from running import metrics, tiny_config, train, weights
-from test_stream import write_shards
+from shards import write_shards
 
 from inpaint.training.saved_generator import load_generator
 

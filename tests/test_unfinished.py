@@ -5,22 +5,17 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from running import finish_writing, steps, tiny_config, weights
+from stopping import killed
 
 from inpaint import Generator, cli
 from inpaint.training.launch import main
 from inpaint.training.saved_generator import load_generator
-from inpaint.training.task import InpaintingTask, Terms
-
-
-class Killed(BaseException):
-    """The process ends here, as far as the run can tell."""
 
 
 @pytest.fixture(scope="module")
@@ -33,32 +28,18 @@ def config(folder: Path) -> str:
     return str(tiny_config(folder, checkpointing={"every_steps": 3, "keep": 9}))
 
 
-def killed(run: Path, number: int, *arguments: str) -> Path:
-    """A run that ends in the middle of the step `number` of this start."""
-    original, count = InpaintingTask.step, iter(range(1, 10_000))
-
-    def step(self: InpaintingTask, *given: Any) -> Terms:
-        if next(count) == number:
-            finish_writing()
-            raise Killed
-        return original(self, *given)
-
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(InpaintingTask, "step", step)
-        main([*arguments, "--run-dir", str(run)])
-    return run
-
-
 @pytest.fixture(scope="module")
 def early(config: str, folder: Path) -> Path:
     """Ended in its first epoch; nobody may change it."""
-    return killed(folder / "early", 8, "--config", config)
+    killed(8, "--config", config, "--run-dir", str(folder / "early"), at_last=finish_writing)
+    return folder / "early"
 
 
 @pytest.fixture(scope="module")
 def later(config: str, folder: Path) -> Path:
     """Ended in its second epoch; nobody may change it."""
-    return killed(folder / "later", 18, "--config", config)
+    killed(18, "--config", config, "--run-dir", str(folder / "later"), at_last=finish_writing)
+    return folder / "later"
 
 
 def status(run: Path, capsys: pytest.CaptureFixture[str]) -> str:
@@ -154,7 +135,7 @@ def test_an_extended_run_that_died_is_not_finished(
     run, once, twice = tmp_path / "run", ["--training.epochs", "1"], ["--training.epochs", "2"]
     assert main(["--config", config, "--run-dir", str(run), *once]) == 0
     assert status(run, capsys).startswith("finished\n")
-    killed(run, 1, "--config", config, *twice)
+    killed(1, "--config", config, "--run-dir", str(run), *twice, at_last=finish_writing)
     assert steps(run)[-1] == 10 and (run / "report.md").is_file()
     assert status(run, capsys).startswith("not running; the same command resumes it\n")
     assert main(["--config", config, "--run-dir", str(run), *twice]) == 0
