@@ -34,9 +34,9 @@ def test_the_bar_shows_what_the_phase_has(
     monkeypatch.setenv("COLUMNS", "200")
     console = Console(is_shown=True)
     console.begin(0, 64)
-    console.show(1, GENERATOR)
+    console.show(GENERATOR)
     console.advance(16, f"epoch 1/2 phase {phase}")
-    console.show(2, means)
+    console.show(means)
     console.end()
     last = capsys.readouterr().err.splitlines()[-1]
     assert f"phase {phase}" in last

@@ -114,6 +114,8 @@ def test_figures_are_those_of_formulas_written_down_anew(
     out = capsys.readouterr().out
     assert f"| {tmp_path / 'fills'} " in out and f"{psnr(everyone):.2f}" in out
     assert "P-IDS, U-IDS: not available" in out
+    for text in (out, (tmp_path / "out" / "evaluation.md").read_text()):
+        assert "bootstrap resamples of the images; without: distance, which only a whole set has:" in text
     for name in ("comparison.png", "evaluation.md"):
         assert (tmp_path / "out" / name).is_file()
     assert len(list((tmp_path / "out").glob("grid-*.png"))) == 2
@@ -239,3 +241,4 @@ def test_a_run_is_evaluated_into_itself_as_its_own_report_was(
     out = capsys.readouterr().out
     if find_spec(features.PACKAGE) is None:
         assert "distance, P-IDS, U-IDS: not available without a feature network; pip install" in out
+        assert "bootstrap resamples of the images:" in out

@@ -154,6 +154,30 @@ class Metric:
         return "-" if math.isnan(value) else f"{value:.{self.decimals}f}"
 
 
+@dataclass(frozen=True)
+class Variety(Metric):
+    """How much the holes' mean colours differ from image to image: the fills' standard deviation over the truth's.
+
+    1 is right; near 0 one fill stands in every hole, whatever is around it.
+    """
+
+    state_size: int = 13
+
+    def rows(self, filled: Filled) -> Tensor:
+        colours = [
+            (image.to(filled.precision) / 255 * filled.hole).sum((2, 3)) / filled.hole.sum((2, 3))
+            for image in (filled.composite, filled.image)
+        ]
+        both = torch.cat(colours, dim=1).cpu().double()
+        rows = torch.cat([torch.ones(len(both), 1, dtype=torch.float64), both, both.square()], dim=1)
+        return rows.where(both.isfinite().all(1, keepdim=True), 0.0)
+
+    def compute(self, state: Tensor) -> Tensor:
+        mean, mean_square = (state[..., 1:] / state[..., :1]).chunk(2, dim=-1)
+        fills, truth = (mean_square - mean.square()).clamp(min=0).unflatten(-1, (2, 3)).sum(-1).unbind(-1)
+        return (fills / truth).sqrt()
+
+
 def all_metrics() -> dict[str, Metric]:
     """Every metric of the table by its name, in the order in which they are shown."""
     return {name: tables.load(tables.METRICS, name) for name in tables.METRICS}
@@ -232,6 +256,9 @@ SSIM = Metric("SSIM", 4, "higher", lambda it: it.mean(it.similarity))
 
 # Of two sets' features (see `inpaint.evaluation.features`), computed by who has them.
 DISTANCE = Metric("distance", 2, "lower")
+
+# Of the validation images after each epoch, for `inpaint.training.health`; in no table.
+VARIETY = Variety("variety", 3, "one")
 
 
 def output_metrics() -> dict[str, Metric]:

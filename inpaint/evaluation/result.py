@@ -39,6 +39,12 @@ def tables(facts: Mapping[str, Any], summary: Summary, metrics: Mapping[str, Met
     shown = {name: metric for name, metric in metrics.items() if not name.startswith(OUTPUT)} | OF_FEATURES
     raw = {name: metric for name, metric in metrics.items() if name.startswith(OUTPUT)}
     of_all = {name: its["figures"] for name, its in summary.methods.items()}
+    alone = [
+        metric.heading
+        for name, metric in OF_FEATURES.items()
+        if any(figures[name] is not None for figures in of_all.values())
+    ]
+    without = f"; without: {', '.join(alone)}, which only a whole set has" if alone else ""
     lines = [
         f"{data['num_images']} images of the {data['split']} split of {data['source']} at {data['image_size']} px; "
         f"holes: {holes['given']} (SHA-256 {holes['sha256'][:12]}).",
@@ -54,7 +60,7 @@ def tables(facts: Mapping[str, Any], summary: Summary, metrics: Mapping[str, Met
         "",
         _table(of_all, raw),
         "",
-        f"95% intervals, by {RESAMPLES} bootstrap resamples of the images:",
+        f"95% intervals, by {RESAMPLES} bootstrap resamples of the images{without}:",
         "",
         aligned(
             [["method", *(metrics[name].heading for name in INTERVALS)]]

@@ -8,26 +8,27 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from inpaint.evaluation.metrics import Filled, all_metrics, rows_of
+from inpaint.evaluation.metrics import Filled, Metric, all_metrics, rows_of
 
 
-def metric_sums(filled: Filled) -> Tensor:
-    """What some images add to the states of all metrics: add it up over batches and processes, then take `means`.
+def metric_sums(filled: Filled, metrics: Mapping[str, Metric] | None = None) -> Tensor:
+    """What some images add to the states of all `metrics`: add it up over batches and processes, then take `means`.
 
     Returns:
-        float64 [the states' sizes together] on the CPU, in the order of the table.
+        float64 [the states' sizes together] on the CPU, in the order of `metrics` (None: those of the table).
     """
-    return torch.cat([rows.sum(0) for rows in rows_of(all_metrics(), filled)])
+    return torch.cat([rows.sum(0) for rows in rows_of(all_metrics() if metrics is None else metrics, filled)])
 
 
-def no_sums() -> Tensor:
+def no_sums(metrics: Mapping[str, Metric] | None = None) -> Tensor:
     """What no image at all adds."""
-    return torch.zeros(sum(metric.state_size for metric in all_metrics().values()), dtype=torch.float64)
+    judged = all_metrics() if metrics is None else metrics
+    return torch.zeros(sum(metric.state_size for metric in judged.values()), dtype=torch.float64)
 
 
-def means(sums: Tensor) -> dict[str, float]:
+def means(sums: Tensor, metrics: Mapping[str, Metric] | None = None) -> dict[str, float]:
     """Every metric's figure from `metric_sums`, added up; nan where no image had it."""
-    metrics = all_metrics()
+    metrics = all_metrics() if metrics is None else metrics
     states = sums.split([metric.state_size for metric in metrics.values()])
     return {name: metric.compute(state).item() for (name, metric), state in zip(metrics.items(), states, strict=True)}
 

@@ -70,14 +70,10 @@ class Console:
         self._bar.reset(self._bar.total)
         self._bar.update(num_done)
 
-    def show(self, step: int, figures: Mapping[str, float]) -> None:
-        """The newest figures beside the bar, and a line where they say that something goes wrong."""
+    def show(self, figures: Mapping[str, float]) -> None:
+        """The newest figures beside the bar."""
         shown = [form.format(figures[name]) for name, form in SHOWN.items() if name in figures]
         self._bar.set_postfix_str(", ".join(shown), refresh=False)
-        if figures.get("score/real", 0) > 0.99 and figures.get("score/fake", 1) < 0.01:
-            self.say(f"step {step}: the discriminator is saturated (real > 0.99, fake < 0.01)")
-        if figures.get("output/batch_std", 1.0) < 1e-4:
-            self.say(f"step {step}: the generator paints the same image for every input")
 
     def end(self) -> None:
         if self._bar is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -18,16 +18,17 @@ from inpaint.config import Config
 from inpaint.data.decoded import DecodedSplit
 from inpaint.distributed.runtime import Runtime
 from inpaint.errors import InpaintError
-from inpaint.evaluation.baselines import BASELINES, Fill
+from inpaint.evaluation.baselines import BASELINES, Fill, mean_fill
 from inpaint.evaluation.features import NUM_FEATURES, FeatureNetwork, frechet_distance, require_feature_network, windows
 from inpaint.evaluation.grid import sample_grid
-from inpaint.evaluation.metrics import Filled, all_metrics, composite_u8, to_u8
+from inpaint.evaluation.metrics import HOLE_PSNR, VARIETY, Filled, Metric, all_metrics, composite_u8, to_u8
 from inpaint.evaluation.table import behind, markdown_table, means, metric_sums, no_sums
 from inpaint.sources.keys import Split
 from inpaint.training.run_directory import EVALUATION, REPORT, RunDirectory
 
 # Pixels filled and measured at once: what the paper's networks keep of so many takes about 0.7 GiB.
 _PIXELS_AT_ONCE = 2**20
+MEAN_FILL = "mean_fill_hole_psnr"
 
 
 class Evaluator:
@@ -42,13 +43,24 @@ class Evaluator:
         self.at_once = max(1, min(by_area, runtime.micro_batch_size))
         by_distance = config.evaluation.best_by == "distance"
         self.network = require_feature_network(runtime.device) if by_distance else None
+        self._mean_fill: dict[str, float] | None = None
 
     def validate(self, generator: nn.Module, stopped: Callable[[], bool]) -> dict[str, float] | None:
         """The mean figures on `evaluation.num_pictures` of the validation split; None if `stopped` said so."""
         split = self.pictures["validation"]
         num = min(self.config.evaluation.num_pictures, len(split.pixels))
         chosen = _spread(len(split.pixels), num)
-        return self._measure(self._fill(generator), split, chosen, stopped, self.runtime.device, self.network)
+        if self._mean_fill is None:  # what later figures are held against, measured once
+            self._mean_fill = self._measure(
+                mean_fill, split, chosen, stopped, torch.device("cpu"), {MEAN_FILL: HOLE_PSNR}
+            )
+            if self._mean_fill is None:
+                return None
+        metrics = {**all_metrics(), "variety": VARIETY}
+        figures = self._measure(
+            self._fill(generator), split, chosen, stopped, self.runtime.device, metrics, self.network
+        )
+        return None if figures is None else figures | self._mean_fill
 
     def save_samples(self, generator: nn.Module, run: RunDirectory, epoch: int) -> Image.Image | None:
         """samples/epoch_NNNN.png: the same validation images after each epoch; the main process returns the grid."""
@@ -97,11 +109,12 @@ class Evaluator:
         others = [kind for kind in self.config.data.hole_kinds if kind != "rectangle"]
         told = "It was trained on other holes; to judge it on them: inpaint evaluate --model RUN --holes"
         kinds = f"{told} {others[0]}:7\n\n" if others else ""
-        lag = behind(rows, "generator")
+        lag, health = behind(rows, "generator"), run.health()
         report = (
             f"# {run.path.name}\n\nOn {len(split.pixels)} held-out images of {self.config.data.image_size} px, one "
             f"rectangular hole each, figures of the 8-bit composite:\n\n{markdown_table(rows)}\n\n{kinds}"
             + (f"{lag} after {facts['steps']} steps. {advice}.\n\n" if lag else "")
+            + "".join(f"Health: {verdict}.\n\n" for verdict in health)
             + "".join(f"- {name}: {value}\n" for name, value in facts.items())
             + _pictures(run.path)
         )
@@ -110,6 +123,7 @@ class Evaluator:
             for name, metric in all_metrics().items()
         }
         evaluation = {"split": "test", "num_pictures": len(split.pixels), "metrics": shown, "rows": rows, **facts}
+        evaluation["health"] = [verdict.name for verdict in health]
         run.write(EVALUATION, (json.dumps(evaluation, indent=1) + "\n").encode())
         run.write(REPORT, report.encode())
         return report
@@ -121,10 +135,11 @@ class Evaluator:
         chosen: NDArray[np.int64],
         stopped: Callable[[], bool],
         device: torch.device,
+        metrics: Mapping[str, Metric] | None = None,
         network: FeatureNetwork | None = None,
     ) -> dict[str, float] | None:
         """The figures of `chosen` images, with a `network` their distance; InpaintError in all if a metric fails."""
-        sums, world, failure = no_sums(), self.runtime.world_size, ""
+        sums, world, failure = no_sums(metrics), self.runtime.world_size, ""
         features = torch.zeros(2, len(chosen), NUM_FEATURES if network is not None else 0, dtype=torch.float64)
         for start in range(0, len(chosen), self.at_once * world):
             if stopped():
@@ -136,7 +151,7 @@ class Evaluator:
             filled = Filled.by(fill, split.pixels[seen], split.masks(seen), device)
             try:
                 if len(mine) and not failure:
-                    sums += metric_sums(filled)
+                    sums += metric_sums(filled, metrics)
             except InpaintError as error:
                 failure = str(error)
             if len(mine) and network is not None:
@@ -145,7 +160,7 @@ class Evaluator:
                     features[place, own] = network(windows(images, filled.hole) / 255).cpu().double()
         if failures := [*filter(None, self.runtime.all_gather(failure))]:
             raise InpaintError(failures[0])
-        figures = means(self.runtime.reduce_sum(sums))
+        figures = means(self.runtime.reduce_sum(sums), metrics)
         if network is not None:
             figures["distance"] = frechet_distance(*self.runtime.reduce_sum(features))
         return figures

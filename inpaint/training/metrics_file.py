@@ -26,6 +26,10 @@ class MetricsFile:
         self._unwritten.append(dict(line))
         self.flush()
 
+    def lines(self) -> list[dict[str, Any]]:
+        """All that can be read and what could not be written yet; raises OSError if the file cannot be read."""
+        return [*read_json_lines(self.path)[0], *self._unwritten]
+
     def flush(self) -> None:
         if not self._unwritten:
             return

@@ -22,8 +22,9 @@ from inpaint.files import publish_directory, read_object, remove_directory, writ
 from inpaint.hub.card import write_generator_card
 from inpaint.models.generator import Generator
 from inpaint.training.checkpoint import CheckpointStore, read_state
+from inpaint.training.health import ILL, Verdict, judge
 from inpaint.training.identity import another_run, differences
-from inpaint.training.metrics_file import DAMAGED, MetricsFile
+from inpaint.training.metrics_file import DAMAGED, MetricsFile, is_evaluation
 from inpaint.training.run_lock import RunLock
 from inpaint.training.tracking import STATE, Tracker
 
@@ -123,6 +124,29 @@ class RunDirectory:
             self._metrics.append(line)
         if self._tracker is not None:
             self._tracker.log(line, image)
+
+    def log_evaluation(self, line: Mapping[str, Any], image: Image.Image | None) -> list[Verdict]:
+        """Log it with the run's `health`; returns that, if something is wrong or no longer is and the last differed."""
+        lines = self._logged()
+        verdicts = judge([*lines, line])
+        names = [verdict.name for verdict in verdicts]
+        last = next((earlier.get("health") for earlier in reversed(lines) if is_evaluation(earlier)), None)
+        before = [name for name in last if isinstance(name, str)] if isinstance(last, list) else []
+        self.log({**line, "health": names}, image)
+        if self._tracker is not None:
+            for verdict in verdicts:
+                if verdict.is_ill and verdict.name not in before:
+                    self._tracker.alert(verdict.name, str(verdict), line["step"])
+        changed = names != before and any(verdict.is_ill for verdict in verdicts)
+        return verdicts if changed or (ILL & {*before}) - {*names} else []
+
+    def health(self) -> list[Verdict]:
+        return judge(self._logged())
+
+    def _logged(self) -> list[dict[str, Any]]:
+        with self.tolerate_io_errors(METRICS):
+            return self._metrics.lines()
+        return []
 
     @contextmanager
     def tolerate_io_errors(self, what: str) -> Iterator[None]:

@@ -8,6 +8,7 @@ import secrets
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,16 @@ class Tracker:
         self._guard(lambda: self._tracker.log({k: v for k, v in line.items() if "/" in k}, step=line["step"]))
         if image is not None:
             self._guard(lambda: self._show(np.asarray(image), line["step"]))
+
+    def alert(self, title: str, text: str, step: int) -> None:
+        """Say at `step` of an evaluation that something is wrong: TensorBoard shows it as text, the others alert."""
+        if self._tracker is None or step <= self._sent[True]:
+            return
+        if self.kind == "tensorboard":
+            self._guard(lambda: self._tracker.tracker.add_text("health", text, step))
+        else:
+            level = import_module(self.kind).AlertLevel.WARN
+            self._guard(lambda: self._tracker.tracker.alert(title=title, text=text, level=level))
 
     def close(self) -> None:
         self._guard(lambda: self._tracker.finish())

@@ -160,8 +160,10 @@ class Trainer:
         line = {**asdict(info), "images_seen": self.progress.images_seen, **figures}
         line["learning_rate_factor"] = self.learning_rate.of_step(self.progress.images_seen, batch_size)
         line |= {"time/total_s": round(self.progress.seconds, 3), "total_steps": self.total_steps}
+        if self.progress.rollbacks:
+            line["rollbacks"] = self.progress.rollbacks
         self.run_directory.log(line)
-        self.console.show(info.step, figures)
+        self.console.show(figures)
 
     def _end_epoch(self) -> bool:
         """Judge the epoch that has just ended; returns whether a stop was asked for meanwhile."""
@@ -184,8 +186,11 @@ class Trainer:
         if self.runtime.is_main:
             phase, images_seen = phase_at(self.progress.position - 1, self.phases), self.progress.images_seen
             line = {"step": self.progress.step, "epoch": epoch, "phase": phase, "images_seen": images_seen}
-            self.run_directory.log(line | {f"evaluation/{name}": value for name, value in figures.items()}, grid)
+            judged = {f"evaluation/{name}": value for name, value in figures.items()}
+            health = self.run_directory.log_evaluation({**line, **judged}, grid)
             self.console.say(f"epoch {epoch}, on validation images: {sentence(figures)}")
+            for verdict in health:
+                self.console.say(f"epoch {epoch}, {verdict}")
         if is_best := self.progress.is_best(figures, best_by):
             if best_by != "last":  # before the checkpoint says that it was done
                 self.publication.save(self.task, self.progress, again=True)

@@ -1,0 +1,236 @@
+"""Owns what the logged figures say of a run's health: verdicts in words, each with its evidence and a remedy.
+
+Neither loss of a GAN falls as its images get better (the paper found so too), so no verdict rests on how high one is.
+They rest on figures with a scale of their own: the fills against the mean colour's PSNR and the truth's sharpness, how
+much outputs differ, how sure the discriminator is, and the run against itself. What the bounds are worth is measured by
+`python -m benchmarks health`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, median
+from typing import Any
+
+from inpaint.tables import ADVERSARIAL_LOSSES
+from inpaint.training.metrics_file import is_evaluation
+
+CONVERGING, SATURATED, COLLAPSED = "converging", "discriminator saturated", "collapsed"
+DIVERGING, BLURRED, EARLY = "diverging", "blurred", "too early to say"
+ILL = {SATURATED, COLLAPSED, DIVERGING, BLURRED}
+
+# Fewer steps or evaluations say nothing.
+MIN_STEPS, MIN_EVALUATIONS = 100, 3
+# The newest rows that are looked at: a sixth of those with the figure, but at least and at most so many.
+RECENT = (4, 50)
+# Outputs of one batch differ by about 0.2 if the images are photographs; at less than this they are one image.
+ONE_IMAGE_STD = 0.02
+# Of the truth's, how much the holes' mean colours may differ at least.
+ONE_IMAGE_VARIETY = 0.4
+# Below the mean colour's PSNR by as much as nothing is that was trained at all: mid-grey is above that.
+WORSE_THAN_GREY_DB = 6.0
+# An adversarial loss costs some PSNR and now and then a few dB for an epoch; not so much, and not twice.
+FALL_DB, RISE_OF_ERROR = 4.0, 3.0
+# The discriminator's losses together at which it learns no more, and by how much its two beliefs then differ.
+SATURATED_LOSS, SATURATED_GAP = 0.1, 0.95
+# Of the truth's gradient energy; a reconstruction loss alone stays below.
+BLURRED_SHARPNESS = 0.3
+# Both beliefs so near each other: it tells nothing apart.
+BLIND_GAP = 0.03
+
+HUGE = 1e300
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One thing that is so, how it shows, and what to do about it ("" if nothing)."""
+
+    name: str
+    evidence: str
+    remedy: str = ""
+
+    @property
+    def is_ill(self) -> bool:
+        return self.name in ILL
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.evidence}" + (f"; {self.remedy}" if self.remedy else "")
+
+
+def judge(lines: Iterable[Any]) -> list[Verdict]:
+    """What the lines of a run's metrics.jsonl show: everything that is wrong, the worst first, or that nothing is.
+
+    Whatever the lines lack or hold that is no finite number is taken as not logged; of lines with the same step the
+    last counts. It is never empty and never raises.
+    """
+    run = _Run(lines)
+    if run.step < MIN_STEPS:
+        return [Verdict(EARLY, f"{run.step} of the {MIN_STEPS} steps that it takes to tell are done")]
+    found = [verdict for look in (_diverging, _collapsed, _saturated, _blurred) if (verdict := look(run))]
+    return found or [_sound(run)]
+
+
+class _Run:
+    """The lines in the order of their steps, each step once: those of training and those of evaluations."""
+
+    def __init__(self, lines: Iterable[Any]) -> None:
+        placed: dict[tuple[bool, int], Mapping[str, Any]] = {}
+        for line in lines:
+            if isinstance(line, Mapping) and type(step := line.get("step")) is int and step >= 0:
+                placed[is_evaluation(line), step] = line
+        self.training, self.evaluations = (
+            [placed[key] for key in sorted(placed) if key[0] is kind] for kind in (False, True)
+        )
+        self.step = max((step for _, step in placed), default=0)
+
+    def judged(self, name: str) -> list[float]:
+        """A figure of all evaluations that have it."""
+        return _values(self.evaluations, f"evaluation/{name}")
+
+    def of_phase(self, *phases: int) -> Rows:
+        return [row for row in self.training if row.get("phase") in phases]
+
+    @property
+    def images_per_step(self) -> float:
+        pairs = [(row["step"], value) for row in self.training if (value := _finite(row.get("images_seen")))]
+        return pairs[-1][1] / pairs[-1][0] if pairs and pairs[-1][0] else math.nan
+
+    @property
+    def is_over(self) -> bool:
+        total = _finite(self.training[-1].get("total_steps")) if self.training else None
+        return total is not None and self.step >= total
+
+    def since(self, rows: Rows) -> str:
+        """How long ago the first of `rows` began, in words."""
+        before = [row["step"] for row in self.training if row["step"] < rows[0]["step"]]
+        images = (self.step - max(before, default=0)) * self.images_per_step
+        return "" if math.isnan(images) else f" over the last {images:,.0f} images"
+
+
+def _finite(value: Any) -> float | None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if is_number and abs(value) < HUGE else None  # not nan
+
+
+def _values(rows: Rows, name: str) -> list[float]:
+    return [value for row in rows if (value := _finite(row.get(name))) is not None]
+
+
+def _having(rows: Rows, *names: str) -> Rows:
+    return [row for row in rows if all(_finite(row.get(name)) is not None for name in names)]
+
+
+def _recent(rows: Rows) -> Rows:
+    """The newest of `rows`; none if there are too few to say anything."""
+    least, most = RECENT
+    return rows[-min(max(least, len(rows) // 6), most) :] if len(rows) >= least else []
+
+
+def _diverging(run: _Run) -> Verdict | None:
+    remedy = "lower optimizer.generator_learning_rate and .discriminator_learning_rate, or set .gradient_clip"
+    psnr, plain = run.judged("hole_psnr"), run.judged("mean_fill_hole_psnr")
+    if psnr and plain and psnr[-1] < plain[-1] - WORSE_THAN_GREY_DB:
+        worse = f"in the hole the fills have {psnr[-1]:.1f} dB, where one plain colour has {plain[-1]:.1f}"
+        return Verdict(DIVERGING, f"{worse}: worse than before training", remedy)
+    if len(psnr) >= MIN_EVALUATIONS and max(psnr[-2:]) < max(psnr) - FALL_DB:
+        return Verdict(DIVERGING, f"hole PSNR fell from {max(psnr):.1f} to {psnr[-1]:.1f} dB", remedy)
+    name = "loss/generator/reconstruction"
+    for phase in (1, 3):
+        rows = _having(run.of_phase(phase), name)
+        recent = _recent(rows)
+        before, now = _values(rows[: len(rows) - len(recent)], name), _values(recent, name)
+        if before and now and min(now) > RISE_OF_ERROR * min(before):
+            rose = f"the reconstruction error of phase {phase} rose from {min(before):.3g} to at least {min(now):.3g}"
+            return Verdict(DIVERGING, rose + run.since(recent), remedy)
+    rows = _having(run.training, "rollbacks")
+    recent = _recent(run.training)
+    if rows and recent and rows[-1] in recent:
+        num = int(rows[-1]["rollbacks"] - max(_values([r for r in rows if r not in recent], "rollbacks"), default=0))
+        if num > 1:
+            return Verdict(DIVERGING, f"{num} batches made a loss that is not finite{run.since(recent)}", remedy)
+    return None
+
+
+def _collapsed(run: _Run) -> Verdict | None:
+    remedy = (
+        "lower optimizer.generator_learning_rate, or raise loss.reconstruction_weight against "
+        "loss.adversarial_weight; if the training images are one picture, look at data.path"
+    )
+    name = "output/batch_std"
+    recent = _recent(_having(run.of_phase(1, 3), name))
+    if recent and (std := median(_values(recent, name))) < ONE_IMAGE_STD:
+        alike = (
+            f"the outputs of a batch hardly differ{run.since(recent)} (output/batch_std {std:.2g}, of photographs 0.2)"
+        )
+        return Verdict(COLLAPSED, f"{alike}: one image for all", remedy)
+    variety = run.judged("variety")
+    if len(variety) >= MIN_EVALUATIONS and max(variety[-2:]) < ONE_IMAGE_VARIETY:
+        alike = f"the fills' colours vary {variety[-1]:.2f} times as much from image to image as the truth's"
+        return Verdict(COLLAPSED, f"{alike}: nearly one fill for all", remedy)
+    return None
+
+
+def _saturated(run: _Run) -> Verdict | None:
+    recent = _recent(_having(run.of_phase(3), "score/real", "score/fake"))
+    if not recent:
+        return None
+    real, fake = (median(_values(recent, f"score/{kind}")) for kind in ("real", "fake"))
+    losses = [
+        sum(terms)
+        for row in recent
+        if (terms := _values([row], "loss/discriminator/real") + _values([row], "loss/discriminator/fake"))
+    ]
+    loss = median(losses) if losses else math.nan
+    if real - fake < SATURATED_GAP and not loss < SATURATED_LOSS:
+        return None
+    told = f"the discriminator tells nearly every fill from a real image{run.since(recent)}"
+    figures = [f"score/real {real:.3f}, score/fake {fake:.3f}"] + ([f"its losses {loss:.2g}"] if losses else [])
+    if norms := _values(recent, "gradient_norm/generator"):
+        figures.append(f"the generator's gradient {median(norms):.2g}")
+    remedy = "lower optimizer.discriminator_learning_rate, or give phase 2 a smaller share in training.phases"
+    return Verdict(SATURATED, f"{told} ({', '.join(figures)})", remedy)
+
+
+def _blurred(run: _Run) -> Verdict | None:
+    sharpness, psnr, plain = run.judged("sharpness"), run.judged("hole_psnr"), run.judged("mean_fill_hole_psnr")
+    adversarial = run.of_phase(3)
+    if len(sharpness) < MIN_EVALUATIONS or sharpness[-1] >= BLURRED_SHARPNESS:
+        return None
+    if (psnr and plain and psnr[-1] < plain[-1]) or not (adversarial or run.is_over):
+        return None
+    if min(sharpness[-3:-1]) * 1.2 < sharpness[-1]:
+        return None  # it is on its way
+    recent = _recent(_having(adversarial, "score/real", "score/fake"))
+    trained = any(f"loss/generator/{name}" in row for name in ADVERSARIAL_LOSSES for row in adversarial)
+    gap = fmean(_values(recent, "score/real")) - fmean(_values(recent, "score/fake")) if recent else math.nan
+    told = f"the fills have {sharpness[-1]:.2f} times the truth's gradient energy (sharpness; 1 is right)"
+    if not trained:
+        why, remedy = (
+            " and no adversarial loss trains the generator",
+            "raise loss.adversarial_weight, and give phase 3 a share in training.phases",
+        )
+    elif gap < BLIND_GAP:
+        why = f" and the discriminator cannot tell them from real ones (score/real and score/fake differ by {gap:.3f})"
+        remedy = "lower optimizer.discriminator_learning_rate, at which it does not learn"
+    else:
+        why, remedy = "", "lower loss.reconstruction_weight, or give phase 3 a larger share in training.phases"
+    return Verdict(BLURRED, told + why, remedy)
+
+
+def _sound(run: _Run) -> Verdict:
+    psnr, plain, sharpness = run.judged("hole_psnr"), run.judged("mean_fill_hole_psnr"), run.judged("sharpness")
+    if len(psnr) < MIN_EVALUATIONS:
+        return Verdict(EARLY, f"of the {MIN_EVALUATIONS} evaluations that it takes to tell, {len(psnr)} are done")
+    told = f"hole PSNR {psnr[-1]:.1f} dB"
+    if plain:
+        side = "above" if psnr[-1] >= plain[-1] else "below"
+        told += f", {abs(psnr[-1] - plain[-1]):.1f} {side} one plain colour's"
+    if sharpness:
+        told += f", sharpness {sharpness[-1]:.2f}"
+    if (plain and psnr[-1] < plain[-1]) or (not plain and psnr[-1] <= psnr[0]):
+        return Verdict(EARLY, f"{told}: nothing is wrong yet, and nothing good")
+    return Verdict(CONVERGING, told)

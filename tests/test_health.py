@@ -1,0 +1,276 @@
+"""What a run's logged figures say of its health, and where it is told."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from running import TINY, metrics, tiny_config
+
+from inpaint import cli
+from inpaint.data.decoded import DecodedSplit, SyntheticSpec, open_images
+from inpaint.evaluation.baselines import mean_fill
+from inpaint.evaluation.metrics import VARIETY, Filled
+from inpaint.evaluation.table import means, metric_sums
+from inpaint.holes.spec import HoleSpec
+from inpaint.training import run_directory
+from inpaint.training.health import BLURRED, COLLAPSED, CONVERGING, DIVERGING, EARLY, SATURATED, Verdict, judge
+from inpaint.training.launch import main
+
+EPOCHS, PER_EPOCH = 6, 80
+
+Rows = list[dict[str, Any]]
+
+
+def rows(**changes: Any) -> Rows:
+    """A sound run of six epochs with a line every ten steps; a change is a figure, or one for each epoch."""
+    of_epoch = {
+        "output/batch_std": 0.2,
+        "loss/generator/reconstruction": 0.01,
+        "loss/generator/adversarial": 0.7,
+        "loss/discriminator/real": 0.6,
+        "loss/discriminator/fake": 0.6,
+        "score/real": 0.6,
+        "score/fake": 0.4,
+        "gradient_norm/generator": 2.0,
+        "evaluation/hole_psnr": [18.0, 19.0, 20.0, 21.0, 22.0, 23.0],
+        "evaluation/sharpness": [0.3, 0.4, 0.5, 0.5, 0.5, 0.5],
+        "evaluation/variety": 1.0,
+        "evaluation/mean_fill_hole_psnr": 16.0,
+    } | {name.replace("__", "/"): value for name, value in changes.items()}
+    lines: Rows = []
+    for epoch in range(EPOCHS):
+        now = {name: value[epoch] if isinstance(value, list) else value for name, value in of_epoch.items()}
+        for place in range(10, PER_EPOCH + 1, 10):
+            step, phase = epoch * PER_EPOCH + place, 1 if place <= PER_EPOCH // 2 else 3
+            generators = {"output/batch_std", "loss/generator/reconstruction", "gradient_norm/generator"}
+            names = [name for name in now if name in generators or (phase == 3 and "evaluation/" not in name)]
+            figures = {name: now[name] for name in names if now[name] is not None}
+            common = {"step": step, "epoch": epoch + 1, "phase": phase, "images_seen": 16 * step}
+            lines.append({**common, "total_steps": EPOCHS * PER_EPOCH, **figures})
+        judged = {name: value for name, value in now.items() if "evaluation/" in name and value is not None}
+        lines.append({**common, **judged})
+    return lines
+
+
+def names(lines: Sequence[Any]) -> list[str]:
+    return [verdict.name for verdict in judge(lines)]
+
+
+SURE = {"score__real": 0.99, "score__fake": 0.01, "loss__discriminator__real": 0.02, "loss__discriminator__fake": 0.01}
+LOW = {"evaluation__sharpness": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("changes", "verdict", "said"),
+    [
+        ({}, CONVERGING, "hole PSNR 23.0 dB, 7.0 above one plain colour's, sharpness 0.50"),
+        # As runs of older versions logged them.
+        ({"evaluation__mean_fill_hole_psnr": None, "evaluation__variety": None}, CONVERGING, "hole PSNR 23.0 dB"),
+        (
+            {"evaluation__hole_psnr": [9.0, 10.0, 11.0, 12.0, 13.0, 14.0]},
+            EARLY,
+            "14.0 dB, 2.0 below one plain colour's",
+        ),
+        (
+            {"evaluation__hole_psnr": [18.0, 14.0, 12.0, 8.0, 9.0, 9.9]},
+            DIVERGING,
+            "9.9 dB, where one plain colour has 16",
+        ),
+        ({"evaluation__hole_psnr": [18.0, 19.0, 24.0, 23.0, 19.5, 19.0]}, DIVERGING, "fell from 24.0 to 19.0 dB"),
+        # The adversarial loss makes it dip, once.
+        ({"evaluation__hole_psnr": [20.0, 15.0, 17.0, 18.0, 18.0, 18.0]}, CONVERGING, "hole PSNR 18.0 dB"),
+        ({"evaluation__hole_psnr": [20.0, 21.0, 22.0, 23.0, 24.0, 17.0]}, CONVERGING, "hole PSNR 17.0 dB"),
+        (
+            {"loss__generator__reconstruction": [0.02, 0.01, 0.01, 0.01, 0.05, 0.04]},
+            DIVERGING,
+            "the reconstruction error of phase 1 rose from 0.01 to at least 0.04 over the last",
+        ),
+        ({"rollbacks": [None, 1, 1, 1, 1, 4]}, DIVERGING, "3 batches made a loss that is not finite over the last"),
+        ({"rollbacks": [None, 1, 4, 4, 4, 4]}, CONVERGING, ""),
+        (
+            {"output__batch_std": [0.2, 0.2, 0.1, 0.01, 0.001, 0.001]},
+            COLLAPSED,
+            "over the last 1,280 images (output/batch",
+        ),
+        ({"evaluation__variety": [1.0, 0.8, 0.5, 0.3, 0.2, 0.1]}, COLLAPSED, "vary 0.10 times as much from image to"),
+        (SURE, SATURATED, "score/real 0.990, score/fake 0.010, its losses 0.03, the generator's gradient 2)"),
+        # Of a relativistic loss only the difference means anything, and it has one term.
+        (
+            {
+                "score__real": 0.99,
+                "score__fake": 0.97,
+                "loss__discriminator__real": 1e-3,
+                "loss__discriminator__fake": None,
+            },
+            SATURATED,
+            "score/real 0.990, score/fake 0.970, its losses 0.001",
+        ),
+        ({"score__real": 0.01, "score__fake": 0.01}, CONVERGING, ""),
+        (
+            LOW,
+            BLURRED,
+            "0.10 times the truth's gradient energy (sharpness; 1 is right); lower loss.reconstruction_weight",
+        ),
+        ({**LOW, "loss__generator__adversarial": None}, BLURRED, "no adversarial loss trains the generator; raise"),
+        ({**LOW, "score__real": 0.501, "score__fake": 0.5}, BLURRED, "cannot tell them from real ones (score/real and"),
+        ({"evaluation__sharpness": [0.02, 0.04, 0.06, 0.1, 0.15, 0.2]}, CONVERGING, "sharpness 0.20"),
+    ],
+)
+def test_each_verdict_with_its_evidence(changes: dict[str, Any], verdict: str, said: str) -> None:
+    (found,) = judge(rows(**changes))
+    assert found.name == verdict
+    assert said in str(found)
+    assert bool(found.remedy) == found.is_ill
+
+
+def test_all_that_is_wrong_is_said_the_worst_first() -> None:
+    dead = rows(**SURE, output__batch_std=0.0, evaluation__variety=0.0, evaluation__hole_psnr=5.0, **LOW)
+    assert names(dead) == [DIVERGING, COLLAPSED, SATURATED]
+
+
+@pytest.mark.parametrize("changes", [SURE, {"output__batch_std": 0.0}])
+def test_before_the_first_evaluation_the_training_figures_tell(changes: dict[str, float]) -> None:
+    begun = [line for line in rows(**changes) if "evaluation/hole_psnr" not in line]
+    assert names(begun)[0] in (SATURATED, COLLAPSED)
+    assert names(begun[:4]) == [EARLY]
+
+
+def test_a_run_that_has_had_phase_1_alone_is_not_yet_blurred() -> None:
+    alone = [line for line in rows(**LOW) if line["phase"] == 1 or "evaluation/sharpness" in line]
+    for line in alone:
+        line["total_steps"] = 2 * EPOCHS * PER_EPOCH
+    assert names(alone) == [CONVERGING]
+    alone[-2]["total_steps"] = alone[-1]["step"]  # and now it is over
+    assert names(alone) == [BLURRED]
+
+
+def test_of_steps_that_a_resumed_run_did_again_the_last_count() -> None:
+    sound, ill = rows(), rows(**SURE)
+    assert names(ill[-40:] + sound) == [CONVERGING] != names(sound + ill[-40:])
+
+
+def test_a_nan_or_null_is_a_figure_that_was_not_logged() -> None:
+    lines = rows(score__real=[0.6, 0.6, None, float("nan"), float("inf"), 10**400])
+    assert names(lines) == [CONVERGING]
+
+
+VALUES = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=3), st.lists(st.integers(), max_size=2)
+)
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.data())
+def test_it_never_raises_whatever_the_lines_hold(data: st.DataObject) -> None:
+    lines: list[Any] = rows()
+    figures = sorted({name for line in lines for name in line})
+    for index in data.draw(st.lists(st.integers(0, len(lines) - 1), max_size=30)):
+        change = data.draw(st.dictionaries(st.sampled_from([*figures, "rollbacks", "health"]), VALUES, max_size=4))
+        lines[index] = data.draw(st.sampled_from([{**(lines[index] or {}), **change}, change, None]))
+    kept = data.draw(st.integers(0, len(lines)))
+    assert all(str(verdict) for verdict in judge(lines[:kept]))
+    assert judge(lines[:kept])
+
+
+# --- what is measured for it
+
+
+def test_variety_by_hand() -> None:
+    """Of three images and their fills; the one without a hole does not count, and batches change nothing."""
+    truth, fills = torch.tensor([100, 200, 0]), torch.tensor([140, 160, 255])
+    image, composite = (values.byte()[:, None, None, None].expand(3, 3, 8, 8) for values in (truth, fills))
+    mask = torch.zeros(3, 1, 8, 8)
+    mask[:2, :, 2:5, 1:4] = 1
+    states = [
+        VARIETY.rows(Filled(composite[part], image[part], mask[part], composite[part] / 255)).sum(0)
+        for part in (slice(1), slice(1, 3))
+    ]
+    assert VARIETY.compute(states[0] + states[1]).item() == pytest.approx(20 / 100)
+    assert VARIETY.compute(torch.zeros(VARIETY.state_size)).isnan()
+
+
+def test_evaluations_have_the_figures_that_the_verdicts_need(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert main(["--config", str(tiny_config(tmp_path)), "--run-dir", str(run)]) == 0
+    first, second = (line for line in metrics(run) if "evaluation/hole_psnr" in line)
+    assert {*first} >= {"evaluation/sharpness", "evaluation/variety", "evaluation/mean_fill_hole_psnr", "health"}
+    split = validation()
+    chosen = np.linspace(0, len(split) - 1, 16).round().astype(np.int64)
+    filled = Filled.by(mean_fill, split.pixels[chosen], split.masks(chosen))
+    by_hand = means(metric_sums(filled))["hole_psnr"]
+    assert first["evaluation/mean_fill_hole_psnr"] == second["evaluation/mean_fill_hole_psnr"] == pytest.approx(by_hand)
+
+
+def validation() -> DecodedSplit:
+    spec, num = HoleSpec.scaled(TINY["data"]["image_size"]), TINY["data"]["synthetic_train"]
+    synthetic = SyntheticSpec(num, 32, 32, seed=0)
+    splits = open_images(None, spec, cache_dir=None, max_bad_fraction=0, synthetic=synthetic, show_progress=False)
+    return splits["validation"]
+
+
+# --- where it is told
+
+
+def test_it_is_told_when_it_changes_and_not_again_after_a_resume(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    event_accumulator = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator", reason="TensorBoard is not installed"
+    )
+    said = [[EARLY], [BLURRED], [BLURRED], [BLURRED, COLLAPSED], [CONVERGING], [CONVERGING]]
+
+    def judged(lines: Rows) -> list[Verdict]:
+        return [Verdict(name, f"evidence of {name}") for name in said[lines[-1]["epoch"] - 1]]
+
+    monkeypatch.setattr(run_directory, "judge", judged)
+    config, run = tiny_config(tmp_path), tmp_path / "run"
+    told = []
+    for epochs in (2, 6):
+        flags = ["--training.epochs", str(epochs), "--training.tracker", "tensorboard"]
+        assert main(["--config", str(config), "--run-dir", str(run), *flags]) == 0
+        told += [line for line in capsys.readouterr().err.splitlines() if "evidence of" in line]
+        assert f"Health: {said[epochs - 1][-1]}: evidence of" in (run / "report.md").read_text()
+        assert json.loads((run / "evaluation.json").read_text())["health"] == said[epochs - 1]
+    assert [line.partition(", ")[::2] for line in told] == [
+        ("epoch 2", "blurred: evidence of blurred"),
+        ("epoch 4", "blurred: evidence of blurred"),
+        ("epoch 4", "collapsed: evidence of collapsed"),
+        ("epoch 5", "converging: evidence of converging"),
+    ]
+    assert [line["health"] for line in metrics(run) if "health" in line] == said
+    shown = event_accumulator.EventAccumulator(str(run / "tensorboard")).Reload()
+    assert [event.step for event in shown.Tensors("health/text_summary")] == [20, 40]
+
+
+def status(run: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    assert cli.main(["status", str(run)]) == 0
+    return capsys.readouterr().out
+
+
+def test_status_tells_it_wherever_the_file_is_cut(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "config.yaml").write_text("{}\n")
+    lines = [json.dumps(line) + "\n" for line in rows(**SURE)]
+    whole, path = "".join(lines).encode(), tmp_path / "metrics.jsonl"
+    path.write_bytes(whole)
+    assert "health: discriminator saturated: the discriminator tells nearly every fill" in status(tmp_path, capsys)
+    last = len(whole) - len(lines[-1])
+    for size in {*range(last, len(whole)), *range(0, last, last // 80)}:
+        path.write_bytes(whole[:size])
+        said = status(tmp_path, capsys)
+        complete = whole[:size].count(b"\n")
+        assert names([json.loads(line) for line in lines[:complete]])[0] in said
+        is_cut = not whole[:size].endswith(b"\n") and size > 0
+        assert ("metrics.jsonl ends within a line, which is left out" in said) == is_cut
+    path.write_bytes(whole[:-1] + b"\n\x00\x00\xff\n[1]\n")
+    assert "metrics.jsonl: 2 damaged line(s) are left out" in status(tmp_path, capsys)
+    for name in ("time/total_s", "total_steps", "images_seen", "epoch", "step"):  # whatever they hold
+        path.write_bytes(whole + json.dumps({**json.loads(lines[0]), "time/total_s": 1.0, name: None}).encode() + b"\n")
+        assert "health: " in status(tmp_path, capsys)
