@@ -24,7 +24,6 @@ from inpaint.distributed.runtime import Runtime
 from inpaint.distributed.signals import StopRequest
 from inpaint.training.console import Console
 from inpaint.training.run_directory import RunDirectory
-from inpaint.training.schedule import phase_at
 from inpaint.training.task import build_networks
 from inpaint.training.trainer import Trainer
 
@@ -76,7 +75,7 @@ def compare(config: Config, folder: Path, rounds: int) -> list[Figure]:
 
     def train_bare() -> None:
         for position, batch in enumerate(batches):
-            bare.step(phase_at(position, trainer.phases), batch)
+            bare.step(trainer.phases.at(position, 0), batch)
 
     waits, walls = [], []
 

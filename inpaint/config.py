@@ -125,6 +125,12 @@ class LossConfig(Section):
     """Weight of the adversarial loss: w2 of equation (3)."""
     reconstruction_region: Literal["image", "hole"] = "image"
     """Where the mean squared error is taken: over the whole image (paper: M_c is all ones), or over the hole only."""
+    objective: Literal["bce", "hinge", "relativistic"] = "bce"
+    """The adversarial loss: `bce` (paper), `hinge`, or `relativistic`: how much more real one looks than the other."""
+    judged_region: Literal["image", "hole"] = "image"
+    """Which logits of a patch discriminator count: all, or those on patches that are at least 0.3 hole."""
+    adversarial_warmup_kimg: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    """Rise of the weights of `adversarial` and `feature_matching` from zero, in thousands of images."""
     terms: dict[str, Weight] = {}
     """Weights of further losses by name, such as {charbonnier: 1.0}; `real` and `fake` weigh 1 unless named here."""
 
@@ -153,8 +159,8 @@ class OptimizerConfig(Section):
     """Adam's decay rate of the mean of the gradients, for both networks."""
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
     """Adam's decay rate of the mean of the squared gradients, for both networks."""
-    schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """How the learning rates decay, to zero at the last image of the run, or not at all."""
+    schedule: Literal["constant", "linear", "late_linear", "cosine"] = "constant"
+    """How the learning rates decay to zero at the last image of the run, or not at all; `late_linear`: from halfway."""
     warmup_kimg: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     """Warm-up of the learning rates from zero, in thousands of images."""
     gradient_clip: Positive | None = None
@@ -163,11 +169,13 @@ class OptimizerConfig(Section):
 
 class TrainingConfig(Section):
     epochs: Count = 10
-    """Passes over the training split; each one goes through the three phases."""
+    """Passes over the training split."""
     max_steps: Count | None = None
     """Stop after this many optimizer steps, even in the middle of an epoch; null: no limit."""
     phases: tuple[Fraction, Fraction, Fraction] = (0.33, 0.33, 0.34)
-    """Shares of each epoch: generator alone, discriminators alone, both; they sum to 1."""
+    """Shares of generator alone, discriminators alone, and both; they sum to 1."""
+    phases_per: Literal["epoch", "run"] = "epoch"
+    """Whether every epoch goes through the three phases (paper), or the whole run does so once."""
     global_batch_size: Count = 128
     """Images in one optimizer step, over all processes."""
     micro_batch_size: Count | None = None

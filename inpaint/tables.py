@@ -14,22 +14,28 @@ from inpaint.errors import UsageError
 # Networks by the names that `model.generator` and `model.discriminator` take.
 GENERATORS = {
     "dilated": "inpaint.models.generators.dilated:DilatedGenerator",
+    "smooth_prior": "inpaint.models.generators.smooth_prior:SmoothPriorGenerator",
 }
 DISCRIMINATORS = {
     "fused": "inpaint.models.discriminators.fused:FusedDiscriminator",
+    "patch": "inpaint.models.discriminators.patch:PatchDiscriminator",
 }
 # Losses, functions of a `losses.seen.Seen`, by the names that `loss.terms` weighs. The generator's in phases 1 and 3:
 LOSSES = {
     "reconstruction": "inpaint.losses.paper:reconstruction",
+    "hole_l1": "inpaint.losses.absolute:hole_l1",
+    "known_l1": "inpaint.losses.absolute:known_l1",
+    "area_l1": "inpaint.losses.absolute:area_l1",
 }
 # The generator's in phase 3, which ask for the discriminator's judgements:
 ADVERSARIAL_LOSSES = {
-    "adversarial": "inpaint.losses.paper:adversarial",
+    "adversarial": "inpaint.losses.adversarial:adversarial",
+    "feature_matching": "inpaint.losses.adversarial:feature_matching",
 }
 # The discriminator's in phases 2 and 3:
 DISCRIMINATOR_LOSSES = {
-    "real": "inpaint.losses.paper:real",
-    "fake": "inpaint.losses.paper:fake",
+    "real": "inpaint.losses.adversarial:real",
+    "fake": "inpaint.losses.adversarial:fake",
 }
 # Kinds of holes (`inpaint.holes.kinds.HoleKind`), weighed by `data.hole_kinds`.
 HOLES = {

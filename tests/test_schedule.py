@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from inpaint.config import OptimizerConfig, TrainingConfig
-from inpaint.training.schedule import LearningRate, phase_at, phase_steps
+from inpaint.training.schedule import LearningRate, Phases, phase_at, phase_steps
 
 PAPER = (0.33, 0.33, 0.34)
 
@@ -63,6 +63,18 @@ def test_the_phases_follow_one_another(phases: tuple[float, float, float], num_s
     assert order == [1] * counts[0] + [2] * counts[1] + [3] * counts[2]
 
 
+def test_phases_of_a_run_come_once_and_the_adversary_rises_in_the_third() -> None:
+    settings = TrainingConfig(phases=(0.5, 0.1, 0.4), phases_per="run", global_batch_size=10)
+    phases = Phases(settings, steps_per_epoch=25, total_images=1000)
+    assert phases.steps == (50, 10, 40)
+    assert [phases.at(step % 25, 10 * step) for step in range(100)] == [1] * 50 + [2] * 10 + [3] * 40
+    assert [phases.adversarial_scale(seen, 0.2) for seen in (500, 600, 650, 800, 1000)] == [0, 0, 0.25, 1, 1]
+    assert phases.adversarial_scale(10, 0) == 1
+    each = Phases(TrainingConfig(phases=(0.5, 0.1, 0.4)), steps_per_epoch=10, total_images=1000)
+    assert [each.at(position, 777) for position in range(10)] == [1] * 5 + [2] + [3] * 4
+    assert each.adversarial_scale(50, 0.2) == 0.25
+
+
 # --- learning rate
 
 
@@ -83,6 +95,9 @@ def rate(schedule: str, warmup_kimg: float = 0, total: int = 10_000) -> Learning
         ("linear", 0, 10_000, 0),
         ("linear", 0, 12_000, 0),
         ("linear", 4, 1_000, 0.25 * 0.9),
+        ("late_linear", 0, 5_000, 1),
+        ("late_linear", 0, 7_500, 0.5),
+        ("late_linear", 0, 10_000, 0),
         ("cosine", 0, 0, 1),
         ("cosine", 0, 5_000, 0.5),
         ("cosine", 0, 2_500, (1 + math.sqrt(0.5)) / 2),
@@ -95,7 +110,7 @@ def test_the_rates_share_by_hand(schedule: str, warmup_kimg: float, images_seen:
 
 
 @given(
-    st.sampled_from(["constant", "linear", "cosine"]),
+    st.sampled_from(["constant", "linear", "late_linear", "cosine"]),
     st.floats(0, 100),
     st.integers(1, 10**7),
     st.integers(0, 2 * 10**7),
@@ -112,12 +127,15 @@ def test_the_share_is_a_share_and_falls_after_the_warmup(
 
 
 @given(
-    st.sampled_from(["constant", "linear", "cosine"]), st.floats(0, 100), st.integers(1, 1_000), st.integers(1, 5_000)
+    st.sampled_from(["constant", "linear", "late_linear", "cosine"]),
+    st.floats(0, 100),
+    st.integers(1, 1_000),
+    st.integers(1, 5_000),
 )
 def test_no_step_runs_at_rate_0(schedule: str, warmup_kimg: float, num_steps: int, batch_size: int) -> None:
     """Neither the first of a warmup nor the last of a fall."""
     learning_rate = rate(schedule, warmup_kimg, num_steps * batch_size)
     factors = [learning_rate.of_step((step + 1) * batch_size, batch_size) for step in range(num_steps)]
     assert min(factors) > 0 and max(factors) <= 1
-    if schedule != "constant" and not warmup_kimg:
+    if schedule in ("linear", "cosine") and not warmup_kimg:
         assert sum(factors) == pytest.approx(num_steps / 2)

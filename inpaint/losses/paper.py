@@ -66,21 +66,6 @@ def reconstruction(seen: Seen) -> Tensor:
     return reconstruction_loss(seen.output, seen.image, region)
 
 
-def adversarial(seen: Seen) -> Tensor:
-    """The generator's, in phase 3."""
-    return adversarial_loss(seen.fake.logits)
-
-
-def real(seen: Seen) -> Tensor:
-    """The discriminator's first, in phases 2 and 3."""
-    return _cross_entropy(seen.real.logits, 1.0)
-
-
-def fake(seen: Seen) -> Tensor:
-    """The discriminator's second, in phases 2 and 3."""
-    return _cross_entropy(seen.fake.logits, 0.0)
-
-
 def _cross_entropy(logits: Tensor, label: float) -> Tensor:
     logits = wide(logits)
     return binary_cross_entropy_with_logits(logits, torch.full_like(logits, label))

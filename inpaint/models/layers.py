@@ -31,7 +31,7 @@ class Convolution(nn.Conv2d):
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        middle, dilation, weight = self.kernel_size[0] // 2, self.dilation[0], _ordered(self.weight)
+        middle, dilation, weight = self.kernel_size[0] // 2, self.dilation[0], ordered(self.weight)
         reach = min(middle, (max(input.shape[-2:]) - 1) // dilation)
         if reach == middle or torch.compiler.is_exporting():
             return self._conv_forward(input, weight, self.bias)
@@ -48,10 +48,10 @@ class TransposedConvolution(nn.ConvTranspose2d):
         super().__init__(in_channels, out_channels, kernel_size=4, stride=2, padding=1, bias=bias)
 
     def forward(self, input: Tensor) -> Tensor:  # type: ignore[override]
-        return nn.functional.conv_transpose2d(input, _ordered(self.weight), self.bias, stride=2, padding=1)
+        return nn.functional.conv_transpose2d(input, ordered(self.weight), self.bias, stride=2, padding=1)
 
 
-def _ordered(weight: Tensor) -> Tensor:
+def ordered(weight: Tensor) -> Tensor:
     """On CPUs channels last, whatever order it lies in: DeepSpeed keeps weights in the plain one, and for that other
     kernels run, which round otherwise."""
     if weight.device.type != "cpu" or torch.compiler.is_exporting():

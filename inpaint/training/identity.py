@@ -16,7 +16,7 @@ from inpaint.resolve import flat
 IDENTITY = (
     *("data.image_size", "data.holes", "data.hole_kinds", "data.local_real", "data.hole_min_px", "data.hole_max_px"),
     *("data.hole_area", "data.window_px", "data.synthetic_train", "data.synthetic_held_out"),
-    *("model.", "loss.reconstruction_region", "training.seed"),
+    *("model.", "loss.reconstruction_region", "loss.objective", "loss.judged_region", "training.seed"),
 )
 
 

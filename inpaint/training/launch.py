@@ -24,7 +24,7 @@ from inpaint.processes import rank_and_world_size, start_prefix, wait_passively
 from inpaint.resolve import load_config
 from inpaint.sources.keys import SPLITS
 from inpaint.tables import ADVERSARIAL_LOSSES, DISCRIMINATOR_LOSSES, DISCRIMINATORS, LOSSES, METRICS, load
-from inpaint.training.schedule import phase_steps
+from inpaint.training.schedule import Phases
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -148,9 +148,10 @@ def dry_run(config: Config, world_size: int) -> None:
 
         num = len(_open_stream(config)) if config.data.streaming else num_training_images(config.data.path)
     steps = num // config.training.global_batch_size
-    phases = dict(zip((1, 2, 3), phase_steps(config.training.phases, steps), strict=True))
-    facts["training_pictures"], facts["steps_per_epoch"], facts["steps_per_phase"] = num, steps, phases
+    facts["training_pictures"], facts["steps_per_epoch"] = num, steps
     facts["steps"] = min(steps * config.training.epochs, config.training.max_steps or steps * config.training.epochs)
+    phases = Phases(config.training, steps, facts["steps"] * config.training.global_batch_size)
+    facts["steps_per_phase"] = dict(zip((1, 2, 3), phases.steps, strict=True))
     facts["metrics"] = list(METRICS)
     if rank_and_world_size()[0] == 0:
         print(yaml.safe_dump(facts, sort_keys=False), end="")
@@ -326,10 +327,12 @@ def _open_stream(config: Config) -> Stream:
 def _print_start(runtime: Runtime, config: Config, trainer: Trainer) -> None:
     training = config.training
     notes = start_notes(training.num_threads or 1, runtime.world_size)
-    shares = zip((1, 2, 3), training.phases, trainer.phases, strict=True)
+    steps = trainer.phases.steps
+    shares = zip((1, 2, 3), training.phases, steps, strict=True)
     if idle := [str(phase) for phase, share, num_steps in shares if share and not num_steps]:
+        whole = "an epoch" if training.phases_per == "epoch" else "the run"
         notes.append(
-            f"an epoch has {sum(trainer.phases)} step(s), none of them left for phase {' and '.join(idle)} "
+            f"{whole} has {sum(steps)} step(s), none of them left for phase {' and '.join(idle)} "
             "(training.phases): use more images, or a training.global_batch_size below "
             f"{training.global_batch_size}"
         )

@@ -86,15 +86,24 @@ class InpaintingTask:
         self.losses, self.adversarial_losses, self.discriminator_losses = (losses_of(config, its) for its in tables)
         self.ema = None if average is None else Ema(average.to(runtime.device, runtime.dtype), config.ema)
 
-    def step(self, phase: int, batches: list[Batch], step: int, images_seen: int, lr_scale: float = 1.0) -> Terms:
+    def step(
+        self,
+        phase: int,
+        batches: list[Batch],
+        step: int,
+        images_seen: int,
+        lr_scale: float = 1.0,
+        adversarial_scale: float = 1.0,
+    ) -> Terms:
         """Train on one global batch, of which this process has the micro `batches`; `step` counts from 1.
 
-        `images_seen` are the run's, this batch included; `lr_scale` is what the schedule leaves of the learning rates.
+        `images_seen` are the run's, this batch included; `lr_scale` and `adversarial_scale` are what the schedule
+        leaves of the learning rates and of the adversarial losses' weights.
         Returned are scalars on the device, means over this process's images, and the gradients' norms; nothing waits.
         """
         collected: list[Terms] = [{} for _ in batches]
         outputs = [
-            self._generate(phase, batch, step, terms, last=batch is batches[-1])
+            self._generate(phase, batch, step, terms, adversarial_scale, last=batch is batches[-1])
             for batch, terms in zip(batches, collected, strict=True)
         ]
         if phase != 1:
@@ -161,7 +170,7 @@ class InpaintingTask:
         windows = torch.zeros(2, 2, dtype=torch.int64, device=self.runtime.device)
         return (image, image[:, :1]) if name == GENERATOR else (image, image[:, :1], windows)
 
-    def _generate(self, phase: int, batch: Batch, step: int, terms: Terms, last: bool) -> Tensor:
+    def _generate(self, phase: int, batch: Batch, step: int, terms: Terms, scale: float, last: bool) -> Tensor:
         """The output for a micro batch, without its graph, after the generator's turn where the phase has one."""
         if phase == 2:
             with torch.no_grad(), self.generator.frozen():
@@ -169,21 +178,26 @@ class InpaintingTask:
         else:
             with self.generator.micro_step(last):
                 output = self.generator(batch.masked_image, batch.mask)
-                self._train_generator(output, batch, step, terms, adversarial=phase == 3)
+                self._train_generator(output, batch, step, terms, scale if phase == 3 else None)
         output = output.detach()
         if len(output) > 1:
             # How much the outputs differ from one another; near 0 the generator paints one image for all.
             terms["output/batch_std"] = (output.float() - output.float().mean(dim=0)).square().mean(dim=0).sqrt().mean()
         return output
 
-    def _train_generator(self, output: Tensor, batch: Batch, step: int, terms: Terms, adversarial: bool) -> None:
+    def _train_generator(self, output: Tensor, batch: Batch, step: int, terms: Terms, scale: float | None) -> None:
+        """`scale` is of the adversarial losses' weights; None: without them."""
+
         def judge(*inputs: Tensor) -> Judgement:
             with self.discriminator.frozen():
                 return self.discriminator.module(*inputs)
 
         seen = self._seen(output, batch, step, judge)
-        losses = self.losses | self.adversarial_losses if adversarial else self.losses
-        self.generator.backward(self._total(losses, seen, f"loss/{GENERATOR}", terms, output))
+        losses, weights = self.losses, self.weights
+        if scale is not None:
+            losses = losses | self.adversarial_losses
+            weights = weights | {name: scale * weights[name] for name in self.adversarial_losses}
+        self.generator.backward(self._total(losses, weights, seen, f"loss/{GENERATOR}", terms, output))
 
     def _train_discriminator(self, output: Tensor, batch: Batch, step: int, terms: Terms) -> None:
         def judge(*inputs: Tensor) -> Judgement:
@@ -194,8 +208,8 @@ class InpaintingTask:
         images, windows = torch.cat([batch.image, seen.generated]), torch.cat([batch.real_windows, batch.windows])
         judgement = self.discriminator(images, torch.cat([batch.mask, batch.mask]), windows)
         seen = replace(seen, judgements=judgement.chunk(2))
-        total = self._total(self.discriminator_losses, seen, f"loss/{DISCRIMINATOR}", terms, judgement.logits)
-        self.discriminator.backward(total)
+        losses, prefix = self.discriminator_losses, f"loss/{DISCRIMINATOR}"
+        self.discriminator.backward(self._total(losses, self.weights, seen, prefix, terms, judgement.logits))
         terms["score/real"] = seen.real.logits.detach().float().sigmoid().mean()
         terms["score/fake"] = seen.fake.logits.detach().float().sigmoid().mean()
 
@@ -203,7 +217,15 @@ class InpaintingTask:
         where = (batch.image, batch.mask, output, batch.windows, batch.real_windows)
         return Seen(*where, step, self.config.loss, self.config.model.discriminator_input == "composite", judge)
 
-    def _total(self, losses: Mapping[str, Loss], seen: Seen, prefix: str, terms: Terms, reached: Tensor) -> Tensor:
+    def _total(
+        self,
+        losses: Mapping[str, Loss],
+        weights: Mapping[str, float],
+        seen: Seen,
+        prefix: str,
+        terms: Terms,
+        reached: Tensor,
+    ) -> Tensor:
         """The weighted sum, with each loss as it is in `terms`; nothing of `reached` where there is none."""
         weighted = []
         for name, loss in losses.items():
@@ -215,5 +237,5 @@ class InpaintingTask:
             if not value.requires_grad:
                 raise InpaintError(f"loss {name} has no gradient and trains nothing; compute it without detach()")
             terms[f"{prefix}/{name}"] = value.detach()
-            weighted.append(self.weights[name] * value)
+            weighted.append(weights[name] * value)
         return sum(weighted[1:], weighted[0]) if weighted else 0 * reached.float().sum()

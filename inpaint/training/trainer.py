@@ -23,7 +23,7 @@ from inpaint.training.meter import Meter, NonFiniteError, StepInfo, Throughput
 from inpaint.training.profile import Profiler
 from inpaint.training.publication import Publication
 from inpaint.training.run_directory import RunDirectory, finished_step
-from inpaint.training.schedule import LearningRate, phase_at, phase_steps
+from inpaint.training.schedule import LearningRate, Phases
 from inpaint.training.state import Progress, load_state, save_debug_bundle, save_state
 from inpaint.training.task import InpaintingTask
 
@@ -55,7 +55,6 @@ class Trainer:
         self.evaluator = Evaluator(runtime, images, config)
         processes = (runtime.rank, runtime.world_size, runtime.device, runtime.dtype)
         self.feed = BatchLoader(images["train"], config.data, training.seed, training.global_batch_size, *processes)
-        self.phases = phase_steps(training.phases, self.feed.steps_per_epoch)
         self._set_progress(Progress())
         self.publication = Publication(runtime, run, self.store, config)
         self.console = Console(runtime.is_main)
@@ -113,7 +112,7 @@ class Trainer:
         """One step of training and all that is due after it; returns what the processes decided."""
         progress, training = self.progress, self.config.training
         self.heartbeat.at(f"step {progress.step + 1}, waiting for data")
-        phase = phase_at(progress.position, self.phases)
+        phase = self.phases.at(progress.position, progress.images_seen)
         self.profiler.at(phase)
         self.throughput.begin_step()
         with self.profiler.span("data wait"):
@@ -125,7 +124,8 @@ class Trainer:
             images_seen = progress.images_seen + training.global_batch_size
             scale = self.learning_rate.of_step(images_seen, training.global_batch_size)
             micro_batches = batch.split(self.runtime.micro_batch_size)
-            self.meter.add(info, self.task.step(phase, micro_batches, info.step, images_seen, scale))
+            adversary = self.phases.adversarial_scale(images_seen, self.config.loss.adversarial_warmup_kimg)
+            self.meter.add(info, self.task.step(phase, micro_batches, info.step, images_seen, scale, adversary))
         progress.advance(training.global_batch_size)
         self.console.advance(training.global_batch_size, f"epoch {info.epoch}/{training.epochs} phase {phase}")
         if progress.step % training.log_every == 0 or self._done():
@@ -184,7 +184,8 @@ class Trainer:
         grid = self.evaluator.save_samples(self.task.evaluation_module, self.run_directory, epoch)
         self.progress.evaluated_epoch = epoch
         if self.runtime.is_main:
-            phase, images_seen = phase_at(self.progress.position - 1, self.phases), self.progress.images_seen
+            images_seen = self.progress.images_seen
+            phase = self.phases.at(self.progress.position - 1, images_seen - self.config.training.global_batch_size)
             line = {"step": self.progress.step, "epoch": epoch, "phase": phase, "images_seen": images_seen}
             judged = {f"evaluation/{name}": value for name, value in figures.items()}
             health = self.run_directory.log_evaluation({**line, **judged}, grid)
@@ -254,6 +255,7 @@ class Trainer:
         self.total_steps = progress.step + left
         total_images = progress.images_seen + left * self.config.training.global_batch_size
         self.learning_rate = LearningRate(self.config.optimizer, total_images)
+        self.phases = Phases(self.config.training, self.feed.steps_per_epoch, total_images)
 
     def _done(self) -> bool:
         return self.progress.step >= self.total_steps

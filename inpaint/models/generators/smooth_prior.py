@@ -1,0 +1,70 @@
+"""Owns `smooth_prior`: the paper's layers, correcting a smooth fill of the hole instead of painting into black.
+
+The smooth fill is known without learning, so that a short training is spent on what it lacks: structure and texture.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d, interpolate, pad
+
+from inpaint.models.generator import GeneratorConfig
+from inpaint.models.generators.dilated import DilatedGenerator
+
+# Halvings, enough for an image of 1,024 px to end in one cell. Fixed, so that an exported graph has no size in it.
+NUM_LEVELS = 10
+# Of the range of a colour, what the last layer's 1 stands for: where it starts to learn, corrections are small.
+CORRECTION_SCALE = 0.5
+
+
+def smooth_fill(masked_image: Tensor, mask: Tensor) -> Tensor:
+    """The image with its hole filled from averages of known pixels, the coarser the farther they are.
+
+    Averages over 2 x 2 cells, again and again, each over its known part (pull); then upwards bilinearly, each level
+    giving the next finer one what that does not know (push; Gortler et al. 1996). It has no gradient.
+
+    Args:
+        masked_image: [B, 3, H, W], black (0) in the hole.
+        mask: [B, 1, H, W], 1 in the hole.
+
+    Returns:
+        [B, 3, H, W], equal to the image outside the hole.
+    """
+    with torch.no_grad():
+        # Colours times their known share, and the share itself, pooled as one tensor.
+        level = torch.cat([masked_image, 1 - mask], dim=1)
+        levels = [level]
+        for _ in range(NUM_LEVELS):
+            level = avg_pool2d(pad(level, (0, 1, 0, 1)), 2)  # of an odd number of rows the last is padded by unknown
+            # What a cell knows counts in full from here on, however little it is; else the hole's rim would count less.
+            share = level[:, 3:]
+            level = torch.cat([level[:, :3] / share.clamp(min=1e-6), (share > 0).to(level.dtype)], dim=1)
+            levels.append(level)
+        fill = levels.pop()[:, :3]
+        for level in reversed(levels):
+            above = interpolate(fill, scale_factor=2, mode="bilinear", align_corners=False)
+            known = level[:, 3:]
+            fill = level[:, :3] * known + above[:, :, : level.shape[2], : level.shape[3]] * (1 - known)
+        return fill
+
+
+class SmoothPriorGenerator(DilatedGenerator):
+    """The paper's layers without their sigmoid see the filled image and the mask; what they give is added in the hole.
+
+    The last layer starts at zero: the first output is the smooth fill. While training, colours may leave [0, 1], where
+    they are pulled back by the losses; else they are clamped.
+    """
+
+    def __init__(self, config: GeneratorConfig) -> None:
+        super().__init__(replace(config, mask_channel=True))
+        for parameter in self[-1].parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, masked_image: Tensor, mask: Tensor) -> Tensor:  # type: ignore[override]
+        filled = smooth_fill(masked_image, mask)
+        correction = nn.Sequential.forward(self, torch.cat([filled, mask], dim=1))
+        output = filled + CORRECTION_SCALE * correction * mask
+        return output if self.training else output.clamp(0, 1)
