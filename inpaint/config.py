@@ -34,6 +34,7 @@ def known(name: str, table: Mapping[str, str]) -> str:
 
 
 HoleName = Annotated[str, AfterValidator(partial(known, table=HOLES))]
+HoleKinds = Annotated[dict[HoleName, Positive], Field(min_length=1)]
 
 
 class Section(BaseModel):
@@ -49,7 +50,7 @@ class DataConfig(Section):
     """Side in pixels; images are cropped square and area-downsampled to it."""
     holes: Literal["stored", "resampled"] = "stored"
     """`stored`: each image keeps one fixed hole; `resampled`: a new hole every epoch."""
-    hole_kinds: Annotated[dict[HoleName, Positive], Field(min_length=1)] = {"rectangle": 1.0}
+    hole_kinds: HoleKinds = {"rectangle": 1.0}
     """Kinds of holes, each with its weight in the mixture; kinds other than rectangle need `holes: resampled`."""
     local_real: Literal["random", "hole"] = "random"
     """The window of a real image that the local discriminator sees: a random one (paper) or the one around the hole."""

@@ -42,6 +42,9 @@ HOLES = {
     "rectangle": "inpaint.holes.rectangle:RECTANGLE",
     "strokes": "inpaint.holes.strokes:STROKES",
     "blobs": "inpaint.holes.blobs:BLOBS",
+    "boxes": "inpaint.holes.boxes:BOXES",
+    "scratches": "inpaint.holes.scratches:SCRATCHES",
+    "border": "inpaint.holes.border:BORDER",
 }
 # What filled images are measured by, in the order of every table.
 METRICS = {

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
+from numpy.typing import NDArray
 from running import metrics, tiny_config
 
 from inpaint.arguments import parse_arguments
@@ -16,9 +18,12 @@ from inpaint.data import draws
 from inpaint.data.batches import BatchLoader
 from inpaint.data.decoded import DecodedSplit
 from inpaint.errors import UsageError
+from inpaint.evaluation.subject import subject_of
+from inpaint.holes.kinds import MIXED as MIXTURE
 from inpaint.holes.kinds import HoleMixture
 from inpaint.holes.spec import HoleSpec
 from inpaint.resolve import load_config
+from inpaint.tables import HOLES
 from inpaint.training.identity import differences
 
 SIZE, NUM = 32, 400
@@ -147,3 +152,57 @@ def test_a_run_trains_on_strokes(tmp_path: Path) -> None:
     assert "one rectangular hole each" in report and "inpaint evaluate --model RUN --holes strokes:7" in report
     assert "Raise training.max_steps (now 2)" in report and "training.epochs" not in report
     assert "each with one rectangular hole" in (tmp_path / "run" / "generator" / "README.md").read_text()
+
+
+def test_a_dry_run_tells_what_the_holes_are_like(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from inpaint.training.launch import main
+
+    arguments = ["--config", str(tiny_config(tmp_path)), "--dry-run", "--data.image_size", "128"]
+    assert main([*arguments, "--data.holes", "stored"]) == 0
+    assert "holes" not in yaml.safe_load(capsys.readouterr().out)
+    arguments += ["--data.holes", "resampled", "--data.hole_kinds", "{rectangle: .35, strokes: .4, blobs: .25}"]
+    assert main([*arguments, "--data.hole_area", "[0.1, 0.2]"]) == 0
+    told = yaml.safe_load(capsys.readouterr().out)["holes"]
+    assert {kind: its["share"] for kind, its in told.items()} == pytest.approx(
+        {"blobs": 0.25, "rectangle": 0.35, "strokes": 0.4}, abs=0.06
+    )
+    for kind in ("blobs", "strokes"):
+        assert told[kind]["area"] == pytest.approx(0.15, abs=0.01)
+        assert told[kind]["area_5_to_95_percent"] == pytest.approx([0.105, 0.195], abs=0.01)
+    box = told["rectangle"]
+    assert (box["extent_px_5_to_95_percent"], box["extent_px"]) == ([40, 50], [pytest.approx(45, abs=1)] * 2)
+    assert box["area"] == pytest.approx(45**2 / 128**2, abs=0.005)
+    assert told["strokes"]["extent_px"][0] > told["blobs"]["extent_px"][0] > 45
+
+
+def evaluated(holes: str, keep: slice = slice(None)) -> NDArray[np.uint8]:
+    split, sources = split_of(), [f"lake/{number}.jpg" for number in range(NUM)]
+    its = DecodedSplit(split.pixels[keep], split.holes[keep], split.windows[keep], sources[keep])
+    return subject_of(its, {}, holes, SPEC, None).packed
+
+
+def test_evaluation_draws_any_kind_and_mixtures_by_seed() -> None:
+    alone = {kind: evaluated(f"{kind}:7") for kind in HOLES}
+    assert len({masks.tobytes() for masks in alone.values()}) == len(HOLES)
+    mixed = evaluated("mixed:7")
+    assert np.array_equal(mixed, evaluated("{blobs: 2.5, strokes: 4, rectangle: 3.5}:7"))
+    assert np.array_equal(mixed[5:50], evaluated("mixed:7", slice(5, 50)))
+    assert (evaluated("mixed:8") != mixed).any(axis=1).mean() > 0.9
+    shares = {kind: (alone[kind] == mixed).all(axis=1).mean() for kind in MIXTURE}
+    assert shares == pytest.approx(MIXTURE, abs=0.07) and sum(shares.values()) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("holes", "words"),
+    [
+        ("stroks:7", "--holes stroks:7: there is no stroks; did you mean strokes? Allowed: rectangle, "),
+        ("{strokes: 0}:7", "greater than 0"),
+        ("{}:7", "at least 1"),
+        ("{strokes: [}:7", "it is no mapping. Before :SEED may stand a kind, `mixed`, or"),
+        ("mixed", "'mixed' is no folder; give `stored`, KIND:SEED such as rectangle:7 or mixed:7"),
+    ],
+)
+def test_wrong_holes_to_evaluate_on_are_one_line(holes: str, words: str) -> None:
+    with pytest.raises(UsageError) as error:
+        evaluated(holes)
+    assert words in str(error.value) and "\n" not in str(error.value)

@@ -10,7 +10,7 @@ file's name where that is unique.
 
 examples:
   inpaint evaluate --model runs/quickstart --baselines
-  inpaint evaluate --model runs/mine --model ORG/NAME --data photos/ --holes rectangle:7
+  inpaint evaluate --model runs/mine --model ORG/NAME --data photos/ --holes mixed:7
   inpaint evaluate --fills their_fills/ --model runs/mine --data photos/ --holes masks/
   accelerate launch --num_processes 4 -m inpaint evaluate --model runs/mine --data ORG/DATASET
 """
@@ -56,7 +56,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--holes",
         default="stored",
         metavar="stored|KIND:SEED|DIR",
-        help="default: the data's own; or a folder of masks",
+        help="default: the data's own; KIND is one of data.hole_kinds, `mixed`, or weights such as "
+        "'{strokes: 2, blobs: 1}'; or a folder of masks",
     )
     add("--image-size", type=int, metavar="PX", help="side of the images; default: the model's, else 64")
     add("--limit", type=int, metavar="N", help="only the first N images of the split")

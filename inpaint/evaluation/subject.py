@@ -12,23 +12,24 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from numpy.typing import NDArray
 from PIL import Image
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
-from inpaint.config import known
+from inpaint.config import HoleKinds
 from inpaint.data.decoded import DecodedSplit
 from inpaint.data.draws import keyed_uniforms
 from inpaint.data.synthetic.noise import mix64
 from inpaint.errors import InpaintError, UsageError
-from inpaint.holes.kinds import HoleMixture
+from inpaint.holes.kinds import MIXED, HoleMixture
 from inpaint.holes.spec import HoleSpec
 from inpaint.images.given import read_mask
 from inpaint.images.pixels import IMAGE_SUFFIXES, BadImage, open_image
 from inpaint.sources.keys import key_hash, key_of
-from inpaint.tables import HOLES
 
-SEEDED = re.compile(r"(?P<kind>[\w-]+):(?P<seed>\d+)")
+SEEDED = re.compile(r"(?P<kinds>[\w-]+|\{.*\}):(?P<seed>\d+)")
 # Holes are drawn and hashed so many images at a time.
 AT_ONCE = 1024
 NUM_NAMED = 3
@@ -82,7 +83,8 @@ def subject_of(
     Args:
         split: all of them.
         labels: each image's class by its source; none of an image that has none.
-        holes: `stored`, KIND:SEED or a folder of masks.
+        holes: `stored`, KINDS:SEED or a folder of masks; KINDS is a kind, `mixed` or a mapping like
+            `data.hole_kinds`.
         spec: the geometry of holes that are drawn.
 
     Raises:
@@ -96,24 +98,21 @@ def subject_of(
     if holes == "stored":
         packed = _packed(split.masks, num)
     elif (asked := SEEDED.fullmatch(holes)) is not None:
-        try:
-            known(asked["kind"], HOLES)
-        except ValueError as error:
-            raise UsageError(f"--holes {holes}: {error}") from error
-        kind = HoleMixture({asked["kind"]: 1.0}, spec).kinds[0]
+        mixture = HoleMixture(_weights(asked["kinds"], holes), spec)
         hashes = np.array([key_hash(key_of(*pair)) for pair in zip(classes, sources, strict=True)], np.uint64)
-        # An image's hole depends on the seed and its own key alone.
+        # An image's hole depends on the seed and its own key alone, what kind it is of on numbers of its own.
         mixed = mix64(hashes ^ mix64(np.array([int(asked["seed"]) % 2**64], np.uint64)))
-        drawn = torch.from_numpy(kind.draw(keyed_uniforms(mixed, kind.num_uniforms), spec)[0].astype(np.float32))
-        packed = _packed(lambda chosen: kind.rasterise(drawn[torch.from_numpy(chosen)], size), num)
+        chance = keyed_uniforms(mix64(mixed), 1)[0]
+        drawn = torch.from_numpy(mixture.draw(keyed_uniforms(mixed, mixture.num_uniforms), chance)[0])
+        packed = _packed(lambda chosen: mixture.rasterise(drawn[torch.from_numpy(chosen)], size), num)
     elif Path(holes).is_dir():
         files = by_name(Path(holes), sources, classes, "mask")
         packed = np.packbits(_read(files, lambda path: read_mask(path, (size, size), resize=False)), axis=None)
         packed = packed.reshape(num, -1)
     else:
         raise UsageError(
-            f"--holes {holes!r} is no folder; give `stored`, KIND:SEED such as rectangle:7, or a folder of masks with "
-            "the images' names"
+            f"--holes {holes!r} is no folder; give `stored`, KIND:SEED such as rectangle:7 or mixed:7, or a folder of "
+            "masks with the images' names"
         )
     return Subject(split.pixels[:num], sources, classes, packed)
 
@@ -178,6 +177,20 @@ def by_name(folder: Path, sources: Sequence[str], labels: Sequence[str], what: s
             "is unique"
         )
     return files
+
+
+def _weights(kinds: str, holes: str) -> dict[str, float]:
+    """Of the kinds that `--holes` names; UsageError if it names none."""
+    try:
+        weights = yaml.safe_load(kinds) if kinds.startswith("{") else MIXED if kinds == "mixed" else {kinds: 1.0}
+        return TypeAdapter(HoleKinds).validate_python(weights)
+    except (yaml.YAMLError, ValidationError) as error:
+        faults = error.errors() if isinstance(error, ValidationError) else []
+        told = "; ".join(fault["msg"].removeprefix("Value error, ") for fault in faults) or "it is no mapping"
+        raise UsageError(
+            f"--holes {holes}: {told}. Before :SEED may stand a kind, `mixed`, or their weights, such as "
+            "{strokes: 2, blobs: 1}"
+        ) from error
 
 
 def _read(files: Iterable[Path], read: Callable[[Path], Any]) -> list[Any]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 # Side of the grid that areas and windows are found on, and of how many holes at once: small enough for one thread.
-GRID, AT_ONCE = 32, 32
+GRID, AT_ONCE = 32, 24
 
 
 def field_kind(
@@ -80,11 +80,19 @@ def folded(points: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _limits(values: NDArray[np.float32], areas: NDArray[np.float64]) -> NDArray[np.float32]:
-    """[n, 1]: what parts the lowest share `areas` of `values` [n, G, G] from the rest."""
+    """[n, 1]: what parts the lowest share `areas` of `values` [n, G, G] from the rest.
+
+    Where many values are equal, as along a straight side, it lies between them and the next by the share of theirs that
+    is wanted.
+    """
     ordered = np.sort(values.reshape(len(values), -1), axis=1)
-    num = np.rint(areas * ordered.shape[1]).clip(1, ordered.shape[1] - 1).astype(int)[:, None]
-    below, above = (np.take_along_axis(ordered, num - i, axis=1) for i in (1, 0))
-    return ((below + above) / 2).astype(np.float32)
+    num = (areas * ordered.shape[1]).clip(1, ordered.shape[1] - 1)[:, None]
+    here = np.take_along_axis(ordered, num.astype(int), axis=1)
+    first, end = ((its).sum(axis=1, keepdims=True) for its in (ordered < here, ordered <= here))
+    below = np.take_along_axis(ordered, (first - 1).clip(0), axis=1)
+    above = np.take_along_axis(ordered, end.clip(max=ordered.shape[1] - 1), axis=1)
+    share = (num - first) / (end - first)
+    return (here + ((below - here) * (1 - share) + (above - here) * share) / 2).astype(np.float32)
 
 
 def _windows(masks: NDArray[np.bool_], spec: HoleSpec) -> NDArray[np.int32]:

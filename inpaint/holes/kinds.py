@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+# Holes as people make them, by selecting, painting and outlining: what `mixed` stands for where holes are named.
+MIXED = {"rectangle": 0.35, "strokes": 0.4, "blobs": 0.25}
+
+
 @dataclass(frozen=True)
 class HoleKind:
     """One kind of hole, of P parameters.
@@ -46,7 +50,7 @@ class HoleMixture:
     """
 
     def __init__(self, weights: Mapping[str, float], spec: HoleSpec) -> None:
-        names = sorted(weights)
+        self.names = names = sorted(weights)
         self.spec, self.kinds = spec, [load(HOLES, name) for name in names]
         self.num_uniforms = max(kind.num_uniforms for kind in self.kinds)
         self._bounds = np.cumsum([weights[name] for name in names])[:-1] / sum(weights.values())

@@ -153,6 +153,10 @@ def dry_run(config: Config, world_size: int) -> None:
     phases = Phases(config.training, steps, facts["steps"] * config.training.global_batch_size)
     facts["steps_per_phase"] = dict(zip((1, 2, 3), phases.steps, strict=True))
     facts["metrics"] = list(METRICS)
+    if config.data.holes == "resampled":
+        from inpaint.data.hole_statistics import hole_statistics
+
+        facts["holes"] = hole_statistics(config.data, config.training.seed)
     if rank_and_world_size()[0] == 0:
         print(yaml.safe_dump(facts, sort_keys=False), end="")
 
