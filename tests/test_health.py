@@ -65,6 +65,7 @@ def names(lines: Sequence[Any]) -> list[str]:
 
 
 SURE = {"score__real": 0.99, "score__fake": 0.01, "loss__discriminator__real": 0.02, "loss__discriminator__fake": 0.01}
+GUESS = {"score__real": 0.501, "score__fake": 0.5, "loss__discriminator__real": 0.69, "loss__discriminator__fake": 0.7}
 LOW = {"evaluation__sharpness": 0.1}
 
 
@@ -91,7 +92,7 @@ LOW = {"evaluation__sharpness": 0.1}
         (
             {"loss__generator__reconstruction": [0.02, 0.01, 0.01, 0.01, 0.05, 0.04]},
             DIVERGING,
-            "the reconstruction error of phase 1 rose from 0.01 to at least 0.04 over the last",
+            "loss reconstruction of phase 1 rose from 0.01 to at least 0.04 over the last",
         ),
         ({"rollbacks": [None, 1, 1, 1, 1, 4]}, DIVERGING, "3 batches made a loss that is not finite over the last"),
         ({"rollbacks": [None, 1, 4, 4, 4, 4]}, CONVERGING, ""),
@@ -117,11 +118,12 @@ LOW = {"evaluation__sharpness": 0.1}
         (
             LOW,
             BLURRED,
-            "0.10 times the truth's gradient energy (sharpness; 1 is right); lower loss.reconstruction_weight",
+            "0.10 times the truth's gradient energy (sharpness; 1 is right); weigh reconstruction less",
         ),
         ({**LOW, "loss__generator__adversarial": None}, BLURRED, "no adversarial loss trains the generator; raise"),
-        ({**LOW, "score__real": 0.501, "score__fake": 0.5}, BLURRED, "cannot tell them from real ones (score/real and"),
-        ({"evaluation__sharpness": [0.02, 0.04, 0.06, 0.1, 0.15, 0.2]}, CONVERGING, "sharpness 0.20"),
+        ({**LOW, **GUESS}, BLURRED, "the discriminator tells nothing apart (its losses are those of a guess); lower"),
+        ({**LOW, **GUESS, "loss__discriminator__real": 0.8}, BLURRED, "(sharpness; 1 is right); weigh reconstruction"),
+        ({"evaluation__sharpness": [0.3, 0.3, 0.5, 0.5, 0.5, 0.2]}, CONVERGING, "sharpness 0.20, still blurred"),
     ],
 )
 def test_each_verdict_with_its_evidence(changes: dict[str, Any], verdict: str, said: str) -> None:
@@ -141,6 +143,14 @@ def test_before_the_first_evaluation_the_training_figures_tell(changes: dict[str
     begun = [line for line in rows(**changes) if "evaluation/hole_psnr" not in line]
     assert names(begun)[0] in (SATURATED, COLLAPSED)
     assert names(begun[:4]) == [EARLY]
+
+
+@pytest.mark.parametrize("sharpness", [[0.1] * 6, [0.02, 0.04, 0.06, 0.1, 0.15, 0.2]])
+def test_texture_comes_late_so_it_is_asked_for_late(sharpness: list[float]) -> None:
+    """Not before half of the planned steps, nor while it gets better, but at the end."""
+    for factor in (1, 1.5, 3):
+        lines = [{**line, "total_steps": factor * EPOCHS * PER_EPOCH} for line in rows(evaluation__sharpness=sharpness)]
+        assert names(lines) == [BLURRED if factor == 1 or (factor == 1.5 and sharpness[0] == 0.1) else CONVERGING]
 
 
 def test_a_run_that_has_had_phase_1_alone_is_not_yet_blurred() -> None:

@@ -11,10 +11,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean, median
+from itertools import product
+from statistics import median
 from typing import Any
 
-from inpaint.tables import ADVERSARIAL_LOSSES
+from inpaint.tables import ADVERSARIAL_LOSSES, LOSSES
 from inpaint.training.metrics_file import is_evaluation
 
 CONVERGING, SATURATED, COLLAPSED = "converging", "discriminator saturated", "collapsed"
@@ -28,7 +29,7 @@ RECENT = (4, 50)
 # Outputs of one batch differ by about 0.2 if the images are photographs; at less than this they are one image.
 ONE_IMAGE_STD = 0.02
 # Of the truth's, how much the holes' mean colours may differ at least.
-ONE_IMAGE_VARIETY = 0.4
+ONE_IMAGE_VARIETY, LIKE_THE_TRUTH_VARIETY = 0.4, 0.7
 # Below the mean colour's PSNR by as much as nothing is that was trained at all: mid-grey is above that.
 WORSE_THAN_GREY_DB = 6.0
 # An adversarial loss costs some PSNR and now and then a few dB for an epoch; not so much, and not twice.
@@ -36,9 +37,10 @@ FALL_DB, RISE_OF_ERROR = 4.0, 3.0
 # The discriminator's losses together at which it learns no more, and by how much its two beliefs then differ.
 SATURATED_LOSS, SATURATED_GAP = 0.1, 0.95
 # Of the truth's gradient energy; a reconstruction loss alone stays below.
-BLURRED_SHARPNESS = 0.3
-# Both beliefs so near each other: it tells nothing apart.
-BLIND_GAP = 0.03
+BLURRED_SHARPNESS = 1 / 3
+# Both beliefs so near each other, and each loss to a guess's: it tells nothing apart.
+BLIND_GAP, BLIND_LOSS = 0.03, 0.03
+GUESSES = (math.log(2), 1.0)  # of the losses on a sigmoid, and of the hinge
 
 HUGE = 1e300
 
@@ -100,9 +102,10 @@ class _Run:
         return pairs[-1][1] / pairs[-1][0] if pairs and pairs[-1][0] else math.nan
 
     @property
-    def is_over(self) -> bool:
+    def share(self) -> float:
+        """How much of the run is done; 1 if that is not known."""
         total = _finite(self.training[-1].get("total_steps")) if self.training else None
-        return total is not None and self.step >= total
+        return self.step / total if total else 1.0
 
     def since(self, rows: Rows) -> str:
         """How long ago the first of `rows` began, in words."""
@@ -138,13 +141,12 @@ def _diverging(run: _Run) -> Verdict | None:
         return Verdict(DIVERGING, f"{worse}: worse than before training", remedy)
     if len(psnr) >= MIN_EVALUATIONS and max(psnr[-2:]) < max(psnr) - FALL_DB:
         return Verdict(DIVERGING, f"hole PSNR fell from {max(psnr):.1f} to {psnr[-1]:.1f} dB", remedy)
-    name = "loss/generator/reconstruction"
-    for phase in (1, 3):
-        rows = _having(run.of_phase(phase), name)
+    for name, phase in product(LOSSES, (1, 3)):
+        rows = _having(run.of_phase(phase), f"loss/generator/{name}")
         recent = _recent(rows)
-        before, now = _values(rows[: len(rows) - len(recent)], name), _values(recent, name)
+        before, now = (_values(some, f"loss/generator/{name}") for some in (rows[: len(rows) - len(recent)], recent))
         if before and now and min(now) > RISE_OF_ERROR * min(before):
-            rose = f"the reconstruction error of phase {phase} rose from {min(before):.3g} to at least {min(now):.3g}"
+            rose = f"loss {name} of phase {phase} rose from {min(before):.3g} to at least {min(now):.3g}"
             return Verdict(DIVERGING, rose + run.since(recent), remedy)
     rows = _having(run.training, "rollbacks")
     recent = _recent(run.training)
@@ -157,17 +159,17 @@ def _diverging(run: _Run) -> Verdict | None:
 
 def _collapsed(run: _Run) -> Verdict | None:
     remedy = (
-        "lower optimizer.generator_learning_rate, or raise loss.reconstruction_weight against "
-        "loss.adversarial_weight; if the training images are one picture, look at data.path"
+        "lower optimizer.generator_learning_rate, or weigh reconstruction more against loss.adversarial_weight (loss.*)"
     )
-    name = "output/batch_std"
+    name, variety = "output/batch_std", run.judged("variety")
     recent = _recent(_having(run.of_phase(1, 3), name))
     if recent and (std := median(_values(recent, name))) < ONE_IMAGE_STD:
         alike = (
             f"the outputs of a batch hardly differ{run.since(recent)} (output/batch_std {std:.2g}, of photographs 0.2)"
         )
+        if variety and variety[-1] > LIKE_THE_TRUTH_VARIETY:
+            remedy = "the true images differ as little: look at data.path"
         return Verdict(COLLAPSED, f"{alike}: one image for all", remedy)
-    variety = run.judged("variety")
     if len(variety) >= MIN_EVALUATIONS and max(variety[-2:]) < ONE_IMAGE_VARIETY:
         alike = f"the fills' colours vary {variety[-1]:.2f} times as much from image to image as the truth's"
         return Verdict(COLLAPSED, f"{alike}: nearly one fill for all", remedy)
@@ -198,27 +200,32 @@ def _saturated(run: _Run) -> Verdict | None:
 def _blurred(run: _Run) -> Verdict | None:
     sharpness, psnr, plain = run.judged("sharpness"), run.judged("hole_psnr"), run.judged("mean_fill_hole_psnr")
     adversarial = run.of_phase(3)
-    if len(sharpness) < MIN_EVALUATIONS or sharpness[-1] >= BLURRED_SHARPNESS:
+    if len(sharpness) < MIN_EVALUATIONS or max(sharpness[-2:]) >= BLURRED_SHARPNESS:
         return None
-    if (psnr and plain and psnr[-1] < plain[-1]) or not (adversarial or run.is_over):
+    if psnr and plain and psnr[-1] < plain[-1]:
         return None
-    if min(sharpness[-3:-1]) * 1.2 < sharpness[-1]:
-        return None  # it is on its way
-    recent = _recent(_having(adversarial, "score/real", "score/fake"))
-    trained = any(f"loss/generator/{name}" in row for name in ADVERSARIAL_LOSSES for row in adversarial)
-    gap = fmean(_values(recent, "score/real")) - fmean(_values(recent, "score/fake")) if recent else math.nan
+    # Texture comes last: before half-time, while it still comes, or before phase 3 it need not be there.
+    if run.share < 1 and (run.share < 0.5 or not adversarial or min(sharpness[-3:-1]) * 1.2 < sharpness[-1]):
+        return None
     told = f"the fills have {sharpness[-1]:.2f} times the truth's gradient energy (sharpness; 1 is right)"
-    if not trained:
-        why, remedy = (
-            " and no adversarial loss trains the generator",
-            "raise loss.adversarial_weight, and give phase 3 a share in training.phases",
-        )
-    elif gap < BLIND_GAP:
-        why = f" and the discriminator cannot tell them from real ones (score/real and score/fake differ by {gap:.3f})"
+    if not any(f"loss/generator/{name}" in row for name in ADVERSARIAL_LOSSES for row in adversarial):
+        why = " and no adversarial loss trains the generator"
+        remedy = "raise loss.adversarial_weight, and give phase 3 a share in training.phases"
+    elif _is_blind(adversarial):
+        why = " and the discriminator tells nothing apart (its losses are those of a guess)"
         remedy = "lower optimizer.discriminator_learning_rate, at which it does not learn"
     else:
-        why, remedy = "", "lower loss.reconstruction_weight, or give phase 3 a larger share in training.phases"
+        why, remedy = "", "weigh reconstruction less against loss.adversarial_weight, or give phase 3 a larger share"
     return Verdict(BLURRED, told + why, remedy)
+
+
+def _is_blind(rows: Rows) -> bool:
+    """Whether the discriminator's losses stay at what logits of 0 cost, and its beliefs do not differ."""
+    recent = _recent(_having(rows, "score/real", "score/fake"))
+    terms = [values for kind in ("real", "fake") if (values := _values(recent, f"loss/discriminator/{kind}"))]
+    if not terms or median(_values(recent, "score/real")) - median(_values(recent, "score/fake")) > BLIND_GAP:
+        return False
+    return any(all(abs(median(values) - guess) < BLIND_LOSS for values in terms) for guess in GUESSES)
 
 
 def _sound(run: _Run) -> Verdict:
@@ -230,7 +237,7 @@ def _sound(run: _Run) -> Verdict:
         side = "above" if psnr[-1] >= plain[-1] else "below"
         told += f", {abs(psnr[-1] - plain[-1]):.1f} {side} one plain colour's"
     if sharpness:
-        told += f", sharpness {sharpness[-1]:.2f}"
+        told += f", sharpness {sharpness[-1]:.2f}" + ", still blurred" * (sharpness[-1] < BLURRED_SHARPNESS)
     if (plain and psnr[-1] < plain[-1]) or (not plain and psnr[-1] <= psnr[0]):
         return Verdict(EARLY, f"{told}: nothing is wrong yet, and nothing good")
     return Verdict(CONVERGING, told)
