@@ -54,17 +54,26 @@ def smooth_fill(masked_image: Tensor, mask: Tensor) -> Tensor:
 class SmoothPriorGenerator(DilatedGenerator):
     """The paper's layers without their sigmoid see the filled image and the mask; what they give is added in the hole.
 
+    What a strided layer is given is added to what comes back to its size, so that texture need not pass the bottleneck.
     The last layer starts at zero: the first output is the smooth fill. While training, colours may leave [0, 1], where
-    they are pulled back by the losses; else they are clamped.
+    the losses pull them back; else they are clamped.
     """
 
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__(replace(config, mask_channel=True))
         for parameter in self[-1].parameters():
             nn.init.zeros_(parameter)
+        strided = [index for index, layer in enumerate([*self][:-1]) if layer[0].stride == (2, 2)]
+        self._down, self._up = strided[:2], strided[2:]
 
     def forward(self, masked_image: Tensor, mask: Tensor) -> Tensor:  # type: ignore[override]
         filled = smooth_fill(masked_image, mask)
-        correction = nn.Sequential.forward(self, torch.cat([filled, mask], dim=1))
-        output = filled + CORRECTION_SCALE * correction * mask
+        values, skipped = torch.cat([filled, mask], dim=1), []
+        for index, layer in enumerate(self):
+            if index in self._down:
+                skipped.append(values)
+            values = layer(values)
+            if index in self._up:
+                values = values + skipped.pop()
+        output = filled + CORRECTION_SCALE * values * mask
         return output if self.training else output.clamp(0, 1)
