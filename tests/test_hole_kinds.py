@@ -60,6 +60,7 @@ def test_each_hole_is_its_kinds_mask_alone_or_in_a_batch() -> None:
     holes, windows = draws.resampled_holes(NUM, mixture, 0, 1)
     masks = mixture.rasterise(torch.from_numpy(holes), SIZE)
     assert masks.shape == (NUM, 1, SIZE, SIZE)
+    assert torch.equal(masks, mixture._each_all(torch.from_numpy(holes), SIZE)), "a GPU would see other holes"
     inside = torch.zeros(NUM)
     for index, (hole, (x, y)) in enumerate(zip(holes, windows.tolist(), strict=True)):
         kind, num = mixture.kinds[int(hole[0])], (4, 43)[int(hole[0])]

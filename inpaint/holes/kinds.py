@@ -70,17 +70,30 @@ class HoleMixture:
         return holes, windows
 
     def rasterise(self, holes: Tensor, size: int) -> Tensor:
-        """The masks [B, 1, size, size] of holes [B, 1 + P], 1 or true in the hole.
+        """The masks [B, 1, size, size] of holes [B, 1 + P], true in the hole.
 
-        Cost: every kind rasterises the whole batch, since asking which are whose would wait for the device.
+        Cost: on a CPU each kind rasterises its own holes; elsewhere the whole batch, since asking which are whose would
+        wait for the device.
         """
-        masks = [
-            kind.rasterise(holes[:, 1 : 1 + num_parameters], size)
-            for kind, num_parameters in zip(self.kinds, self._nums_parameters, strict=True)
-        ]
-        mask: Tensor = masks[0]
-        for number, other in enumerate(masks[1:], 1):
-            mask = other.where(holes[:, 0, None, None, None] == number, mask)
+        return self._each_its_own(holes, size) if holes.device.type == "cpu" else self._each_all(holes, size)
+
+    def _each_its_own(self, holes: Tensor, size: int) -> Tensor:
+        import torch
+
+        mask = holes.new_zeros((len(holes), 1, size, size), dtype=torch.bool)
+        for number, (kind, num_parameters) in enumerate(zip(self.kinds, self._nums_parameters, strict=True)):
+            its = (holes[:, 0] == number).nonzero()[:, 0]
+            if len(its):
+                mask[its] = kind.rasterise(holes[its, 1 : 1 + num_parameters], size) > 0
+        return mask
+
+    def _each_all(self, holes: Tensor, size: int) -> Tensor:
+        import torch
+
+        mask = holes.new_zeros((len(holes), 1, size, size), dtype=torch.bool)
+        for number, (kind, num_parameters) in enumerate(zip(self.kinds, self._nums_parameters, strict=True)):
+            is_its = holes[:, 0, None, None, None] == number
+            mask = mask | (is_its & (kind.rasterise(holes[:, 1 : 1 + num_parameters], size) > 0))
         return mask
 
 
