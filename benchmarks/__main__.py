@@ -19,6 +19,7 @@ SUITES = (
     "prepare",
     "streaming",
     "checkpoint",
+    "health",
 )
 
 
@@ -26,13 +27,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="name", help=f"of {', '.join(SUITES)} (all of them)")
     parser.add_argument("--dry", action="store_true", help="do not write RESULTS.md")
+    parser.add_argument("--seeds", nargs="+", type=int, help="health: the seeds of its runs")
     arguments = parser.parse_args()
     if unknown := sorted(set(arguments.names) - set(SUITES)):
         parser.error(f"no such suite: {', '.join(unknown)}; there are {', '.join(SUITES)}")
     for name in arguments.names or SUITES:
         before = load()
         suite = import_module(f"benchmarks.{name}")
-        figures = suite.run()
+        figures = suite.run(arguments.seeds) if name == "health" and arguments.seeds else suite.run()
         text = f"{heading(name, before)}\n\n{str(suite.__doc__).strip()}\n\n{table(figures)}"
         print(f"{text}\n", flush=True)
         if not arguments.dry:

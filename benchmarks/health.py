@@ -1,0 +1,170 @@
+"""Whether `inpaint.training.health` calls runs what they are: some made ill on purpose, and sound ones.
+
+Each run takes about a minute on one thread; all stay in runs/health/, and the same command goes on where it was. The
+bounds of the verdicts were fixed on `TUNING` with the seeds 0 and 1; what is told here is of other settings and seeds.
+What counts is the first verdict after the last epoch, and in the sound runs those after every epoch.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+import inpaint
+from benchmarks.measuring import Figure
+from inpaint.config import Config
+from inpaint.data.synthetic.landscapes import render
+from inpaint.files import read_json_lines
+from inpaint.models.generator import GeneratorConfig
+from inpaint.tables import GENERATORS
+from inpaint.training.health import BLURRED, COLLAPSED, CONVERGING, DIVERGING, ILL, SATURATED, judge
+from inpaint.training.metrics_file import is_evaluation
+from inpaint.training.run_directory import METRICS
+
+RUNS = Path("runs", "health")
+SEEDS = (11, 12, 13, 14, 15)
+SIZE, NUM_COPIES = 32, 600
+
+Settings = dict[str, Any]
+
+# Holes of half the image's side, in which a squared error alone gives a clear blur.
+COMMON: Settings = {
+    "data.image_size": SIZE,
+    "data.holes": "resampled",
+    "data.hole_min_px": 16,
+    "data.hole_max_px": 20,
+    "data.window_px": 24,
+    "data.synthetic_train": 1024,
+    "data.synthetic_held_out": 128,
+    "model.discriminator_input": "composite",
+    "model.mask_channel": True,
+    "training.epochs": 6,
+    "training.global_batch_size": 16,
+    "training.log_every": 8,
+    "training.num_threads": 1,
+    "evaluation.num_pictures": 128,
+    "evaluation.best_by": "last",
+}
+TUNING: Settings = COMMON | {
+    "model.width": 16,
+    "loss.reconstruction_weight": 100.0,
+    "optimizer.generator_learning_rate": 1e-3,
+    "optimizer.discriminator_learning_rate": 2e-4,
+    "training.phases": (0.5, 0.1, 0.4),
+}
+HINGE: Settings = COMMON | {
+    "model.generator": "smooth_prior",
+    "model.discriminator": "patch",
+    "model.width": 8,
+    "loss.reconstruction_weight": 0.0,
+    "loss.objective": "hinge",
+    "loss.judged_region": "hole",
+    "loss.terms": {"hole_l1": 6.0, "feature_matching": 10.0},
+    "optimizer.generator_learning_rate": 8e-4,
+    "optimizer.discriminator_learning_rate": 4e-4,
+    "optimizer.beta2": 0.99,
+    "optimizer.schedule": "late_linear",
+    "ema.half_life_kimg": 1.0,
+    "training.phases": (0.0, 0.0, 1.0),
+}
+RELATIVISTIC: Settings = HINGE | {"loss.objective": "relativistic"}
+
+
+EVERY = slice(None)
+DISCRIMINATOR, GENERATOR = "optimizer.discriminator_learning_rate", "optimizer.generator_learning_rate"
+COPIES = RUNS / "copies_of_one_image"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Runs of one kind: the verdicts that are right, the settings, and which of the seeds."""
+
+    name: str
+    expected: tuple[str, ...]
+    settings: Settings
+    seeds: slice
+
+
+def kinds(settings: Settings, others: Settings) -> list[Kind]:
+    """What is tried: made ill from `settings`, and sound on them and on `others`."""
+    terms = {name: weight for name, weight in settings.get("loss.terms", {}).items() if name != "feature_matching"}
+    made_ill: list[tuple[str, tuple[str, ...], Settings, slice]] = [
+        # It saturates or, as often, guesses; then the fills are blurred as without it.
+        ("discriminator's rate x 50", (SATURATED, BLURRED), {DISCRIMINATOR: 50 * settings[DISCRIMINATOR]}, EVERY),
+        (
+            "both rates x 1000",
+            (DIVERGING,),
+            {at: 1000 * settings[at] for at in (DISCRIMINATOR, GENERATOR)},
+            slice(None),
+        ),
+        ("no adversarial loss", (BLURRED,), {"loss.adversarial_weight": 0.0, "loss.terms": terms}, EVERY),
+        ("a generator of one image", (COLLAPSED,), {"model.generator": "one_image"}, slice(0, 3)),
+        ("a dataset of one image", (COLLAPSED,), {"data.path": str(COPIES)}, slice(3, None)),
+    ]
+    return [
+        *(Kind(name, expected, {**settings, **changes}, seeds) for name, expected, changes, seeds in made_ill),
+        Kind("sound", (CONVERGING,), settings, EVERY),
+        Kind("sound, other loss", (CONVERGING,), others, EVERY),
+    ]
+
+
+class OneImage(nn.Module):
+    """A generator that learns one image and gives it for every input."""
+
+    multiple_px = 1
+    inference_bytes_per_px = 60
+
+    def __init__(self, config: GeneratorConfig) -> None:
+        super().__init__()
+        self.image = nn.Parameter(torch.zeros(3, SIZE, SIZE))
+
+    def forward(self, masked_image: Tensor, mask: Tensor) -> Tensor:
+        return self.image.sigmoid().expand(len(mask), -1, -1, -1)
+
+
+def verdicts(kind: Kind, seed: int) -> list[list[str]]:
+    """Those after each epoch of a run, which is trained as far as it is not yet."""
+    GENERATORS["one_image"] = f"{__name__}:OneImage"
+    if "data.path" in kind.settings and not COPIES.is_dir():
+        write_copies(COPIES)
+    run = RUNS / f"{kind.name.replace(' ', '_')}-{seed}"
+    inpaint.train(Config(), run, {**kind.settings, "training.seed": seed})
+    lines, _ = read_json_lines(run / METRICS)
+    ends = [number for number, line in enumerate(lines, 1) if is_evaluation(line)]
+    return [[verdict.name for verdict in judge(lines[:end])] for end in ends]
+
+
+def write_copies(folder: Path) -> None:
+    """The same landscape under many names."""
+    image, beside = Image.fromarray(render(0, np.array([3]), 2 * SIZE)[0]), folder.with_name(f".{folder.name}")
+    beside.mkdir(parents=True, exist_ok=True)
+    for number in range(NUM_COPIES):
+        image.save(beside / f"{number:04d}.png")
+    beside.rename(folder)
+
+
+def run(seeds: Sequence[int] = SEEDS, settings: Settings = HINGE, others: Settings = RELATIVISTIC) -> list[Figure]:
+    figures = []
+    for kind in kinds(settings, others):
+        after = [verdicts(kind, seed) for seed in seeds[kind.seeds]]
+        if not after:
+            continue
+        last = [names[-1] for names in after]
+        told = Counter(names[0] for names in last)
+        num_right = sum(names[0] in kind.expected for names in last)
+        note = "told: " + ", ".join(f"{name} {num}" for name, num in told.most_common())
+        if beside := Counter(name for names in last for name in names[1:]):
+            note += "; beside it: " + ", ".join(f"{name} {num}" for name, num in beside.most_common())
+        if kind.expected == (CONVERGING,):
+            wrong = sum(bool(ILL & {*names}) for run in after for names in run)
+            note += f"; alarms after {wrong} of {sum(map(len, after))} epochs"
+        figures.append(Figure(f"{kind.name}: {' or '.join(kind.expected)}", num_right, f"of {len(after)}", note=note))
+    return figures
