@@ -89,6 +89,7 @@ LOW = {"evaluation__sharpness": 0.1}
         # The adversarial loss makes it dip, once.
         ({"evaluation__hole_psnr": [20.0, 15.0, 17.0, 18.0, 18.0, 18.0]}, CONVERGING, "hole PSNR 18.0 dB"),
         ({"evaluation__hole_psnr": [20.0, 21.0, 22.0, 23.0, 24.0, 17.0]}, CONVERGING, "hole PSNR 17.0 dB"),
+        ({"evaluation__hole_psnr": [20.0, 21.0, 24.0, 23.0, 21.5, 21.0]}, CONVERGING, "hole PSNR 21.0 dB"),
         (
             {"loss__generator__reconstruction": [0.02, 0.01, 0.01, 0.01, 0.05, 0.04]},
             DIVERGING,
@@ -103,6 +104,11 @@ LOW = {"evaluation__sharpness": 0.1}
         ),
         ({"evaluation__variety": [1.0, 0.8, 0.5, 0.3, 0.2, 0.1]}, COLLAPSED, "vary 0.10 times as much from image to"),
         (SURE, SATURATED, "score/real 0.990, score/fake 0.010, its losses 0.03, the generator's gradient 2)"),
+        (
+            {**SURE, "loss__discriminator__real": None, "loss__discriminator__fake": None},
+            SATURATED,
+            "fake 0.010, the gen",
+        ),
         # Of a relativistic loss only the difference means anything, and it has one term.
         (
             {
@@ -142,7 +148,25 @@ def test_all_that_is_wrong_is_said_the_worst_first() -> None:
 def test_before_the_first_evaluation_the_training_figures_tell(changes: dict[str, float]) -> None:
     begun = [line for line in rows(**changes) if "evaluation/hole_psnr" not in line]
     assert names(begun)[0] in (SATURATED, COLLAPSED)
-    assert names(begun[:4]) == [EARLY]
+    assert names(begun[:9]) == [EARLY]
+    assert names(begun[:12]) == names(begun)
+
+
+def test_two_evaluations_are_too_few() -> None:
+    assert names(rows()[:18]) == [EARLY] and names(rows()[:27]) == [CONVERGING]
+
+
+def test_a_long_run_is_judged_by_what_it_does_now() -> None:
+    lines = [line | {"step": line["step"] + EPOCHS * PER_EPOCH * turn} for turn in range(12) for line in rows()]
+    for line in lines[-40:]:
+        line["output/batch_std"] = 0.0
+    assert names(lines) == [COLLAPSED]
+
+
+@pytest.mark.parametrize(("variety", "remedy"), [(0.1, "lower optimizer.generator"), (1.0, "look at data.path")])
+def test_one_image_for_all_is_the_generators_fault_or_the_datas(variety: float, remedy: str) -> None:
+    (found,) = judge(rows(output__batch_std=0.001, evaluation__variety=variety))
+    assert remedy in found.remedy
 
 
 @pytest.mark.parametrize("sharpness", [[0.1] * 6, [0.02, 0.04, 0.06, 0.1, 0.15, 0.2]])
