@@ -1,6 +1,6 @@
 """Whether `inpaint.training.health` calls runs what they are: some made ill on purpose, and sound ones.
 
-Each run takes about a minute on one thread; all stay in runs/health/, and the same command goes on where it was. The
+Each run takes up to a minute on one thread; all stay in runs/health/, and the same command goes on where it was. The
 bounds of the verdicts were fixed on `TUNING` with the seeds 0 and 1; what is told here is of other settings and seeds.
 What counts is the first verdict after the last epoch, and in the sound runs those after every epoch.
 """
@@ -42,11 +42,11 @@ COMMON: Settings = {
     "data.hole_min_px": 16,
     "data.hole_max_px": 20,
     "data.window_px": 24,
-    "data.synthetic_train": 1024,
+    "data.synthetic_train": 768,
     "data.synthetic_held_out": 128,
     "model.discriminator_input": "composite",
     "model.mask_channel": True,
-    "training.epochs": 6,
+    "training.epochs": 5,
     "training.global_batch_size": 16,
     "training.log_every": 8,
     "training.num_threads": 1,
