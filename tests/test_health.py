@@ -253,12 +253,13 @@ def validation() -> DecodedSplit:
 # --- where it is told
 
 
+@pytest.mark.parametrize("tracker", ["tensorboard", "wandb", "trackio"])
 def test_it_is_told_when_it_changes_and_not_again_after_a_resume(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tracker: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    event_accumulator = pytest.importorskip(
-        "tensorboard.backend.event_processing.event_accumulator", reason="TensorBoard is not installed"
-    )
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))  # read when it is imported
+    pytest.importorskip(tracker, reason=f"{tracker} is not installed")
     said = [[EARLY], [BLURRED], [BLURRED], [BLURRED, COLLAPSED], [CONVERGING], [CONVERGING]]
 
     def judged(lines: Rows) -> list[Verdict]:
@@ -268,7 +269,7 @@ def test_it_is_told_when_it_changes_and_not_again_after_a_resume(
     config, run = tiny_config(tmp_path), tmp_path / "run"
     told = []
     for epochs in (2, 6):
-        flags = ["--training.epochs", str(epochs), "--training.tracker", "tensorboard"]
+        flags = ["--training.epochs", str(epochs), "--training.tracker", tracker]
         assert main(["--config", str(config), "--run-dir", str(run), *flags]) == 0
         told += [line for line in capsys.readouterr().err.splitlines() if "evidence of" in line]
         assert f"Health: {said[epochs - 1][-1]}: evidence of" in (run / "report.md").read_text()
@@ -280,8 +281,14 @@ def test_it_is_told_when_it_changes_and_not_again_after_a_resume(
         ("epoch 5", "converging: evidence of converging"),
     ]
     assert [line["health"] for line in metrics(run) if "health" in line] == said
-    shown = event_accumulator.EventAccumulator(str(run / "tensorboard")).Reload()
-    assert [event.step for event in shown.Tensors("health/text_summary")] == [20, 40]
+    kept = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and tracker in str(path))
+    assert kept.count(b"evidence of blurred") == kept.count(b"evidence of collapsed") == 1
+    assert b"evidence of converging" not in kept
+    if tracker == "tensorboard":
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+        shown = EventAccumulator(str(run / tracker)).Reload()
+        assert [event.step for event in shown.Tensors("health/text_summary")] == [20, 40]
 
 
 def status(run: Path, capsys: pytest.CaptureFixture[str]) -> str:
