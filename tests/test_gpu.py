@@ -15,9 +15,9 @@ import pytest
 import torch
 import torch.distributed as dist
 from accelerate.state import AcceleratorState
+from norms import Case, close, make_layer, trained
 from running import ENGINES, differences, launch, metrics, tiny_config, train, weights
 from stepping import BATCH, Setup
-from test_batch_norm import Case, close, make_layer, trained
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.cpp_extension import CUDA_HOME
 
