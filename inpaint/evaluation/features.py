@@ -161,15 +161,18 @@ def windows(images: Tensor, hole: Tensor) -> Tensor:
         [B, C, S // 2, S // 2].
     """
     size = images.shape[-1]
-    half, found = size // 2, []
-    for image, its in zip(images, hole[:, 0] > 0, strict=True):
-        corner = []
-        for across in (1, 0):
-            at = its.any(across).nonzero().flatten().tolist() or [size // 2]
-            corner.append(min(max((at[0] + at[-1]) // 2 - half // 2, 0), size - half))
-        y, x = corner
-        found.append(image[:, y : y + half, x : x + half])
-    return torch.stack(found)
+    half, inside = size // 2, hole[:, 0] > 0
+
+    def places(seen: Tensor) -> Tensor:
+        """Of each image [B, half], along an axis on which the hole is [B, S]."""
+        last = size - 1 - seen.flip(1).int().argmax(1)
+        middle = torch.where(seen.any(1), (seen.int().argmax(1) + last) // 2, half)
+        corner = (middle - half // 2).clamp(0, size - half)
+        return corner[:, None] + torch.arange(half, device=seen.device)
+
+    rows, columns = places(inside.any(2)), places(inside.any(1))
+    which = torch.arange(len(images), device=images.device)[:, None, None]
+    return images.movedim(1, 3)[which, rows[:, :, None], columns[:, None, :]].movedim(3, 1).contiguous()
 
 
 def frechet_distance(first: Tensor, second: Tensor) -> float:
