@@ -139,11 +139,11 @@ def _random_corner() -> tuple[int, int]:
 
 def _masks(num: int, corner: tuple[int, int]) -> Tensor:
     mask = torch.zeros(num, 1, SIZE, SIZE)
-    for picture in range(num):
+    for image in range(num):
         width, height = random.randint(*HOLE), random.randint(*HOLE)
         x = corner[0] + random.randint(0, WINDOW - width)
         y = corner[1] + random.randint(0, WINDOW - height)
-        mask[picture, :, y : y + height, x : x + width] = 1
+        mask[image, :, y : y + height, x : x + width] = 1
     return mask
 
 

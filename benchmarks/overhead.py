@@ -54,12 +54,12 @@ def compare(config: Config, folder: Path, rounds: int) -> list[Figure]:
         rounds: how many turns count.
     """
     batch_size = config.training.global_batch_size
-    pictures = noise_images(3 * STEPS_PER_PHASE * batch_size, config.data.hole_spec)
+    images = noise_images(3 * STEPS_PER_PHASE * batch_size, config.data.hole_spec)
     runtime = Runtime(config.training.precision, batch_size)
     directory = RunDirectory(folder / "run")
     directory.open(config, resume=False, overwrite=False)
     heartbeat = Heartbeat(0, 1, 600.0)
-    splits = dict.fromkeys(("train", "validation", "test"), pictures)
+    splits = dict.fromkeys(("train", "validation", "test"), images)
     trainer = Trainer(config, Options(folder / "run"), runtime, directory, StopRequest(), heartbeat, splits)
     waiting = Waiting(trainer.feed.batches(1, 0))
     bare = BareLoop(config, runtime.device)

@@ -77,8 +77,6 @@ def run() -> list[Figure]:
             figures.append(Figure(what, value, "% work", None, note))
         batch = smallest_batch(num_gpus, sum(num_bytes))
         figures.append(
-            Figure(
-                f"{num_gpus} GPU(s): smallest batch a GPU for 90%", batch, "pictures", None, "phase 3, both networks"
-            )
+            Figure(f"{num_gpus} GPU(s): smallest batch a GPU for 90%", batch, "images", None, "phase 3, both networks")
         )
     return figures

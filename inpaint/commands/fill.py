@@ -142,10 +142,10 @@ def save(filled: Filled, path: Path) -> None:
         if filled.pixels.dtype == "uint16" and filled.pixels.ndim == 3:
             deep.write(part, kind, filled.pixels, filled.icc_profile)
         else:
-            picture = filled.to_image()
-            picture.save(part, kind, icc_profile=filled.icc_profile, **OPTIONS.get(kind, {}))
-            if kind != "JPEG" and not _holds(part, picture):
-                raise ValueError(f"{kind} cannot hold an image of this kind ({picture.mode}) exactly")
+            image = filled.to_image()
+            image.save(part, kind, icc_profile=filled.icc_profile, **OPTIONS.get(kind, {}))
+            if kind != "JPEG" and not _holds(part, image):
+                raise ValueError(f"{kind} cannot hold an image of this kind ({image.mode}) exactly")
         part.replace(path)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or f"{error}; PNG can hold every kind of image"
@@ -154,14 +154,14 @@ def save(filled: Filled, path: Path) -> None:
         part.unlink(missing_ok=True)
 
 
-def _holds(path: Path, picture: Image.Image) -> bool:
+def _holds(path: Path, image: Image.Image) -> bool:
     """Whether reading the file gives exactly the image that was written."""
     from PIL import Image
 
     with Image.open(path) as back:
-        if picture.mode.startswith("I"):
-            return back.mode == picture.mode and back.tobytes() == picture.tobytes()
-        return back.size == picture.size and back.convert(picture.mode).tobytes() == picture.tobytes()
+        if image.mode.startswith("I"):
+            return back.mode == image.mode and back.tobytes() == image.tobytes()
+        return back.size == image.size and back.convert(image.mode).tobytes() == image.tobytes()
 
 
 def _by_stem(folder: Path) -> dict[str, Path]:

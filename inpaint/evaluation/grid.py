@@ -47,7 +47,7 @@ def grid(columns: Mapping[str, NDArray[np.uint8]], num_blocks: int) -> Image.Ima
         for column, (label, images) in enumerate(columns.items()):
             left = _GAP_PX + block * block_width + column * step_x
             draw.text((left + cell[0] / 2, _HEADER_PX / 2), label, fill=_INK, font=font, anchor="mm")
-            for row, picture in enumerate(images[block * num_rows : (block + 1) * num_rows]):
-                resized = Image.fromarray(picture).resize(cell, Image.Resampling.BICUBIC)
+            for row, image in enumerate(images[block * num_rows : (block + 1) * num_rows]):
+                resized = Image.fromarray(image).resize(cell, Image.Resampling.BICUBIC)
                 sheet.paste(resized, (left, _HEADER_PX + row * step_y))
     return sheet

@@ -46,10 +46,10 @@ def read_image(source: ImageLike) -> tuple[Pixels, bytes | None]:
                 pixels = pixels.reshape(-1, pixels.shape[2])[np.asarray(Image.fromarray(places).transpose(turn))]
             return np.ascontiguousarray(pixels), image.info.get("icc_profile")
         upright = _upright(image)
-    picture = _to_kind(upright)
-    profile = upright.info.get("icc_profile") if upright.mode in (picture.mode, "P") else None
-    pixels = np.asarray(picture)
-    if picture.mode == "I;16" and upright.has_transparency_data:
+    kept = _to_kind(upright)
+    profile = upright.info.get("icc_profile") if upright.mode in (kept.mode, "P") else None
+    pixels = np.asarray(kept)
+    if kept.mode == "I;16" and upright.has_transparency_data:
         alpha = np.where(pixels == upright.info["transparency"], 0, 65_535)
         pixels = np.stack([pixels, alpha.astype(np.uint16)], axis=-1)
     return pixels, profile

@@ -111,9 +111,9 @@ def make_chunk(chunk: Chunk) -> Counter[str]:
             except BadImage as bad:
                 reason = "corrupt" if bad.reason in ("unreadable", "truncated") else bad.reason
                 row.update(reason=REASONS.index(reason), detail=printable(bad.detail))
-        found = [(row, picture) for row, picture in waiting if row["reason"] == REASONS.index("kept")]
+        found = [(row, image) for row, image in waiting if row["reason"] == REASONS.index("kept")]
         if detector is not None and found:
-            for (row, _), boxes in zip(found, detector.detect([picture for _, picture in found]), strict=True):
+            for (row, _), boxes in zip(found, detector.detect([image for _, image in found]), strict=True):
                 row["person_score"] = chunk.people.score(boxes)
     rows.sort(key=lambda row: (row["split"], row["key_hash"], row["source_hash"]))
     table = pa.Table.from_pylist(rows, schema=SCHEMA)

@@ -60,8 +60,8 @@ class DarknetDetector:
                 f"{num_classes} classes; give --detector-names the list that belongs to it"
             )
 
-    def detect(self, pictures: Sequence[NDArray[np.uint8]]) -> list[list[Box]]:
-        return [self._detect(image) for image in pictures]
+    def detect(self, images: Sequence[NDArray[np.uint8]]) -> list[list[Box]]:
+        return [self._detect(image) for image in images]
 
     def _detect(self, image: NDArray[np.uint8]) -> list[Box]:
         canvas, scale, left, top = letterbox(image, self.size)
@@ -106,8 +106,8 @@ class OnnxDetector:
             )
         self.is_decoded = bool(np.ptp(rows[:, :2]) > self.size / 2)
 
-    def detect(self, pictures: Sequence[NDArray[np.uint8]]) -> list[list[Box]]:
-        return [self._detect(image) for image in pictures]
+    def detect(self, images: Sequence[NDArray[np.uint8]]) -> list[list[Box]]:
+        return [self._detect(image) for image in images]
 
     def _rows(self, canvas: NDArray[np.uint8]) -> NDArray[np.float64]:
         self.network.setInput(cv2.dnn.blobFromImage(canvas, swapRB=True))
@@ -167,18 +167,18 @@ class TransformersDetector:
             raise UsageError(f"{people.model} has no class {people.class_name!r}; it has {known}, ...")
         self.class_index = names[people.class_name.lower()]
 
-    def detect(self, pictures: Sequence[NDArray[np.uint8]]) -> list[list[Box]]:
+    def detect(self, images: Sequence[NDArray[np.uint8]]) -> list[list[Box]]:
         import torch
 
         # Always whole batches: another batch size may take another kernel and round otherwise.
-        batch = [*pictures, *[pictures[-1]] * (BATCH_SIZE - len(pictures))] if self.device.type == "cuda" else pictures
+        batch = [*images, *[images[-1]] * (BATCH_SIZE - len(images))] if self.device.type == "cuda" else images
         inputs = self.processor(images=list(batch), return_tensors="pt").to(self.device, self.dtype)
         with torch.inference_mode():
             found = self.network(**inputs)
         results = self.processor.post_process_object_detection(
             found, threshold=LOWEST_SCORE, target_sizes=[(1, 1)] * len(batch)
         )
-        return [self._boxes(result) for result in results[: len(pictures)]]
+        return [self._boxes(result) for result in results[: len(images)]]
 
     def _boxes(self, result: dict[str, Any]) -> list[Box]:
         wanted = result["labels"] == self.class_index
