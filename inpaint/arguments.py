@@ -22,7 +22,6 @@ class Options:
     overwrite: bool = False
     dry_run: bool = False
     init_from: str | None = None
-    debug: bool = False
     profile: int = 0
 
 
@@ -75,7 +74,6 @@ def parse_arguments(argv: list[str]) -> tuple[Config, Options]:
         overwrite=bool(given.get("overwrite")),
         dry_run=bool(given.get("dry-run")),
         init_from=given.get("init-from"),
-        debug=bool(given.get("debug")),
         profile=int(profile),
     )
 

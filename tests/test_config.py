@@ -118,7 +118,7 @@ def test_the_run_directory(argv: list[str], run_dir: str, config_file: Callable[
 
 def test_switches() -> None:
     options = parse_arguments(["--no-resume", "--overwrite=true", "--dry_run", "--debug", "false"])[1]
-    assert (options.resume, options.overwrite, options.dry_run, options.debug) == (False, True, True, False)
+    assert (options.resume, options.overwrite, options.dry_run) == (False, True, True)
     assert parse_arguments([])[1].resume
     assert "--no-resume" in faults("--overwrite")[0]
 

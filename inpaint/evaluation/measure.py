@@ -67,11 +67,11 @@ class Measuring:
         indices = np.arange(len(subject), dtype=np.int64)
         self.chunks = np.split(indices, range(at_once, len(subject), at_once))
 
-    def measure(self, name: str, method: Method, device: torch.device | None = None) -> Measured:
+    def measure(self, name: str, method: Method) -> Measured:
         """Every image filled by `method`, called `name` beside the bar."""
 
         def measured(chosen: NDArray[np.int64]) -> Tensor:
-            filled = self.fill(method, chosen, device)
+            filled = self.fill(method, chosen)
             return torch.cat([*rows_of(self.metrics, filled), self._features(filled)], dim=1)
 
         width = sum(metric.state_size for metric in self.metrics.values())
@@ -83,10 +83,10 @@ class Measuring:
         truth: Method = lambda chosen: lambda masked_image, mask: self._images(chosen)  # noqa: E731
         return self._gather(lambda chosen: self._features(self.fill(truth, chosen)), self._num_features, "truth")
 
-    def fill(self, method: Method, chosen: NDArray[np.int64], device: torch.device | None = None) -> Filled:
+    def fill(self, method: Method, chosen: NDArray[np.int64]) -> Filled:
         """Some images filled by `method`."""
         pixels = np.ascontiguousarray(self.subject.pixels[chosen])
-        return Filled.by(method(chosen), pixels, self.subject.masks(chosen), device or self.device)
+        return Filled.by(method(chosen), pixels, self.subject.masks(chosen), self.device)
 
     @property
     def _num_features(self) -> int:

@@ -150,6 +150,10 @@ class Metric:
         """The figures [...] of states [..., state_size], once everything is added up; nan where no image had one."""
         return state[..., 0] / state[..., 1]
 
+    def description(self) -> dict[str, str | int]:
+        """How its figures are shown, for who reads them as data."""
+        return {"heading": self.heading, "decimals": self.decimals, "better": self.better, "unit": self.unit}
+
     def text(self, value: float) -> str:
         return "-" if math.isnan(value) else f"{value:.{self.decimals}f}"
 

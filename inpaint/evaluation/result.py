@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from importlib.util import find_spec
 from io import BytesIO
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -91,10 +92,7 @@ def write_result(
     judged: list[str],
 ) -> None:
     """`evaluation.md` and then `evaluation.json`, each whole or not at all."""
-    described = {
-        name: {"heading": metric.heading, "decimals": metric.decimals, "better": metric.better, "unit": metric.unit}
-        for name, metric in {**metrics, **OF_FEATURES}.items()
-    }
+    described = {name: metric.description() for name, metric in {**metrics, **OF_FEATURES}.items()}
     everything = {**facts, "metrics": described, "methods": summary.methods, "differences": summary.differences}
     parts = ["# Evaluation", text]
     shown = {name: metric for name, metric in metrics.items() if not name.startswith(OUTPUT)}
@@ -124,7 +122,8 @@ def write_grids(
     judged: list[str],
 ) -> None:
     """Of each judged method its best, median and worst images; of all methods the same few images side by side."""
-    column = sum(metric.state_size for metric in list(measuring.metrics.values())[: _place(measuring.metrics)])
+    before = takewhile(lambda name: name != RANKED_BY, measuring.metrics)
+    column = sum(measuring.metrics[name].state_size for name in before)
     for name in judged:
         ranked = np.argsort(-measured[name].rows[:, column].numpy(), kind="stable")
         num = min(NUM_SHOWN, len(ranked) // 3) or 1
@@ -206,10 +205,6 @@ def _interval(metric: Metric, interval: list[float] | None) -> str:
 
 def _signed(metric: Metric, value: float | None) -> str:
     return "-" if value is None else f"{value:+.{metric.decimals}f}"
-
-
-def _place(metrics: Mapping[str, Metric]) -> int:
-    return list(metrics).index(RANKED_BY)
 
 
 def _save(sheet: Image.Image, path: Path) -> None:

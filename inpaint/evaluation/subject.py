@@ -65,7 +65,7 @@ class Subject:
 
     def hole_shares(self) -> NDArray[np.float64]:
         """[N], the hole's share of each image."""
-        return np.array([int(np.bitwise_count(row).sum()) for row in self.packed]) / self.size**2
+        return np.bitwise_count(self.packed).sum(axis=1, dtype=np.int64) / self.size**2
 
     def digests(self) -> dict[str, str]:
         """SHA-256 of all pixels and of all masks, in their order."""

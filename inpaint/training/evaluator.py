@@ -37,8 +37,8 @@ class Evaluator:
     Every process calls each method alike and measures its share.
     """
 
-    def __init__(self, runtime: Runtime, pictures: dict[Split, DecodedSplit], config: Config) -> None:
-        self.runtime, self.pictures, self.config = runtime, pictures, config
+    def __init__(self, runtime: Runtime, images: dict[Split, DecodedSplit], config: Config) -> None:
+        self.runtime, self.images, self.config = runtime, images, config
         by_area = _PIXELS_AT_ONCE // config.data.image_size**2
         self.at_once = max(1, min(by_area, runtime.micro_batch_size))
         by_distance = config.evaluation.best_by == "distance"
@@ -47,7 +47,7 @@ class Evaluator:
 
     def validate(self, generator: nn.Module, stopped: Callable[[], bool]) -> dict[str, float] | None:
         """The mean figures on `evaluation.num_pictures` of the validation split; None if `stopped` said so."""
-        split = self.pictures["validation"]
+        split = self.images["validation"]
         num = min(self.config.evaluation.num_pictures, len(split.pixels))
         chosen = _spread(len(split.pixels), num)
         if self._mean_fill is None:  # what later figures are held against, measured once
@@ -64,7 +64,7 @@ class Evaluator:
 
     def save_samples(self, generator: nn.Module, run: RunDirectory, epoch: int) -> Image.Image | None:
         """samples/epoch_NNNN.png: the same validation images after each epoch; the main process returns the grid."""
-        split = self.pictures["validation"]
+        split = self.images["validation"]
         chosen = _spread(len(split.pixels), min(self.config.evaluation.num_samples, len(split.pixels)))
         image = torch.from_numpy(split.pixels[chosen]).permute(0, 3, 1, 2)
         mask = split.masks(chosen)
@@ -87,7 +87,7 @@ class Evaluator:
 
         It is returned on the main process, "" on the others; None if `stopped` said so.
         """
-        split = self.pictures["test"]
+        split = self.images["test"]
         everything = np.arange(len(split.pixels))
         rows = {}
         # The baselines too are shared out: on one process a large split would keep the others waiting past their limit.
@@ -118,10 +118,7 @@ class Evaluator:
             + "".join(f"- {name}: {value}\n" for name, value in facts.items())
             + _pictures(run.path)
         )
-        shown = {
-            name: {"heading": metric.heading, "decimals": metric.decimals, "better": metric.better, "unit": metric.unit}
-            for name, metric in all_metrics().items()
-        }
+        shown = {name: metric.description() for name, metric in all_metrics().items()}
         evaluation = {"split": "test", "num_pictures": len(split.pixels), "metrics": shown, "rows": rows, **facts}
         evaluation["health"] = [verdict.name for verdict in health]
         run.write(EVALUATION, (json.dumps(evaluation, indent=1) + "\n").encode())
