@@ -32,7 +32,7 @@ from inpaint.distributed.network import Network
 from inpaint.distributed.runtime import Runtime
 from inpaint.distributed.signals import StopRequest
 from inpaint.resolve import load_config
-from inpaint.training import launch
+from inpaint.training import launch, opening
 from inpaint.training.run_directory import RunDirectory
 from inpaint.training.task import InpaintingTask, Terms
 from inpaint.training.trainer import Trainer
@@ -107,9 +107,9 @@ def record(folder: Path, base: str, scenarios: list[dict[str, Any]]) -> None:
         runtime = Runtime.of(config)
         options = Options(folder / scenario["name"])
         run = RunDirectory(options.run_dir)
-        launch._on_main(runtime, lambda run=run, config=config, options=options: launch._open_run(run, config, options))
+        launch._on_main(runtime, lambda run=run, config=config, options=options: opening.open_run(run, config, options))
         stop, heartbeat = StopRequest(), Heartbeat(runtime.rank, runtime.world_size, training.timeout_s)
-        trainer = Trainer(config, options, runtime, run, stop, heartbeat, launch._open_images(runtime, config))
+        trainer = Trainer(config, options, runtime, run, stop, heartbeat, opening.open_splits(runtime, config))
         trainer.task.step = recorder = Recorder(trainer)  # type: ignore[method-assign, assignment]
         outcome = trainer.run()
         seen = {
@@ -144,8 +144,8 @@ def fault(kind: str, rank: int, step: int, arguments: list[str]) -> int:
     inner, count = InpaintingTask.step, 0
     if kind == "late":
         if int(os.environ["RANK"]) == rank:
-            open_images = launch._open_images
-            launch._open_images = lambda *args: (open_images(*args), time.sleep(step))[0]
+            open_splits = opening.open_splits
+            opening.open_splits = lambda *args: (open_splits(*args), time.sleep(step))[0]
         return launch.main(arguments)
 
     def faulty(self: InpaintingTask, *arguments: Any) -> Terms:

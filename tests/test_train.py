@@ -251,6 +251,7 @@ def test_a_parent_that_is_a_file_cannot_be_written(tmp_path: Path, capsys: pytes
         (["--init-from", "EMPTY"], 1, "config.json"),
     ],
 )
+@pytest.mark.usefixtures("finished")  # which has filled the cache: a bar is a line too
 def test_a_mistake_is_one_line_before_anything_is_begun(
     arguments: list[str], code: int, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

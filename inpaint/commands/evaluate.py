@@ -183,7 +183,7 @@ def _refuse_odd(size: int, generators: dict[str, Generator]) -> None:
 
 def _subject(args: argparse.Namespace, size: int, collectives: Collectives) -> Subject:
     from inpaint.data.decoded import SyntheticSpec, open_images
-    from inpaint.distributed.store import once
+    from inpaint.distributed.store import once_each
     from inpaint.evaluation.subject import subject_of
     from inpaint.holes.spec import HoleSpec
     from inpaint.sources.keys import SPLITS
@@ -191,8 +191,8 @@ def _subject(args: argparse.Namespace, size: int, collectives: Collectives) -> S
 
     # The landscapes of a split are the same however many the others have.
     numbers = [NUM_SYNTHETIC if split == args.split else 1 for split in SPLITS]
-    num_here, place = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
     spec = HoleSpec.scaled(size)
+    once_a_job, once_a_machine = once_each(collectives.rank, collectives.world_size)
     split = open_images(
         args.data,
         spec,
@@ -200,8 +200,8 @@ def _subject(args: argparse.Namespace, size: int, collectives: Collectives) -> S
         max_bad_fraction=0.05,
         synthetic=SyntheticSpec(numbers[0], numbers[1], numbers[2], seed=0),
         show_progress=collectives.is_main,
-        once_a_job=partial(once, "job", collectives.world_size, collectives.is_main),
-        once_a_machine=partial(once, f"machine of rank {collectives.rank - place}", num_here, place == 0),
+        once_a_job=once_a_job,
+        once_a_machine=once_a_machine,
     )[args.split]
     labels: dict[str, str] = {}
     if args.data is not None and collectives.is_main:

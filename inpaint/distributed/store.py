@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -67,6 +68,15 @@ def once(group: str, num_processes: int, is_first: bool, act: Callable[[], str])
     if isinstance(answer, str):
         return answer
     raise (UsageError if answer[0] else InpaintError)(answer[1])
+
+
+def once_each(rank: int, world_size: int) -> tuple[Callable[[Callable[[], str]], str], ...]:
+    """`once` for all processes of the job, and for those of each machine."""
+    num_here, place = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
+    return (
+        partial(once, "job", world_size, rank == 0),
+        partial(once, f"machine of rank {rank - place}", num_here, place == 0),
+    )
 
 
 def tell(rank: int, world_size: int, text: str, code: int, under_the_bar: bool = False) -> None:

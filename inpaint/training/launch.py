@@ -1,4 +1,4 @@
-"""Owns the way into training and out of it, from Python and from the command line: processes, data, folder."""
+"""Owns the way into training and out of it, from Python and from the command line: processes, outcome, exit code."""
 
 from __future__ import annotations
 
@@ -8,33 +8,21 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from inpaint.arguments import Options, default_run_dir, information, parse_arguments
 from inpaint.config import Config
-from inpaint.distributed.launcher import divide_batch, settle, start_notes
-from inpaint.distributed.store import once, tell
+from inpaint.distributed.launcher import start_notes
+from inpaint.distributed.store import tell
 from inpaint.errors import InpaintError, UsageError
 from inpaint.processes import rank_and_world_size, start_prefix, wait_passively
 from inpaint.resolve import load_config
-from inpaint.sources.keys import SPLITS
-from inpaint.tables import ADVERSARIAL_LOSSES, DISCRIMINATOR_LOSSES, DISCRIMINATORS, LOSSES, METRICS, load
-from inpaint.training.schedule import Phases
 
 if TYPE_CHECKING:
-    from torch.distributed import ProcessGroup
-
-    from inpaint.data.decoded import DecodedSplit
-    from inpaint.data.stream import Stream
     from inpaint.distributed.runtime import Runtime
     from inpaint.distributed.signals import StopRequest
-    from inpaint.sources.keys import Split
-    from inpaint.training.run_directory import RunDirectory
     from inpaint.training.trainer import Trainer
 
 
@@ -106,7 +94,9 @@ def main(argv: list[str]) -> int:
             return 0
         config, options = parse_arguments(argv)
         if options.dry_run:
-            dry_run(_settled(config, options), world_size)
+            from inpaint.training import opening
+
+            opening.dry_run(opening.settled(config, options), world_size)
         else:
             _train(config, options)
     except KeyboardInterrupt:
@@ -130,52 +120,6 @@ def main(argv: list[str]) -> int:
     return code
 
 
-def dry_run(config: Config, world_size: int) -> None:
-    """Print as YAML what this config amounts to."""
-    from inpaint.training.task import build_networks
-
-    _load_entries(config)
-    micro, accumulation = divide_batch(config.training.global_batch_size, config.training.micro_batch_size, world_size)
-    generator, discriminator = (sum(p.numel() for p in network.parameters()) for network in build_networks(config))
-    facts: dict[str, Any] = {
-        "config": config.model_dump(mode="json"),
-        "parameters": {"generator": generator, "discriminator": discriminator, "total": generator + discriminator},
-        "batch": {"global": config.training.global_batch_size, "micro": micro, "accumulation": accumulation},
-    }
-    num = config.data.synthetic_train
-    if config.data.path is not None:
-        from inpaint.data.decoded import num_training_images
-
-        num = len(_open_stream(config)) if config.data.streaming else num_training_images(config.data.path)
-    steps = num // config.training.global_batch_size
-    facts["training_pictures"], facts["steps_per_epoch"] = num, steps
-    facts["steps"] = min(steps * config.training.epochs, config.training.max_steps or steps * config.training.epochs)
-    phases = Phases(config.training, steps, facts["steps"] * config.training.global_batch_size)
-    facts["steps_per_phase"] = dict(zip((1, 2, 3), phases.steps, strict=True))
-    facts["metrics"] = list(METRICS)
-    if config.data.holes == "resampled":
-        from inpaint.data.hole_statistics import hole_statistics
-
-        facts["holes"] = hole_statistics(config.data, config.training.seed)
-    if rank_and_world_size()[0] == 0:
-        print(yaml.safe_dump(facts, sort_keys=False), end="")
-
-
-def _load_entries(config: Config) -> None:
-    """Import all of `tables.py` that a run will use: what is broken there is told before anything is done."""
-    from inpaint.evaluation.metrics import all_metrics
-    from inpaint.holes.kinds import HoleMixture
-    from inpaint.models.generator import GeneratorConfig
-    from inpaint.training.task import losses_of
-
-    all_metrics()
-    HoleMixture(config.data.hole_kinds, config.data.hole_spec)
-    GeneratorConfig.for_run(config)
-    load(DISCRIMINATORS, config.model.discriminator)
-    for table in (LOSSES, ADVERSARIAL_LOSSES, DISCRIMINATOR_LOSSES):
-        losses_of(config, table)
-
-
 def _train(config: Config, options: Options) -> str:
     if find_spec("fcntl") is None:
         raise UsageError(
@@ -189,10 +133,12 @@ def _train(config: Config, options: Options) -> str:
     from inpaint.distributed.signals import StopRequest, die_with_launcher
 
     die_with_launcher()
+    from inpaint.training import opening
+
     start_prefix(begin=True)
-    _load_entries(config)
+    opening.load_entries(config)
     group = meet(config.training.timeout_s)
-    config = _settled(config, options, group)
+    config = opening.settled(config, options, group)
     num_threads = torch.get_num_threads()
     torch.set_num_threads(config.training.num_threads or num_threads)
     try:
@@ -224,16 +170,17 @@ def _train(config: Config, options: Options) -> str:
 
 def _train_until(stop: StopRequest, runtime: Runtime, config: Config, options: Options) -> str:
     from inpaint.distributed.heartbeat import Heartbeat
+    from inpaint.training import opening
     from inpaint.training.run_directory import RunDirectory
     from inpaint.training.trainer import Trainer
 
     run = RunDirectory(options.run_dir)
-    _on_main(runtime, lambda: _open_run(run, config, options))
+    _on_main(runtime, lambda: opening.open_run(run, config, options))
     heartbeat = Heartbeat(runtime.rank, runtime.world_size, config.training.timeout_s)
     outcome: str | None = None
     try:
         heartbeat.busy("preparing the data")
-        images = _open_images(runtime, config)
+        images = opening.open_splits(runtime, config)
         heartbeat.wait_for_all()  # one machine may have to decode what another has in its cache
         trainer = Trainer(config, options, runtime, run, stop, heartbeat, images)
         if runtime.is_main:
@@ -259,73 +206,6 @@ def _train_until(stop: StopRequest, runtime: Runtime, config: Config, options: O
         heartbeat.close(in_order=outcome is not None)
         if runtime.is_main:
             run.close(preempted=outcome == "preempted")
-
-
-def _settled(config: Config, options: Options, group: ProcessGroup | None = None) -> Config:
-    """With what `auto` and null stand for in this run; the main process, which has the run's folder, decides."""
-    from inpaint.distributed.collectives import Collectives
-    from inpaint.training.run_directory import RunDirectory
-
-    is_going_on = options.resume and rank_and_world_size()[0] == 0
-    kept = RunDirectory(options.run_dir).saved_config().get("training", {}) if is_going_on else {}
-    ours = settle(config, kept).training.model_dump(include={"precision", "num_threads"})
-    return settle(config, Collectives(group).broadcast(ours))
-
-
-def _open_run(run: RunDirectory, config: Config, options: Options) -> None:
-    from inpaint.models.generator import Generator, GeneratorConfig
-    from inpaint.training.saved_generator import init_generator
-    from inpaint.training.tracking import require_tracker
-
-    require_tracker(config.training.tracker)
-    if config.evaluation.best_by == "distance":
-        from inpaint.evaluation.features import require_feature_network
-
-        require_feature_network()
-    if options.init_from is not None and options.resume and any(run.path.glob("checkpoints/*step_*")):
-        print("--init-from is for a new run and not used; this one goes on from its own checkpoint", file=sys.stderr)
-    elif options.init_from is not None:
-        init_generator(Generator(GeneratorConfig.for_run(config)), options.init_from)
-    for change in run.open(config, options.resume, options.overwrite):
-        print(f"changed since this run was last started: {change}", file=sys.stderr)
-
-
-def _open_images(runtime: Runtime, config: Config) -> dict[Split, DecodedSplit | Stream]:
-    from inpaint.data.decoded import SyntheticSpec, open_images
-
-    data = config.data
-    num_here, place = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
-    train = _open_stream(config) if data.streaming else None
-    if train is not None and runtime.is_main:
-        train.warn_of_sharing(runtime.world_size)
-    images: dict[Split, Any] = open_images(
-        data.path,
-        data.hole_spec,
-        cache_dir=Path(data.cache_dir) if data.cache_dir else None,
-        max_bad_fraction=data.max_bad_fraction,
-        synthetic=SyntheticSpec(data.synthetic_train, data.synthetic_held_out, data.synthetic_held_out, seed=0),
-        show_progress=runtime.is_main,
-        splits=SPLITS[1:] if data.streaming else SPLITS,
-        once_a_job=partial(once, "job", runtime.world_size, runtime.is_main),
-        once_a_machine=partial(once, f"machine of rank {runtime.rank - place}", num_here, place == 0),
-    )
-    if train is not None:
-        images["train"] = train
-    num, batch = len(images["train"]), config.training.global_batch_size
-    if num < batch:
-        raise UsageError(
-            f"training.global_batch_size = {batch} is larger than the {num} training images; use a smaller batch or "
-            "more images"
-        )
-    return images
-
-
-def _open_stream(config: Config) -> Stream:
-    from inpaint.data.stream import Stream, find_shards
-
-    data, batch = config.data, config.training.global_batch_size
-    assert data.path is not None
-    return Stream(find_shards(data.path), data.hole_spec, batch, data.stream_window, data.max_bad_fraction)
 
 
 def _print_start(runtime: Runtime, config: Config, trainer: Trainer) -> None:

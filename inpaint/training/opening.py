@@ -1,0 +1,131 @@
+"""Owns what a run is opened with, before it trains: what its settings name, its folder, its images; or a dry run.
+
+`launch` imports it when it is wanted: it takes seconds.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+from torch.distributed import ProcessGroup
+
+from inpaint.arguments import Options
+from inpaint.config import Config
+from inpaint.data.decoded import DecodedSplit, SyntheticSpec, num_training_images, open_images
+from inpaint.data.hole_statistics import hole_statistics
+from inpaint.data.stream import Stream, find_shards
+from inpaint.distributed.collectives import Collectives
+from inpaint.distributed.launcher import divide_batch, settle
+from inpaint.distributed.runtime import Runtime
+from inpaint.distributed.store import once_each
+from inpaint.errors import UsageError
+from inpaint.evaluation.features import require_feature_network
+from inpaint.evaluation.metrics import all_metrics
+from inpaint.holes.kinds import HoleMixture
+from inpaint.models.generator import Generator, GeneratorConfig
+from inpaint.processes import rank_and_world_size
+from inpaint.sources.keys import SPLITS, Split
+from inpaint.tables import ADVERSARIAL_LOSSES, DISCRIMINATOR_LOSSES, DISCRIMINATORS, LOSSES, METRICS, load
+from inpaint.training.run_directory import RunDirectory
+from inpaint.training.saved_generator import init_generator
+from inpaint.training.schedule import Phases
+from inpaint.training.task import build_networks, losses_of
+from inpaint.training.tracking import require_tracker
+
+
+def load_entries(config: Config) -> None:
+    """Import all of `tables.py` that a run will use: what is broken there is told before anything is done."""
+    all_metrics()
+    HoleMixture(config.data.hole_kinds, config.data.hole_spec)
+    GeneratorConfig.for_run(config)
+    load(DISCRIMINATORS, config.model.discriminator)
+    for table in (LOSSES, ADVERSARIAL_LOSSES, DISCRIMINATOR_LOSSES):
+        losses_of(config, table)
+
+
+def settled(config: Config, options: Options, group: ProcessGroup | None = None) -> Config:
+    """With what `auto` and null stand for in this run; the main process, which has the run's folder, decides."""
+    is_going_on = options.resume and rank_and_world_size()[0] == 0
+    kept = RunDirectory(options.run_dir).saved_config().get("training", {}) if is_going_on else {}
+    ours = settle(config, kept).training.model_dump(include={"precision", "num_threads"})
+    return settle(config, Collectives(group).broadcast(ours))
+
+
+def open_run(run: RunDirectory, config: Config, options: Options) -> None:
+    """Take the run's folder, on the main process alone, once what the settings ask for is known to be there.
+
+    Raises: as `RunDirectory.open`, and InpaintError where `--init-from` names no generator of this run's shape.
+    """
+    require_tracker(config.training.tracker)
+    if config.evaluation.best_by == "distance":
+        require_feature_network()
+    if options.init_from is not None and options.resume and any(run.path.glob("checkpoints/*step_*")):
+        print("--init-from is for a new run and not used; this one goes on from its own checkpoint", file=sys.stderr)
+    elif options.init_from is not None:
+        init_generator(Generator(GeneratorConfig.for_run(config)), options.init_from)
+    for change in run.open(config, options.resume, options.overwrite):
+        print(f"changed since this run was last started: {change}", file=sys.stderr)
+
+
+def open_splits(runtime: Runtime, config: Config) -> dict[Split, DecodedSplit | Stream]:
+    """The images by split; decoded by one process of each machine, for as long as that takes."""
+    data = config.data
+    train = open_stream(config) if data.streaming else None
+    if train is not None and runtime.is_main:
+        train.warn_of_sharing(runtime.world_size)
+    once_a_job, once_a_machine = once_each(runtime.rank, runtime.world_size)
+    images: dict[Split, Any] = open_images(
+        data.path,
+        data.hole_spec,
+        cache_dir=Path(data.cache_dir) if data.cache_dir else None,
+        max_bad_fraction=data.max_bad_fraction,
+        synthetic=SyntheticSpec(data.synthetic_train, data.synthetic_held_out, data.synthetic_held_out, seed=0),
+        show_progress=runtime.is_main,
+        splits=SPLITS[1:] if data.streaming else SPLITS,
+        once_a_job=once_a_job,
+        once_a_machine=once_a_machine,
+    )
+    if train is not None:
+        images["train"] = train
+    num, batch = len(images["train"]), config.training.global_batch_size
+    if num < batch:
+        raise UsageError(
+            f"training.global_batch_size = {batch} is larger than the {num} training images; use a smaller batch or "
+            "more images"
+        )
+    return images
+
+
+def open_stream(config: Config) -> Stream:
+    """The training split where it is streamed."""
+    data, batch = config.data, config.training.global_batch_size
+    assert data.path is not None
+    return Stream(find_shards(data.path), data.hole_spec, batch, data.stream_window, data.max_bad_fraction)
+
+
+def dry_run(config: Config, world_size: int) -> None:
+    """Print as YAML what this config amounts to."""
+    load_entries(config)
+    micro, accumulation = divide_batch(config.training.global_batch_size, config.training.micro_batch_size, world_size)
+    generator, discriminator = (sum(p.numel() for p in network.parameters()) for network in build_networks(config))
+    facts: dict[str, Any] = {
+        "config": config.model_dump(mode="json"),
+        "parameters": {"generator": generator, "discriminator": discriminator, "total": generator + discriminator},
+        "batch": {"global": config.training.global_batch_size, "micro": micro, "accumulation": accumulation},
+    }
+    num = config.data.synthetic_train
+    if config.data.path is not None:
+        num = len(open_stream(config)) if config.data.streaming else num_training_images(config.data.path)
+    steps = num // config.training.global_batch_size
+    facts["training_pictures"], facts["steps_per_epoch"] = num, steps
+    facts["steps"] = min(steps * config.training.epochs, config.training.max_steps or steps * config.training.epochs)
+    phases = Phases(config.training, steps, facts["steps"] * config.training.global_batch_size)
+    facts["steps_per_phase"] = dict(zip((1, 2, 3), phases.steps, strict=True))
+    facts["metrics"] = list(METRICS)
+    if config.data.holes == "resampled":
+        facts["holes"] = hole_statistics(config.data, config.training.seed)
+    if rank_and_world_size()[0] == 0:
+        print(yaml.safe_dump(facts, sort_keys=False), end="")
