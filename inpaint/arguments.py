@@ -52,6 +52,11 @@ def information(argv: list[str]) -> str | None:
     return parse_arguments(argv)[0].explained() if given.get("print-defaults") else None
 
 
+def is_debug(argv: list[str]) -> bool:
+    """Whether tracebacks are to be shown, whatever is wrong with the rest of the command line."""
+    return bool(_read(argv)[0].get("debug"))
+
+
 def parse_arguments(argv: list[str]) -> tuple[Config, Options]:
     """The config and options of a command line; UsageError with all faults together, and the nearest valid names."""
     given, flags, faults = _read(argv)

@@ -13,6 +13,7 @@ from inpaint.config import Config, settings
 from inpaint.errors import UsageError
 from inpaint.hints import hint
 from inpaint.resolve import preset_names
+from inpaint.training.launch import main
 
 
 def test_help_names_every_preset_and_setting() -> None:
@@ -69,3 +70,13 @@ def test_every_other_name_points_to_one_that_there_is() -> None:
             f"did you mean {' and '.join(meant.split())}?",
             *(f"did you mean {name}?" for name in names),
         )
+
+
+@pytest.mark.parametrize(
+    ("flags", "is_shown"), [([], False), (["--debug"], True), (["--debug=true"], True), (["--debug", "false"], False)]
+)
+def test_a_traceback_is_shown_where_it_is_asked_for(
+    flags: list[str], is_shown: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--config", "nowhere", *flags]) == 2
+    assert ("Traceback" in capsys.readouterr().err) == is_shown

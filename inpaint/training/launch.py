@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inpaint.arguments import Options, default_run_dir, information, parse_arguments
+from inpaint.arguments import Options, default_run_dir, information, is_debug, parse_arguments
 from inpaint.config import Config
 from inpaint.distributed.launcher import start_notes
 from inpaint.distributed.store import tell
@@ -85,7 +85,6 @@ def main(argv: list[str]) -> int:
     """
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     rank, world_size, code = 0, 1, 0
-    debug = "--debug" in argv
     try:
         rank, world_size = rank_and_world_size()
         if (text := information(argv)) is not None:
@@ -109,7 +108,7 @@ def main(argv: list[str]) -> int:
                 text = f"the processes lost one another ({text})"
             text += " (--debug shows where)"
         tell(rank, world_size, text, code)
-        if debug:
+        if is_debug(argv):
             traceback.print_exc()
     if world_size > 1 or code == 130:
         sys.stdout.flush()
