@@ -5,11 +5,10 @@ python slurm/summary.py DIR      DIR/*/evaluation.json -> DIR/table.md, best fir
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
-from inpaint.files import write_atomically
+from inpaint.files import read_object, write_atomically
 
 # As in a run directory; the module that owns it would bring torch along.
 CONFIG, EVALUATION = "config.yaml", "evaluation.json"
@@ -17,13 +16,12 @@ TABLE = "table.md"
 
 
 def table(folder: Path) -> str:
-    """Markdown: hole PSNR, SSIM and L1 of each run in `folder`; what has not finished comes last, with dashes."""
+    """Markdown: hole PSNR, SSIM and L1 of each run in `folder`; what has no (sound) report comes last, with dashes."""
     finished: list[tuple[float, str]] = []
     unfinished: list[str] = []
     for run in sorted(path.parent for path in folder.glob(f"*/{CONFIG}")):
-        try:
-            facts = json.loads((run / EVALUATION).read_text())
-        except FileNotFoundError:
+        facts = read_object(run / EVALUATION)
+        if "rows" not in facts:
             unfinished.append(f"| {run.name} | - | - | - | - | - |")
             continue
         ours = facts["rows"]["generator"]

@@ -26,10 +26,14 @@ def test_table_of_runs_has_the_best_first(tmp_path: Path, monkeypatch: pytest.Mo
             ours = {"hole_psnr": psnr, "hole_ssim": 0.5, "hole_l1": 0.1}
             facts = {"rows": {"generator": ours}, "epochs": 3, "images_seen": 96}
             (tmp_path / name / "evaluation.json").write_text(json.dumps(facts))
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "config.yaml").touch()
+    (tmp_path / "damaged" / "evaluation.json").write_text('{"rows": {"gene')
     assert main([str(tmp_path)]) == 0
     assert (tmp_path / "table.md").read_text().splitlines()[2:] == [
         "| better | 3 | 96 | 21.50 | 0.5000 | 0.1000 |",
         "| worse | 3 | 96 | 20.00 | 0.5000 | 0.1000 |",
+        "| damaged | - | - | - | - | - |",
         "| unfinished | - | - | - | - | - |",
     ]
 
