@@ -168,7 +168,7 @@ def _forced_cpu(forced: bool) -> Iterator[None]:
 
 
 def time_steps(check: Check, batch_size: int, precision: str, variant: str, peak: float) -> float:
-    """Pictures/s by phase; returns the seconds of an epoch of `EPOCH_IMAGES`."""
+    """Images/s by phase; returns the seconds of an epoch of `EPOCH_IMAGES`."""
     if variant in ("compiled", "graphs"):
         torch._dynamo.reset()
     subject = check.subject(batch_size, precision, variant)
@@ -208,7 +208,7 @@ def _marked_step(subject: Subject, phase: int, batch: Any) -> None:
 
 
 def time_input(check: Check) -> None:
-    """Pictures/s of the feed alone, with the split in the GPU's memory and without."""
+    """Images/s of the feed alone, with the split in the GPU's memory and without."""
     num, batch_size, num_batches = (64, 8, 4) if check.rehearse else (65_536, 2048, 100)
     for cache in ("on", "off"):
         config = DataConfig(holes="resampled", flip=True, device_cache=cache)
