@@ -1,5 +1,7 @@
 """Owns what the user is told in one line, never as a traceback: errors that are the user's to mend, and warnings."""
 
+from collections.abc import Sequence
+
 
 class InpaintError(Exception):
     """Says what was wrong, the value seen, what is allowed and what to do. Commands print it and exit with 1."""
@@ -16,9 +18,9 @@ class InpaintWarning(UserWarning):
 MOST_FAULTS = 20
 
 
-def first_few(faults: list[str]) -> list[str]:
+def first_few(faults: Sequence[str], most: int = MOST_FAULTS) -> list[str]:
     """Those that a person reads, and how many more there are."""
-    return faults[:MOST_FAULTS] + [f"and {len(faults) - MOST_FAULTS} more"] * (len(faults) > MOST_FAULTS)
+    return [*faults[:most], *[f"and {len(faults) - most} more"] * (len(faults) > most)]
 
 
 def shorten(text: str) -> str:

@@ -16,13 +16,12 @@ from inpaint.data.cache import check_room
 from inpaint.data.decode import COORDINATES
 from inpaint.data.reader import map_ahead
 from inpaint.data.recipes import TASK_BYTES, Listing, Recipe
-from inpaint.errors import InpaintError
+from inpaint.errors import InpaintError, first_few
 from inpaint.files import sync, write_synced
 from inpaint.processes import num_cores
 from inpaint.sources.keys import KEY_RULE, SPLITS, Split
 
 TASK_IMAGES = 64
-NUM_NAMED = 20
 
 log = logging.getLogger(__name__)
 
@@ -59,9 +58,8 @@ def fill(folder: Path, entry: Path, recipe: Recipe, size: int, max_bad_fraction:
     write_synced(folder / "entry.json", json.dumps(facts).encode())
     write_synced(folder / "bad.txt", "".join(f"{line}\n" for line in bad).encode())
     if bad:
-        shown = "".join(f"\n  {line}" for line in bad[:NUM_NAMED])
-        more = f"\n  and {len(bad) - NUM_NAMED} more" if len(bad) > NUM_NAMED else ""
-        log.warning("%d of %d images are left out (%s):%s%s", len(bad), total, entry / "bad.txt", shown, more)
+        shown = "".join(f"\n  {line}" for line in first_few(bad))
+        log.warning("%d of %d images are left out (%s):%s", len(bad), total, entry / "bad.txt", shown)
 
 
 class _SplitFiles:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from inpaint.distributed.store import connect, tell
-from inpaint.errors import InpaintError
+from inpaint.errors import InpaintError, first_few
 
 _BEAT_S, _SILENCE_S, _LATE_S = 1.0, 20.0, 20.0
 
@@ -179,7 +179,7 @@ def meeting(rank: int, world_size: int, timeout_s: float) -> Iterator[None]:
             return "the launcher of rank 0, where they meet, does not answer any more"
         if not late:
             return "all have come, but do not reach one another; look at the network (NCCL_/GLOO_SOCKET_IFNAME)"
-        shown = ", ".join(map(str, late[:10])) + (f" and {len(late) - 10} more" if len(late) > 10 else "")
+        shown = ", ".join(first_few([*map(str, late)], 10))
         return f"rank {shown} has not come" if len(late) == 1 else f"ranks {shown} have not come"
 
     def say_who_is_late() -> None:

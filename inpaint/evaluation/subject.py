@@ -22,7 +22,7 @@ from inpaint.config import HoleKinds
 from inpaint.data.decoded import DecodedSplit
 from inpaint.data.draws import keyed_uniforms
 from inpaint.data.synthetic.noise import mix64
-from inpaint.errors import InpaintError, UsageError
+from inpaint.errors import InpaintError, UsageError, first_few
 from inpaint.holes.kinds import MIXED, HoleMixture
 from inpaint.holes.spec import HoleSpec
 from inpaint.images.given import read_mask
@@ -167,7 +167,7 @@ def by_name(folder: Path, sources: Sequence[str], labels: Sequence[str], what: s
         else:
             (several if paths else missing).append(f"{bare} ({', '.join(map(str, paths[:2]))})" if paths else bare)
     faults = [
-        f"{len(names)} of {len(sources)} images have {fault} there: {_some(names)}"
+        f"{len(names)} of {len(sources)} images have {fault} there: {', '.join(first_few(names, NUM_NAMED))}"
         for names, fault in ((missing, f"no {what}"), (several, f"more than one {what}"))
         if names
     ]
@@ -202,7 +202,8 @@ def _read(files: Iterable[Path], read: Callable[[Path], Any]) -> list[Any]:
         except (InpaintError, BadImage, OSError, Image.DecompressionBombError) as error:
             faults.append(f"{path}: {' '.join(str(error).split())}")
     if faults:
-        raise InpaintError(f"{len(faults)} of {len(found) + len(faults)} files cannot be used: {_some(faults, '; ')}")
+        told = "; ".join(first_few(faults, NUM_NAMED))
+        raise InpaintError(f"{len(faults)} of {len(found) + len(faults)} files cannot be used: {told}")
     return found
 
 
@@ -220,8 +221,3 @@ def _bare(name: str) -> str:
     """A path without the ending that makes it an image's."""
     path = PurePosixPath(name)
     return str(path.with_suffix("")) if path.suffix.lower() in IMAGE_SUFFIXES else name
-
-
-def _some(names: Sequence[str], between: str = ", ") -> str:
-    more = f" and {len(names) - NUM_NAMED} more" if len(names) > NUM_NAMED else ""
-    return between.join(names[:NUM_NAMED]) + more
