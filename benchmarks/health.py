@@ -30,7 +30,7 @@ from inpaint.training.metrics_file import is_evaluation
 from inpaint.training.run_directory import METRICS
 
 RUNS = Path("runs", "health")
-SEEDS = (11, 12, 13, 14, 15)
+SEEDS = (12, 13, 14, 15, 16)
 SIZE, NUM_COPIES = 32, 600
 
 Settings = dict[str, Any]
@@ -42,25 +42,36 @@ COMMON: Settings = {
     "data.hole_min_px": 16,
     "data.hole_max_px": 20,
     "data.window_px": 24,
-    "data.synthetic_train": 768,
+    "data.synthetic_train": 1024,
     "data.synthetic_held_out": 128,
-    "model.discriminator_input": "composite",
     "model.mask_channel": True,
-    "training.epochs": 5,
+    "training.epochs": 6,
     "training.global_batch_size": 16,
     "training.log_every": 8,
     "training.num_threads": 1,
     "evaluation.num_pictures": 128,
     "evaluation.best_by": "last",
 }
+DISCRIMINATOR, GENERATOR = "optimizer.discriminator_learning_rate", "optimizer.generator_learning_rate"
 TUNING: Settings = COMMON | {
     "model.width": 16,
+    "model.discriminator_input": "composite",
     "loss.reconstruction_weight": 100.0,
-    "optimizer.generator_learning_rate": 1e-3,
-    "optimizer.discriminator_learning_rate": 2e-4,
+    GENERATOR: 1e-3,
+    DISCRIMINATOR: 2e-4,
     "training.phases": (0.5, 0.1, 0.4),
 }
+# What is made ill: the paper's networks and losses, narrower and with more weight on the reconstruction.
+PAPER: Settings = COMMON | {
+    "model.width": 12,
+    "loss.reconstruction_weight": 50.0,
+    GENERATOR: 7e-4,
+    DISCRIMINATOR: 2e-4,
+    "training.phases": (0.4, 0.2, 0.4),
+}
+# What is sound.
 HINGE: Settings = COMMON | {
+    "model.discriminator_input": "composite",
     "model.generator": "smooth_prior",
     "model.discriminator": "patch",
     "model.width": 8,
@@ -68,18 +79,18 @@ HINGE: Settings = COMMON | {
     "loss.objective": "hinge",
     "loss.judged_region": "hole",
     "loss.terms": {"hole_l1": 6.0, "feature_matching": 10.0},
-    "optimizer.generator_learning_rate": 8e-4,
-    "optimizer.discriminator_learning_rate": 4e-4,
+    GENERATOR: 8e-4,
+    DISCRIMINATOR: 4e-4,
     "optimizer.beta2": 0.99,
     "optimizer.schedule": "late_linear",
     "ema.half_life_kimg": 1.0,
     "training.phases": (0.0, 0.0, 1.0),
+    "training.epochs": 8,
 }
 RELATIVISTIC: Settings = HINGE | {"loss.objective": "relativistic"}
 
 
 EVERY = slice(None)
-DISCRIMINATOR, GENERATOR = "optimizer.discriminator_learning_rate", "optimizer.generator_learning_rate"
 COPIES = RUNS / "copies_of_one_image"
 
 
@@ -93,26 +104,22 @@ class Kind:
     seeds: slice
 
 
-def kinds(settings: Settings, others: Settings) -> list[Kind]:
-    """What is tried: made ill from `settings`, and sound on them and on `others`."""
-    terms = {name: weight for name, weight in settings.get("loss.terms", {}).items() if name != "feature_matching"}
+def kinds(settings: Settings = PAPER, sound: Sequence[Settings] = (HINGE, RELATIVISTIC)) -> list[Kind]:
+    """What is tried: made ill from `settings`, and `sound` as it is."""
+    faster = {name: 1000 * settings[name] for name in (DISCRIMINATOR, GENERATOR)}
+    behind = {GENERATOR: 1e-6, DISCRIMINATOR: 5 * settings[DISCRIMINATOR], "model.generator": "smooth_prior"}
     made_ill: list[tuple[str, tuple[str, ...], Settings, slice]] = [
-        # It saturates or, as often, guesses; then the fills are blurred as without it.
+        # It saturates, or guesses; then the fills are as blurred as without it.
         ("discriminator's rate x 50", (SATURATED, BLURRED), {DISCRIMINATOR: 50 * settings[DISCRIMINATOR]}, EVERY),
-        (
-            "both rates x 1000",
-            (DIVERGING,),
-            {at: 1000 * settings[at] for at in (DISCRIMINATOR, GENERATOR)},
-            slice(None),
-        ),
-        ("no adversarial loss", (BLURRED,), {"loss.adversarial_weight": 0.0, "loss.terms": terms}, EVERY),
+        ("both rates x 1000", (DIVERGING,), faster, EVERY),
+        ("no adversarial loss", (BLURRED,), {"loss.adversarial_weight": 0.0}, EVERY),
         ("a generator of one image", (COLLAPSED,), {"model.generator": "one_image"}, slice(0, 3)),
         ("a dataset of one image", (COLLAPSED,), {"data.path": str(COPIES)}, slice(3, None)),
+        ("a generator that falls behind", (SATURATED,), behind, EVERY),
     ]
     return [
         *(Kind(name, expected, {**settings, **changes}, seeds) for name, expected, changes, seeds in made_ill),
-        Kind("sound", (CONVERGING,), settings, EVERY),
-        Kind("sound, other loss", (CONVERGING,), others, EVERY),
+        *(Kind(f"sound, {its.get('loss.objective', 'bce')}", (CONVERGING,), its, EVERY) for its in sound),
     ]
 
 
@@ -151,9 +158,9 @@ def write_copies(folder: Path) -> None:
     beside.rename(folder)
 
 
-def run(seeds: Sequence[int] = SEEDS, settings: Settings = HINGE, others: Settings = RELATIVISTIC) -> list[Figure]:
+def run(seeds: Sequence[int] = SEEDS) -> list[Figure]:
     figures = []
-    for kind in kinds(settings, others):
+    for kind in kinds():
         after = [verdicts(kind, seed) for seed in seeds[kind.seeds]]
         if not after:
             continue

@@ -158,12 +158,12 @@ def test_health_counts_first_verdicts_at_the_end_and_alarms_at_any(monkeypatch: 
     said = {
         ("both rates x 1000", 1): [["diverging", "collapsed"]],
         ("both rates x 1000", 2): [["diverging"], ["collapsed"]],
-        ("sound", 1): [["too early to say"], ["blurred"], ["converging"]],
+        ("sound, hinge", 1): [["too early to say"], ["blurred"], ["converging"]],
     }
     monkeypatch.setattr(health, "verdicts", lambda kind, seed: said.get((kind.name, seed), [["converging"]]))
     figures = {figure.what: figure for figure in health.run((1, 2))}
-    assert len(figures) == 6  # of so few seeds none has the dataset of one image
-    ill, sound = figures["both rates x 1000: diverging"], figures["sound: converging"]
+    assert len(figures) == 7  # of so few seeds none has the dataset of one image
+    ill, sound = figures["both rates x 1000: diverging"], figures["sound, hinge: converging"]
     assert (ill.value, ill.unit) == (1, "of 2")
     assert ill.note == "told: diverging 1, collapsed 1; beside it: collapsed 1"
     assert sound.value == 2 and sound.note == "told: converging 2; alarms after 1 of 4 epochs"
@@ -174,7 +174,7 @@ def test_health_trains_what_it_makes_ill(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(health, "COPIES", tmp_path / "copies")
     monkeypatch.setattr(health, "NUM_COPIES", 60)
     tiny = {"data.synthetic_train": 64, "data.synthetic_held_out": 8, "model.width": 4, "training.epochs": 1}
-    for kind in health.kinds(health.HINGE | tiny, health.RELATIVISTIC | tiny)[3:5]:
+    for kind in health.kinds(health.PAPER | tiny)[3:5]:
         assert health.verdicts(kind, 3) == [["too early to say"]]
     assert len(list(tmp_path.glob("*-3/report.md"))) == 2
 

@@ -95,6 +95,13 @@ LOW = {"evaluation__sharpness": 0.1}
             DIVERGING,
             "loss reconstruction of phase 1 rose from 0.01 to at least 0.04 over the last",
         ),
+        (
+            {"loss__generator__hole_l1": [0.9, 0.1, 0.1, 0.1, 0.1, 0.1], "evaluation__hole_psnr": [20.0, 20.1] * 3},
+            DIVERGING,
+            "loss hole_l1 was 0.9 at step 50, worse than mid-grey, and hole PSNR has been no better than 20.1 dB since",
+        ),
+        ({"loss__generator__hole_l1": [0.9, 0.1, 0.1, 0.1, 0.1, 0.1]}, CONVERGING, ""),
+        ({"loss__generator__hole_l1": 0.4, "evaluation__hole_psnr": [20.0, 20.1] * 3}, CONVERGING, ""),
         ({"rollbacks": [None, 1, 1, 1, 1, 4]}, DIVERGING, "3 batches made a loss that is not finite over the last"),
         ({"rollbacks": [None, 1, 4, 4, 4, 4]}, CONVERGING, ""),
         (

@@ -34,6 +34,8 @@ ONE_IMAGE_VARIETY, LIKE_THE_TRUTH_VARIETY = 0.4, 0.7
 WORSE_THAN_GREY_DB = 6.0
 # An adversarial loss costs some PSNR and now and then a few dB for an epoch; not so much, and not twice.
 FALL_DB, RISE_OF_ERROR = 4.0, 3.0
+# The errors that mid-grey cannot exceed, and by how much a run must get better that once did.
+WORST_OF_GREY, RECOVERY_DB = {"reconstruction": 0.25, "hole_l1": 0.5, "known_l1": 0.5}, 0.5
 # The discriminator's losses together at which it learns no more, and by how much its two beliefs then differ.
 SATURATED_LOSS, SATURATED_GAP = 0.1, 0.95
 # Of the truth's gradient energy; a reconstruction loss alone stays below.
@@ -135,26 +137,53 @@ def _recent(rows: Rows) -> Rows:
 
 def _diverging(run: _Run) -> Verdict | None:
     remedy = "lower optimizer.generator_learning_rate and .discriminator_learning_rate, or set .gradient_clip"
+    for look in (_fell, _spoilt, _rose, _rolled_back):
+        if told := look(run):
+            return Verdict(DIVERGING, told, remedy)
+    return None
+
+
+def _fell(run: _Run) -> str:
     psnr, plain = run.judged("hole_psnr"), run.judged("mean_fill_hole_psnr")
     if psnr and plain and psnr[-1] < plain[-1] - WORSE_THAN_GREY_DB:
         worse = f"in the hole the fills have {psnr[-1]:.1f} dB, where one plain colour has {plain[-1]:.1f}"
-        return Verdict(DIVERGING, f"{worse}: worse than before training", remedy)
+        return f"{worse}: worse than before training"
     if len(psnr) >= MIN_EVALUATIONS and max(psnr[-2:]) < max(psnr) - FALL_DB:
-        return Verdict(DIVERGING, f"hole PSNR fell from {max(psnr):.1f} to {psnr[-1]:.1f} dB", remedy)
-    for name, phase in product(LOSSES, (1, 3)):
-        rows = _having(run.of_phase(phase), f"loss/generator/{name}")
+        return f"hole PSNR fell from {max(psnr):.1f} to {psnr[-1]:.1f} dB"
+    return ""
+
+
+def _spoilt(run: _Run) -> str:
+    """One step may have done it, long ago, and nothing has been learnt since."""
+    plain = run.judged("mean_fill_hole_psnr")
+    for loss, worst in WORST_OF_GREY.items():
+        name = f"loss/generator/{loss}"
+        if first := next((row for row in _having(run.training, name) if row[name] > worst), None):
+            psnr = _values([row for row in run.evaluations if row["step"] >= first["step"]], "evaluation/hole_psnr")
+            if len(psnr) < MIN_EVALUATIONS or max(psnr) > max(psnr[0] + RECOVERY_DB, *plain[-1:]):
+                continue
+            told = f"loss {loss} was {first[name]:.2g} at step {first['step']}, worse than mid-grey"
+            return f"{told}, and hole PSNR has been no better than {max(psnr):.1f} dB since"
+    return ""
+
+
+def _rose(run: _Run) -> str:
+    for loss, phase in product(LOSSES, (1, 3)):
+        name = f"loss/generator/{loss}"
+        rows = _having(run.of_phase(phase), name)
         recent = _recent(rows)
-        before, now = (_values(some, f"loss/generator/{name}") for some in (rows[: len(rows) - len(recent)], recent))
+        before, now = _values(rows[: len(rows) - len(recent)], name), _values(recent, name)
         if before and now and min(now) > RISE_OF_ERROR * min(before):
-            rose = f"loss {name} of phase {phase} rose from {min(before):.3g} to at least {min(now):.3g}"
-            return Verdict(DIVERGING, rose + run.since(recent), remedy)
-    rows = _having(run.training, "rollbacks")
+            rose = f"loss {loss} of phase {phase} rose from {min(before):.3g} to at least {min(now):.3g}"
+            return rose + run.since(recent)
+    return ""
+
+
+def _rolled_back(run: _Run) -> str:
     recent = _recent(run.training)
-    if rows and recent and rows[-1] in recent:
-        num = int(rows[-1]["rollbacks"] - max(_values([r for r in rows if r not in recent], "rollbacks"), default=0))
-        if num > 1:
-            return Verdict(DIVERGING, f"{num} batches made a loss that is not finite{run.since(recent)}", remedy)
-    return None
+    now = max(_values(recent, "rollbacks"), default=0)
+    num = int(now - max(_values(run.training[: len(run.training) - len(recent)], "rollbacks"), default=0))
+    return f"{num} batches made a loss that is not finite{run.since(recent)}" if num > 1 else ""
 
 
 def _collapsed(run: _Run) -> Verdict | None:
