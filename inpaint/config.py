@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping
 from functools import cache, partial
 from typing import Annotated, Literal, get_args, get_origin
@@ -83,6 +84,13 @@ class DataConfig(Section):
     def hole_spec(self) -> HoleSpec:
         """The geometry of the holes at `image_size`."""
         return HoleSpec.scaled(self.image_size, self.hole_min_px, self.hole_max_px, self.window_px, self.hole_area)
+
+    @property
+    def largest_square_px(self) -> int:
+        """Side of the largest square in a hole, taking other kinds than rectangles as discs of their area."""
+        kinds = set(self.hole_kinds)
+        of_others = round((2 / math.pi * self.hole_area[1]) ** 0.5 * self.image_size) if kinds - {"rectangle"} else 1
+        return max(of_others, self.hole_spec.max_px if "rectangle" in kinds else 1)
 
     @model_validator(mode="after")
     def _fits_together(self) -> DataConfig:

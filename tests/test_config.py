@@ -10,7 +10,7 @@ import pytest
 from configuring import config, faults
 
 from inpaint.arguments import parse_arguments
-from inpaint.config import Config, EvaluationConfig
+from inpaint.config import Config, DataConfig, EvaluationConfig
 from inpaint.errors import UsageError
 from inpaint.resolve import flat, load_config, preset_names
 
@@ -46,8 +46,9 @@ def test_a_paper_preset_differs_from_the_base_in_what_it_says(name: str, changes
     assert {key: other[key] for key in base if base[key] != other[key]} == changes
 
 
-def test_there_is_no_other_preset() -> None:
-    assert set(preset_names()) == {"quickstart", "paper/original", "paper/final", *TABLE_1}
+def test_there_is_no_other_preset_of_the_paper() -> None:
+    papers = {name for name in preset_names() if name.startswith("paper/")}
+    assert papers == {"paper/original", "paper/final", *TABLE_1}
 
 
 @pytest.mark.parametrize("name", preset_names())
@@ -61,6 +62,15 @@ def test_a_saved_config_is_the_same_config(name: str, config_file: Callable[[str
 def test_the_fingerprint_tells_every_change(config_file: Callable[[str], str]) -> None:
     assert config().fingerprint() == config("--config", "quickstart").fingerprint()
     assert config().fingerprint() != config("--training.seed", "1").fingerprint()
+
+
+def test_the_largest_square_of_a_mixture() -> None:
+    """In a disc of a quarter of 64 x 64 px, one of 2 r^2 = 2 * 1024 / pi square pixels."""
+    kinds = {"strokes": 1.0, "rectangle": 1.0}
+    assert DataConfig().largest_square_px == 25
+    assert DataConfig(holes="resampled", hole_kinds=kinds, hole_area=(0.05, 0.25)).largest_square_px == 26
+    assert DataConfig(holes="resampled", hole_kinds=kinds, hole_area=(0.05, 0.06)).largest_square_px == 25
+    assert DataConfig(holes="resampled", hole_kinds={"blobs": 1}, hole_area=(0.01, 0.04)).largest_square_px == 10
 
 
 # --- precedence

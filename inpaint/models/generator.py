@@ -37,7 +37,7 @@ class GeneratorConfig:
         norm: `batch` (GLCIC), `group` or `none`.
         architecture: of `tables.GENERATORS`; a config.json without it is of before there were others than `dilated`.
         image_size: side in pixels of the images it was trained on; None: not recorded. No part of its shape.
-        hole_max_px: largest side in pixels of the holes it was trained on; the same.
+        hole_max_px: side in pixels of the largest square in the holes it was trained on; the same.
 
     Raises:
         InpaintError: a value of the wrong type or out of range; configs from the Hub come through here.
@@ -79,7 +79,7 @@ class GeneratorConfig:
                 f"{size - size % px} or {size - size % px + px}"
             )
         shape = (model.width, model.bottleneck, model.mask_channel, model.norm, model.generator)
-        return cls(*shape, size, config.data.hole_spec.max_px)
+        return cls(*shape, size, config.data.largest_square_px)
 
     @classmethod
     def from_dict(cls, values: Any) -> GeneratorConfig:
