@@ -1,8 +1,8 @@
 """What each step from the losses of `paper/final` to those of `landscape-64` is worth, at equal images seen.
 
-    python -m benchmarks.ablation --data PHOTOS/ --runs DIR [--epochs 3] [--seeds 0 1 2]
+    python -m benchmarks.ablation --data PHOTOS/ --runs DIR [--epochs 3] [--width 16] [--seeds 0 1 2]
 
-Each row changes one thing of the row above; all have width 16, batches of 16, one optimizer and average. The first and
+Each row changes one thing of the row above; all have one width, batches of 16, one optimizer and average. The first and
 the last are trained with each seed, the others with the first. Figures are of the validation split with one rectangular
 hole each; `distance` needs `inpaint[features]`. Runs that are there are resumed, or read where they are finished.
 """
@@ -19,7 +19,7 @@ from typing import Any
 
 COMMON: dict[str, Any] = {
     "data": {"holes": "resampled", "flip": True},
-    "model": {"width": 16},
+    "model": {},
     "optimizer": {
         "generator_learning_rate": 8e-4,
         "discriminator_learning_rate": 4e-4,
@@ -58,6 +58,7 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--runs", required=True, type=Path)
     parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--width", type=int, default=16)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--precision", default="auto")
     arguments = parser.parse_args()
@@ -79,7 +80,8 @@ def _figures(settings: dict[str, Any], arguments: argparse.Namespace, number: in
     config = arguments.runs / f"{number:02d}-seed{seed}.json.yaml"
     arguments.runs.mkdir(parents=True, exist_ok=True)
     training = {**settings["training"], "epochs": arguments.epochs, "seed": seed, "precision": arguments.precision}
-    config.write_text(json.dumps({**settings, "training": training}))
+    model = {**settings["model"], "width": arguments.width}
+    config.write_text(json.dumps({**settings, "training": training, "model": model}))
     train = [sys.executable, "-m", "inpaint.training", "--config", str(config), "--data.path", arguments.data]
     subprocess.run([*train, "--run-dir", str(run)], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     result = run / "validation" / "evaluation.json"
