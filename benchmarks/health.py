@@ -143,7 +143,8 @@ def verdicts(kind: Kind, seed: int) -> list[list[str]]:
     if "data.path" in kind.settings and not COPIES.is_dir():
         write_copies(COPIES)
     run = RUNS / f"{kind.name.replace(' ', '_')}-{seed}"
-    inpaint.train(Config(), run, {**kind.settings, "training.seed": seed})
+    if (outcome := inpaint.train(Config(), run, {**kind.settings, "training.seed": seed}).outcome) != "finished":
+        raise SystemExit(f"{run}: {outcome}; the same command goes on")
     lines, _ = read_json_lines(run / METRICS)
     ends = [number for number, line in enumerate(lines, 1) if is_evaluation(line)]
     return [[verdict.name for verdict in judge(lines[:end])] for end in ends]
