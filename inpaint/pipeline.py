@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections import defaultdict
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, overload
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -16,8 +15,10 @@ from torch import Tensor, nn
 
 from inpaint.errors import InpaintError, InpaintWarning, UsageError
 from inpaint.evaluation.metrics import to_u8
+from inpaint.fidelity import ONE_END, require_fidelity
 from inpaint.hub.errors import CLIENT_ERRORS, describe
-from inpaint.images.given import ImageLike, Pixels, read_image, read_mask
+from inpaint.images.given import ImageLike
+from inpaint.images.job import Filled, FillJob, require_pillow
 from inpaint.memory import free_bytes
 from inpaint.models.generator import Generator
 
@@ -26,27 +27,6 @@ _BATCH_PIXELS = 2**20
 # Warn of holes larger than this many times the largest side in training. A generator of `quickstart` (holes of up to
 # 25 px at 64) is 0.6 dB better than Telea at 1.5 times that, 37 px, and 0.8 dB worse at 44 px.
 _TOO_LARGE = 1.5
-
-
-class Filled(NamedTuple):
-    """A filled image at its full bit depth."""
-
-    pixels: Pixels
-    """uint8 or uint16, [H, W] if grey, else [H, W, 2 (grey, alpha), 3 or 4]."""
-    icc_profile: bytes | None
-    num_filled: int
-    """How many pixels were filled."""
-
-    def to_image(self) -> Image.Image:
-        """The same as a Pillow image.
-
-        Raises:
-            InpaintError: 16 bits a channel in colour, which Pillow cannot hold.
-        """
-        _require_pillow(self.pixels)
-        image = Image.fromarray(self.pixels)
-        image.info = {} if self.icc_profile is None else {"icc_profile": self.icc_profile}
-        return image
 
 
 class InpaintingPipeline:
@@ -67,6 +47,7 @@ class InpaintingPipeline:
     def __init__(self, generator: nn.Module, device: torch.device | str | None = None) -> None:
         self.device = find_device(device)
         self.generator = generator.to(self.device).eval()
+        self._between: tuple[nn.Module, float, nn.Module] | None = None
 
     @classmethod
     def from_pretrained(
@@ -99,6 +80,7 @@ class InpaintingPipeline:
         """
         self.device = find_device(device)
         self.generator.to(self.device)
+        self._between = None
         return self
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -134,15 +116,27 @@ class InpaintingPipeline:
         return self.generator
 
     @overload
-    def __call__(self, image: ImageLike, mask_image: ImageLike, *, resize_mask: bool = False) -> Image.Image: ...
+    def __call__(
+        self, image: ImageLike, mask_image: ImageLike, *, fidelity: float | None = None, resize_mask: bool = False
+    ) -> Image.Image: ...
 
     @overload
     def __call__(
-        self, image: list[Any], mask_image: list[Any] | ImageLike, *, resize_mask: bool = False
+        self,
+        image: list[Any],
+        mask_image: list[Any] | ImageLike,
+        *,
+        fidelity: float | None = None,
+        resize_mask: bool = False,
     ) -> list[Image.Image]: ...
 
     def __call__(
-        self, image: ImageLike | list[Any], mask_image: ImageLike | list[Any], *, resize_mask: bool = False
+        self,
+        image: ImageLike | list[Any],
+        mask_image: ImageLike | list[Any],
+        *,
+        fidelity: float | None = None,
+        resize_mask: bool = False,
     ) -> Image.Image | list[Image.Image]:
         """The image with the hole filled and all other pixels unchanged.
 
@@ -155,36 +149,55 @@ class InpaintingPipeline:
                 uint16 or floats in [0, 1] (rounded to 8 bits); or a list of such, or a tensor [B, C, H, W].
             mask_image: the same, or booleans: white (128 of 255 or more) where to fill; transparent parts count as
                 black. One for each image, or one for all.
+            fidelity: where between its two ends a generator is used that was trained by reconstruction first and with
+                an adversary afterwards: from 0 (sharp), which None means, to 1 (closest to the truth on average, and
+                blurred). The weights for the last value stay in memory beside the generator's own.
             resize_mask: scale a mask of another size to the image's instead of refusing it.
 
         Raises:
-            InpaintError: an unreadable image, a mask of another size or without white, too little memory, or a
-                generator whose output is not finite.
-            UsageError: lists of different lengths, or one image with several masks.
+            InpaintError: an unreadable image, a mask of another size or without white, too little memory, a generator
+                whose output is not finite, or `fidelity` for one without a second end.
+            UsageError: lists of different lengths, one image with several masks, or a fidelity out of range.
 
         Warns:
             InpaintWarning: a hole is much larger than those the generator was trained on.
         """
+        generator = self._at(fidelity)
         several, masks = _several(image), _several(mask_image)
         images = [image] if several is None else several
         if masks is not None and (several is None or len(images) != len(masks)):
             given = "a single one" if several is None else f"a list of {len(images)}"
             raise UsageError(f"give one mask for each image, or one for all; got {given} and a list of {len(masks)}")
         masks = [mask_image] * len(images) if masks is None else masks
-        jobs = [_Job.of(*pair, resize_mask) for pair in zip(images, masks, strict=True)]
+        jobs = [FillJob.of(*pair, resize_mask) for pair in zip(images, masks, strict=True)]
         for job in jobs:
-            _require_pillow(job.pixels)
-        filled = [filled.to_image() for filled in self._fill(jobs)]
+            require_pillow(job.pixels)
+        filled = [filled.to_image() for filled in self._fill(jobs, generator)]
         return filled[0] if several is None else filled
 
-    def fill(self, image: ImageLike, mask_image: ImageLike, *, resize_mask: bool = False) -> Filled:
+    def fill(
+        self, image: ImageLike, mask_image: ImageLike, *, fidelity: float | None = None, resize_mask: bool = False
+    ) -> Filled:
         """Like a call with one image, but also for 16-bit colour: known pixels keep 16 bits, the fill has 8 scaled up.
 
         Raises, warns: as a call does.
         """
-        return self._fill([_Job.of(image, mask_image, resize_mask)])[0]
+        generator = self._at(fidelity)
+        return self._fill([FillJob.of(image, mask_image, resize_mask)], generator)[0]
 
-    def _fill(self, jobs: list[_Job]) -> list[Filled]:
+    def _at(self, fidelity: float | None) -> nn.Module:
+        """The generator to fill with."""
+        require_fidelity(fidelity)
+        if fidelity is None:
+            return self.generator
+        if not isinstance(self.generator, Generator):
+            raise InpaintError(ONE_END)
+        if self._between is None or self._between[0] is not self.generator or self._between[1] != fidelity:
+            self._between = None  # before another takes its memory
+            self._between = self.generator, fidelity, self.generator.at_fidelity(fidelity)
+        return self._between[2]
+
+    def _fill(self, jobs: list[FillJob], generator: nn.Module) -> list[Filled]:
         self._warn_of_large_holes(jobs)
         filled = [job.pixels for job in jobs]
         by_size: dict[tuple[int, ...], list[int]] = defaultdict(list)
@@ -196,11 +209,13 @@ class InpaintingPipeline:
             self._require_memory(height, width, batch_size)
             for start in range(0, len(indices), batch_size):
                 batch = indices[start : start + batch_size]
-                for index, output in zip(batch, self._outputs([jobs[index] for index in batch]), strict=True):
+                for index, output in zip(
+                    batch, self._outputs([jobs[index] for index in batch], generator), strict=True
+                ):
                     filled[index] = jobs[index].composite(output)
         return [Filled(pixels, job.icc_profile, int(job.hole.sum())) for pixels, job in zip(filled, jobs, strict=True)]
 
-    def _warn_of_large_holes(self, jobs: list[_Job]) -> None:
+    def _warn_of_large_holes(self, jobs: list[FillJob]) -> None:
         learnt_px = self.generator.config.hole_max_px if isinstance(self.generator, Generator) else None
         largest_px = max((job.largest_square_px() for job in jobs), default=0) if learnt_px else 0
         if learnt_px and largest_px > _TOO_LARGE * learnt_px:
@@ -225,7 +240,7 @@ class InpaintingPipeline:
             )
 
     @torch.inference_mode()
-    def _outputs(self, jobs: list[_Job]) -> NDArray[np.uint8]:
+    def _outputs(self, jobs: list[FillJob], generator: nn.Module) -> NDArray[np.uint8]:
         """The generator's images for jobs of one size: [B, H, W, 3]."""
         height, width = jobs[0].hole.shape
         # Reflected, not filled with a colour: the generator has never seen a frame around an image. NumPy reflects
@@ -237,7 +252,7 @@ class InpaintingPipeline:
         image = torch.from_numpy(rgb).to(self.device).permute(0, 3, 1, 2).float() / 255
         mask = torch.from_numpy(hole).to(self.device)[:, None].float()
         try:
-            output: Tensor = self.generator(image * (1 - mask), mask)
+            output: Tensor = generator(image * (1 - mask), mask)
         except (MemoryError, RuntimeError) as error:  # OutOfMemoryError is a RuntimeError
             if isinstance(error, RuntimeError) and "memory" not in str(error):
                 raise
@@ -248,53 +263,6 @@ class InpaintingPipeline:
         if not output.isfinite().all():
             raise InpaintError("the generator's output is not finite: its weights are broken")
         return to_u8(output)[:, :, :height, :width].permute(0, 2, 3, 1).cpu().numpy()
-
-
-@dataclass(frozen=True)
-class _Job:
-    """One image (see `Filled`) and where to fill it ([H, W], true = hole)."""
-
-    pixels: Pixels
-    icc_profile: bytes | None
-    hole: NDArray[np.bool_]
-
-    @classmethod
-    def of(cls, image: ImageLike, mask_image: ImageLike, resize_mask: bool) -> _Job:
-        pixels, icc_profile = read_image(image)
-        return cls(pixels, icc_profile, read_mask(mask_image, pixels.shape[:2], resize_mask))
-
-    def rgb(self) -> NDArray[np.uint8]:
-        """The generator's input: [H, W, 3]."""
-        pixels = self.pixels if self.pixels.ndim == 3 else self.pixels[:, :, None]
-        colours = pixels[:, :, [0, 0, 0]] if pixels.shape[2] < 3 else pixels[:, :, :3]
-        return np.rint(colours / 257).astype(np.uint8) if colours.dtype == np.uint16 else colours
-
-    def composite(self, output: NDArray[np.uint8]) -> Pixels:
-        """The image with the hole filled from `output` [H, W, 3]; of the image's kind, known pixels unchanged."""
-        num_channels = self.pixels.shape[2] if self.pixels.ndim == 3 else 1
-        mode = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[num_channels]
-        fills = np.asarray(Image.fromarray(output).convert(mode))
-        filled = self.pixels.copy()
-        filled[self.hole] = fills[self.hole] if filled.dtype == np.uint8 else fills[self.hole].astype(np.uint16) * 257
-        return filled
-
-    def largest_square_px(self) -> int:
-        """Side of the largest square within the hole; a square of even side counts as one less."""
-        if not self.hole.any():
-            return 0
-        import cv2
-
-        # A scratch across the whole image is easy to fill: its middle is close to what is known.
-        framed = np.pad(self.hole.astype(np.uint8), 1)
-        return 2 * int(cv2.distanceTransform(framed, cv2.DIST_C, 3).max()) - 1
-
-
-def _require_pillow(pixels: Pixels) -> None:
-    if pixels.dtype == np.uint16 and pixels.ndim == 3:
-        raise InpaintError(
-            "the image has 16 bits per colour channel, which Pillow cannot hold: use pipe.fill(...), which returns an "
-            "array, or the command `inpaint fill`, or save it with 8 bits"
-        )
 
 
 def _several(value: ImageLike | list[Any]) -> list[Any] | None:

@@ -19,6 +19,7 @@ ORDER = [
     *(
         "errors",
         "tables",
+        "fidelity",
         "files",
         "memory",
         "processes",

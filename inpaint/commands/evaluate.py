@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inpaint.errors import UsageError
+from inpaint.fidelity import require_fidelity
 
 if TYPE_CHECKING:
     from inpaint.distributed.collectives import Collectives
@@ -63,6 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--limit", type=int, metavar="N", help="only the first N images of the split")
     add("--features", metavar="FILE", help="EfficientNet-lite0's file, where inpaint[features] is not installed")
     add("--out", type=Path, metavar="DIR", help="default: evaluation/ in the run directory, else here")
+    add("--fidelity", type=float, metavar="F", help="of the models, as inpaint fill takes it: 0 (default) to 1")
     add("--device", default="auto", help="auto (default: CUDA, else MPS, else CPU), cuda, mps or cpu")
 
 
@@ -105,6 +107,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     given = [*args.model, *args.fills]
     if twice := {name for name in given if given.count(name) > 1}:
         raise UsageError(f"{min(twice)} is given twice")
+    require_fidelity(args.fidelity)
     if args.limit is not None and args.limit < 1:
         raise UsageError(f"--limit is {args.limit}; it must be at least 1")
     die_with_launcher()
@@ -112,7 +115,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     collectives = Collectives(meet(TIMEOUT_S))
     device = _device(args.device, collectives.world_size)
     network = load_feature_network(args.features, device)
-    generators = _load(args.model, args.image_size)
+    generators = _load(args.model, args.image_size, args.fidelity)
     size = args.image_size or next((its.config.image_size for its in generators.values()), None) or DEFAULT_SIZE_PX
     _refuse_odd(size, generators)
     folder = args.out or next((Path(name) / "evaluation" for name in args.model if _is_run(name)), Path("evaluation"))
@@ -157,11 +160,12 @@ def _evaluate(args: argparse.Namespace) -> int:
     return 0
 
 
-def _load(names: list[str], asked: int | None) -> dict[str, Generator]:
-    """The generators, all of one image size, and of the one that was asked for."""
+def _load(names: list[str], asked: int | None, fidelity: float | None) -> dict[str, Generator]:
+    """The generators, all of one image size, and of the one that was asked for; by what they are called in tables."""
     from inpaint.training.saved_generator import load_generator
 
-    generators = {name: load_generator(name) for name in names}
+    suffix = "" if fidelity is None else f" at fidelity {fidelity:g}"
+    generators = {f"{name}{suffix}": load_generator(name, fidelity=fidelity) for name in names}
     sizes = {name: its.config.image_size for name, its in generators.items() if its.config.image_size is not None}
     if asked is not None:
         sizes["--image-size"] = asked

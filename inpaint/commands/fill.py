@@ -5,6 +5,9 @@ extension are the same; files without a partner are listed and skipped. Pixels o
 are, also with 16 bits, so save as PNG: a JPEG changes all of them a little. What a format cannot hold (16 bits,
 transparency) is refused. The fill itself has a precision of 8 bits.
 
+Of a generator that was trained by reconstruction first and with an adversary afterwards, --fidelity chooses between
+the two: from 0 (sharp; the default) to 1 (closest to the truth on average, and blurred).
+
 A generator fills holes of about the size that it was trained on, in pixels; a much larger hole gets a warning, and a
 blur.
 
@@ -23,11 +26,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from inpaint.errors import InpaintError, InpaintWarning, UsageError
+from inpaint.fidelity import require_fidelity
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from inpaint.pipeline import Filled
+    from inpaint.images.job import Filled
 
 # Of the formats that lose something unless they are told otherwise.
 OPTIONS: dict[str, dict[str, Any]] = {"JPEG": {"quality": 95}, "WEBP": {"lossless": True, "exact": True}}
@@ -53,11 +57,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model", required=True, metavar="DIR_OR_ID", help="a run directory, its generator/, or a Hub id"
     )
     parser.add_argument("--revision", help="branch, tag or commit of a model on the Hub")
+    parser.add_argument(
+        "--fidelity", type=float, metavar="F", help="from 0, sharp (default), to 1, closest to the truth on average"
+    )
     parser.add_argument("--device", default="auto", help="auto (default: CUDA, else MPS, else CPU), cuda, mps or cpu")
     parser.add_argument("--resize-mask", action="store_true", help="scale a mask of another size to the image's")
 
 
 def run(args: argparse.Namespace) -> int:
+    require_fidelity(args.fidelity)
     is_folder, output = args.image.is_dir(), Path(args.output)
     if not is_folder and args.output.endswith(("/", os.sep)):
         output = output / f"{args.image.stem}.png"
@@ -77,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
     from inpaint.pipeline import InpaintingPipeline
     from inpaint.training.saved_generator import load_generator
 
-    pipeline = InpaintingPipeline(load_generator(args.model, args.revision), args.device)
+    pipeline = InpaintingPipeline(load_generator(args.model, args.revision, args.fidelity), args.device)
     num_failed = 0
     for job in tqdm(jobs, unit="image", disable=not is_folder):
         try:

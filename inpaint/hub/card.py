@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from inpaint.fidelity import RECONSTRUCTION_FILE
 from inpaint.files import read_json_lines, read_object
 from inpaint.hub.ids import HUB_ID
 
@@ -34,20 +35,29 @@ def write_card(folder: Path, repo_id: str) -> None:
     samples = sorted(path.name for path in (folder / "samples").glob("*.png"))
     newest = f"samples/{samples[-1]}" if samples else ""
     images = {"samples": newest, "curves": "curves.png" if (folder / "curves.png").exists() else ""}
-    ModelCard(_text_of_card(folder, lines, repo_id, repo_id, images)).save(folder / "README.md")
+    has_reconstruction = (folder / RECONSTRUCTION_FILE).is_file()
+    ModelCard(_text_of_card(folder, lines, repo_id, repo_id, images, has_reconstruction)).save(folder / "README.md")
 
 
-def write_generator_card(run_dir: Path, folder: Path) -> None:
+def write_generator_card(run_dir: Path, folder: Path, has_reconstruction: bool = False) -> None:
     """Write `README.md` into `folder`, to lie beside a run's generator on this disk: the same card without images.
 
     Written before `save_pretrained`, which leaves a card alone that is there already.
     """
     images = {"samples": "", "curves": ""}
-    card = _text_of_card(run_dir, _metrics(run_dir), run_dir.resolve().name, "path/to/this/folder", images)
+    names = (run_dir.resolve().name, "path/to/this/folder")
+    card = _text_of_card(run_dir, _metrics(run_dir), *names, images, has_reconstruction)
     ModelCard(card).save(folder / "README.md")
 
 
-def _text_of_card(run: Path, lines: list[dict[str, Any]], title: str, source: str, images: dict[str, str]) -> str:
+def _text_of_card(
+    run: Path,
+    lines: list[dict[str, Any]],
+    title: str,
+    source: str,
+    images: dict[str, str],
+    has_reconstruction: bool,
+) -> str:
     settings = _settings(run)
     evaluation, environment = (read_object(run / f"{name}.json") for name in ("evaluation", "environment"))
     data = settings.get("data", {})
@@ -79,6 +89,7 @@ def _text_of_card(run: Path, lines: list[dict[str, Any]], title: str, source: st
         environment=environment,
         config=_as_yaml(settings).strip() if settings else "# not recorded",
         image_size=data.get("image_size"),
+        has_reconstruction=has_reconstruction,
         **images,
     )
 

@@ -24,6 +24,7 @@ from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, Repositor
 from huggingface_hub.utils._http import default_client_factory
 
 from inpaint.errors import InpaintError
+from inpaint.fidelity import RECONSTRUCTION_FILE
 from inpaint.hub.card import write_card
 from inpaint.hub.errors import CLIENT_ERRORS, Failure, describe
 from inpaint.hub.queue import PushQueue, Snapshot
@@ -70,7 +71,7 @@ def push(api: HfApi, queue: PushQueue, snapshot: Snapshot) -> None:
     stale = [
         sibling.rfilename
         for sibling in info.siblings or []
-        if sibling.rfilename.startswith("checkpoints/") and sibling.rfilename not in paths
+        if sibling.rfilename.startswith(("checkpoints/", RECONSTRUCTION_FILE)) and sibling.rfilename not in paths
     ]
     commit = api.create_commit(
         repo_id,

@@ -21,6 +21,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from inpaint.fidelity import RECONSTRUCTION_FILE
 from inpaint.files import read_object, write_atomically
 
 MAX_WAITING = 16
@@ -84,7 +85,7 @@ class PushQueue:
             shutil.copytree(self.run_dir / "samples", files / "samples", copy_function=_link)
         if checkpoint is not None:
             shutil.copytree(checkpoint, files / "checkpoints" / checkpoint.name, copy_function=_link)
-        if missing := [name for name in _WEIGHTS if not (files / name).is_file()]:
+        if missing := _missing(files):
             raise FileNotFoundError(f"{generator} holds no {' and no '.join(missing)}")
         (unfinished / "snapshot.json").write_text(json.dumps({"label": label, "repo_id": repo_id, "private": private}))
         number = 1 + max((int(folder.name) for folder in self._numbered()), default=0)
@@ -206,8 +207,14 @@ def _snapshot(folder: Path) -> Snapshot | None:
     except TypeError:
         return None
     has_types = (type(snapshot.label), type(snapshot.repo_id), type(snapshot.private)) == (str, str, bool)
-    is_whole = all((snapshot.files / name).is_file() for name in _WEIGHTS)
-    return snapshot if has_types and is_whole else None
+    return snapshot if has_types and not _missing(snapshot.files) else None
+
+
+def _missing(files: Path) -> list[str]:
+    """What the repository's files lack to be a generator."""
+    second = read_object(files / "config.json").get("has_reconstruction") is True
+    wanted = (*_WEIGHTS, RECONSTRUCTION_FILE) if second else _WEIGHTS
+    return [name for name in wanted if not (files / name).is_file()]
 
 
 def _event(line: str) -> dict[str, Any] | None:

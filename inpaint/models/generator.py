@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from reprlib import repr as shortened
 from typing import Any, get_args
@@ -14,10 +14,12 @@ import torch
 from huggingface_hub import ModelCard, PyTorchModelHubMixin, constants, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from inpaint.config import Config
 from inpaint.errors import InpaintError, UsageError, shorten
+from inpaint.fidelity import ONE_END, RECONSTRUCTION_FILE, require_fidelity
 from inpaint.hub.errors import CLIENT_ERRORS, redact
 from inpaint.models.layers import Norm
 from inpaint.tables import GENERATORS, load
@@ -38,6 +40,7 @@ class GeneratorConfig:
         architecture: of `tables.GENERATORS`; a config.json without it is of before there were others than `dilated`.
         image_size: side in pixels of the images it was trained on; None: not recorded. No part of its shape.
         hole_max_px: side in pixels of the largest square in the holes it was trained on; the same.
+        has_reconstruction: whether its files hold a second end (`Generator.reconstruction`); no part of its shape.
 
     Raises:
         InpaintError: a value of the wrong type or out of range; configs from the Hub come through here.
@@ -50,12 +53,14 @@ class GeneratorConfig:
     architecture: str = "dilated"
     image_size: int | None = field(default=None, compare=False)
     hole_max_px: int | None = field(default=None, compare=False)
+    has_reconstruction: bool = field(default=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         allowed = {
             "width": (type(self.width) is int and 2 <= self.width <= 512 and self.width % 2 == 0, "even, 2 to 512"),
             "bottleneck": (type(self.bottleneck) is int and 1 <= self.bottleneck <= 4, "1, 2, 3 or 4"),
             "mask_channel": (type(self.mask_channel) is bool, "true or false"),
+            "has_reconstruction": (type(self.has_reconstruction) is bool, "true or false"),
             "norm": (self.norm in get_args(Norm), "batch, group or none"),
             "architecture": (self.architecture in [*GENERATORS], " or ".join(GENERATORS)),
             **{name: (_is_px(getattr(self, name)), "1 or more, or null") for name in ("image_size", "hole_max_px")},
@@ -107,7 +112,13 @@ class Generator(
 
     Around an architecture, `layers`: a module made from a `GeneratorConfig` and called as this one is, which says what
     sizes it takes (`multiple_px`) and what memory (`inference_bytes_per_px`).
+
+    Attributes:
+        reconstruction: on the CPU, the state of when the training by reconstruction alone ended, where the adversary
+            joined in afterwards; None: there is no such second end.
     """
+
+    reconstruction: dict[str, Tensor] | None = None
 
     def __init__(self, config: GeneratorConfig | None = None) -> None:
         super().__init__()
@@ -142,20 +153,55 @@ class Generator(
         return height * width * self.layers.inference_bytes_per_px
 
     @classmethod
-    def of(cls, config: GeneratorConfig, weights: Mapping[str, Tensor]) -> Generator:
+    def of(
+        cls,
+        config: GeneratorConfig,
+        weights: Mapping[str, Tensor],
+        reconstruction: Mapping[str, Tensor] | None = None,
+    ) -> Generator:
         """The generator of these weights, which become as wide as its own would be; nothing is drawn or copied."""
         with torch.device("meta"):
             generator = cls(config)
         kinds = {name: tensor.dtype for name, tensor in generator.state_dict().items()}
         generator.load_state_dict({name: tensor.to(kinds[name]) for name, tensor in weights.items()}, assign=True)
+        if reconstruction:
+            generator.reconstruction = {name: reconstruction[name].to(kind) for name, kind in kinds.items()}
         return generator.eval()
 
+    def at_fidelity(self, fidelity: float) -> Generator:
+        """A generator between the two ends, itself at 0: parameters and running statistics are interpolated linearly.
+
+        Args:
+            fidelity: 0 is the adversarial end, these weights; 1 is `reconstruction`.
+
+        Raises:
+            UsageError: `fidelity` is no number from 0 to 1.
+            InpaintError: there is no second end.
+        """
+        require_fidelity(fidelity)
+        if self.reconstruction is None:
+            raise InpaintError(ONE_END)
+        if not fidelity:
+            return self
+        weights = {}
+        for name, start in self.state_dict().items():
+            end = self.reconstruction[name].to(start)
+            # BatchNorm's counts are no floats and change nothing.
+            weights[name] = start.lerp(end, float(fidelity)) if start.is_floating_point() else end
+        return Generator.of(self.config, weights)
+
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
-        return super().generate_model_card(*args, **{"image_size": self.config.image_size, **kwargs})
+        facts = {"image_size": self.config.image_size, "has_reconstruction": self.reconstruction is not None}
+        return super().generate_model_card(*args, **{**facts, **kwargs})
 
     def _save_pretrained(self, save_directory: Path) -> None:
         super()._save_pretrained(save_directory)
-        (save_directory / constants.CONFIG_NAME).write_text(json.dumps(asdict(self.config), indent=2) + "\n")
+        config = replace(self.config, has_reconstruction=self.reconstruction is not None)
+        (save_directory / constants.CONFIG_NAME).write_text(json.dumps(asdict(config), indent=2) + "\n")
+        if self.reconstruction is None:  # one that was saved here before may have had it
+            (save_directory / RECONSTRUCTION_FILE).unlink(missing_ok=True)
+        else:
+            save_file(self.reconstruction, save_directory / RECONSTRUCTION_FILE)
 
     @classmethod
     def from_pretrained(
@@ -215,8 +261,11 @@ class Generator(
             raise InpaintError(f"{source}: {constants.CONFIG_NAME} is not JSON ({error})") from error
         with torch.device("meta"):
             generator = cls(config)
+        expected = generator.state_dict()
         file = fetch(constants.SAFETENSORS_SINGLE_FILE)
-        generator.load_state_dict(read_tensors(file, generator.state_dict(), source, device), assign=True)
+        generator.load_state_dict(read_tensors(file, expected, source, device), assign=True)
+        if config.has_reconstruction:
+            generator.reconstruction = read_tensors(fetch(RECONSTRUCTION_FILE), expected, source, "cpu")
         return generator.eval()
 
 

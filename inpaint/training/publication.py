@@ -6,6 +6,7 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
+from torch import Tensor
 from tqdm import tqdm
 
 from inpaint.config import Config
@@ -13,7 +14,7 @@ from inpaint.distributed.runtime import Runtime
 from inpaint.models.generator import Generator, GeneratorConfig
 from inpaint.training.checkpoint import CheckpointStore, DamagedCheckpointError, read_checkpoint
 from inpaint.training.run_directory import ENVIRONMENT, RunDirectory
-from inpaint.training.saved_generator import AVERAGE, GENERATOR
+from inpaint.training.saved_generator import AVERAGE, GENERATOR, RECONSTRUCTION
 from inpaint.training.state import Progress
 from inpaint.training.task import InpaintingTask
 
@@ -67,18 +68,20 @@ class Publication:
         """
         if self.config.evaluation.best_by == "last" or progress.best_step in (0, progress.step):
             return None
-        weights = {}
+        weights: dict[str, dict[str, Tensor]] = {}
+        reconstruction: dict[str, Tensor] | None = None
         if self.runtime.is_main:
             try:
                 tensors = read_checkpoint(self.store.folder(progress.best_step)).tensors
                 weights = {GENERATOR: tensors.get(AVERAGE, tensors[GENERATOR])}
+                reconstruction = tensors.get(RECONSTRUCTION)
             except DamagedCheckpointError as error:
                 tqdm.write(f"the best checkpoint is damaged ({error}): generator/ is the last one", file=sys.stderr)
         weights = self.runtime.broadcast_tensors(weights)
         self._is_lost = not weights
         if self._is_lost:
             return None
-        generator = Generator.of(GeneratorConfig.for_run(self.config), weights[GENERATOR])
+        generator = Generator.of(GeneratorConfig.for_run(self.config), weights[GENERATOR], reconstruction)
         return generator.to(self.runtime.device, self.runtime.dtype)
 
     def push(self, label: str) -> None:

@@ -194,7 +194,7 @@ class RunDirectory:
                 shutil.rmtree(temporary, ignore_errors=True)
                 temporary.mkdir()
                 try:
-                    write_generator_card(self.path, temporary)
+                    write_generator_card(self.path, temporary, generator.reconstruction is not None)
                 except Exception as error:  # noqa: BLE001 - without it `save_pretrained` writes a plainer one
                     tqdm.write(f"the generator's card cannot be made ({error}); training goes on", file=sys.stderr)
                 generator.save_pretrained(temporary)

@@ -10,14 +10,15 @@ import yaml
 
 from inpaint.config import Config
 from inpaint.errors import InpaintError
+from inpaint.fidelity import ONE_END
 from inpaint.models.generator import Generator, GeneratorConfig
 from inpaint.training.checkpoint import Checkpoint, CheckpointStore, DamagedCheckpointError, read_checkpoint
 
-# Of a checkpoint, what a generator is made from.
-GENERATOR, AVERAGE = "generator", "generator_ema"
+# Of a checkpoint, what a generator is made from; the last is its state when phase 1 of the run ended.
+GENERATOR, AVERAGE, RECONSTRUCTION = "generator", "generator_ema", "generator_reconstruction"
 
 
-def load_generator(source: str | Path, revision: str | None = None) -> Generator:
+def load_generator(source: str | Path, revision: str | None = None, fidelity: float | None = None) -> Generator:
     """The generator of a run, interrupted or still going on, or one that `Generator.from_pretrained` finds.
 
     Which one of a run it is, if not its `generator/`, is said on stderr; InpaintError if none can be read.
@@ -25,7 +26,17 @@ def load_generator(source: str | Path, revision: str | None = None) -> Generator
     Args:
         source: a run directory, a directory written by `save_pretrained`, or `ORG/NAME` on the Hub.
         revision: branch, tag or commit on the Hub.
+        fidelity: where between its two ends, see `Generator.at_fidelity`; None: as it is.
     """
+    generator = _load(source, revision)
+    if fidelity is None:
+        return generator
+    if generator.reconstruction is None:
+        raise InpaintError(f"{source}: {ONE_END}")
+    return generator.at_fidelity(fidelity)
+
+
+def _load(source: str | Path, revision: str | None) -> Generator:
     folder = Path(source)
     if not (folder / "checkpoints").is_dir() and not (folder / "generator").is_dir():
         return Generator.from_pretrained(source, revision=revision)
@@ -63,5 +74,6 @@ def _of_checkpoint(checkpoint: Checkpoint, run_dir: Path) -> tuple[Generator, st
     except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError) as error:
         raise DamagedCheckpointError(f"its settings cannot be read ({str(error).splitlines()[0]})") from error
     name = AVERAGE if AVERAGE in checkpoint.tensors else GENERATOR
-    generator = Generator.of(GeneratorConfig.for_run(config), checkpoint.tensors[name])
+    tensors = checkpoint.tensors
+    generator = Generator.of(GeneratorConfig.for_run(config), tensors[name], tensors.get(RECONSTRUCTION))
     return generator, "the averaged generator" if name == AVERAGE else "the generator"

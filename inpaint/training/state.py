@@ -33,6 +33,7 @@ class Progress:
     epoch: int = 1  # the one under way
     position: int = 0  # its steps done; at the end of an epoch this is all of them
     images_seen: int = 0  # images trained on
+    phase: int = 0  # that of the last step; 0 before the first
     evaluated_epoch: int = 0  # the last that was judged
     best_hole_psnr: float = 0.0  # the best validation figure so far, in dB
     best_step: int = 0  # when that was; 0 if never

@@ -33,7 +33,7 @@ from inpaint.models.discriminators.judgement import Judgement
 from inpaint.models.generator import Generator, GeneratorConfig
 from inpaint.tables import ADVERSARIAL_LOSSES, DISCRIMINATOR_LOSSES, DISCRIMINATORS, LOSSES, load
 from inpaint.training.ema import Ema
-from inpaint.training.saved_generator import AVERAGE, GENERATOR, init_generator
+from inpaint.training.saved_generator import AVERAGE, GENERATOR, RECONSTRUCTION, init_generator
 
 DISCRIMINATOR = "discriminator"
 
@@ -60,6 +60,9 @@ class InpaintingTask:
     """A generator and its discriminator in training; every process calls every method alike.
 
     InpaintError if `init_from`, a saved generator to begin from, cannot be read or has another shape.
+
+    Attributes:
+        reconstruction: what `keep_reconstruction` kept, on the CPU of the main process; empty: nothing, or elsewhere.
     """
 
     def __init__(self, config: Config, runtime: Runtime, init_from: str | None = None) -> None:
@@ -85,6 +88,7 @@ class InpaintingTask:
         tables = (LOSSES, ADVERSARIAL_LOSSES, DISCRIMINATOR_LOSSES)
         self.losses, self.adversarial_losses, self.discriminator_losses = (losses_of(config, its) for its in tables)
         self.ema = None if average is None else Ema(average.to(runtime.device, runtime.dtype), config.ema)
+        self.reconstruction: dict[str, Tensor] = {}
 
     def step(
         self,
@@ -130,15 +134,23 @@ class InpaintingTask:
 
     def published_generator(self) -> Generator | None:
         """A copy of what is judged, in float32 on the CPU; None on all processes but the main one."""
-        weights = self._average() if self.ema is not None else self.generator.weights()
-        return Generator.of(GeneratorConfig.for_run(self.config), weights) if self.runtime.is_main else None
+        weights = self._judged_weights()
+        if not self.runtime.is_main:
+            return None
+        return Generator.of(GeneratorConfig.for_run(self.config), weights, self.reconstruction)
+
+    def keep_reconstruction(self) -> None:
+        """Keep the weights that are judged as they are now, before the adversary moves them, to be published too."""
+        self.reconstruction = self._judged_weights()
 
     def state(self) -> dict[str, dict[str, Tensor]]:
         """Weights, average and optimizers' states, copies on the CPU of the main process; empty on the others."""
         tensors: dict[str, dict[str, Tensor]] = {}
         for name, network in self.networks.items():
             tensors |= {name: network.weights(), f"optimizer_{name}": network.optimizer_state()}
-        return tensors if self.ema is None else tensors | {AVERAGE: self._average()}
+        if self.ema is not None:
+            tensors[AVERAGE] = self._average()
+        return tensors | ({RECONSTRUCTION: self.reconstruction} if self.reconstruction else {})
 
     def load_state(self, tensors: dict[str, dict[str, Tensor]], step: int) -> None:
         """Take in what `state` gave at `step`, under whichever engine; InpaintError if it is of other networks."""
@@ -160,6 +172,12 @@ class InpaintingTask:
             if AVERAGE not in tensors and self.runtime.is_main:
                 log.warning("the checkpoint holds no average; it starts from the generator's weights")
             self.ema.module.load_state_dict(tensors.get(AVERAGE, tensors[GENERATOR]))
+        kept = tensors.get(RECONSTRUCTION, {}) if self.runtime.is_main else {}
+        # Copied, for they are mapped from a file that will be pruned.
+        self.reconstruction = {name: tensor.clone() for name, tensor in kept.items()}
+
+    def _judged_weights(self) -> dict[str, Tensor]:
+        return self.generator.weights() if self.ema is None else self._average()
 
     def _average(self) -> dict[str, Tensor]:
         assert self.ema is not None

@@ -113,6 +113,7 @@ class Trainer:
         progress, training = self.progress, self.config.training
         self.heartbeat.at(f"step {progress.step + 1}, waiting for data")
         phase = self.phases.at(progress.position, progress.images_seen)
+        self._keep_reconstruction(phase)
         self.profiler.at(phase)
         self.throughput.begin_step()
         with self.profiler.span("data wait"):
@@ -126,6 +127,7 @@ class Trainer:
             micro_batches = batch.split(self.runtime.micro_batch_size)
             adversary = self.phases.adversarial_scale(images_seen, self.config.loss.adversarial_warmup_kimg)
             self.meter.add(info, self.task.step(phase, micro_batches, info.step, images_seen, scale, adversary))
+        progress.phase = phase
         progress.advance(training.global_batch_size)
         self.console.advance(training.global_batch_size, f"epoch {info.epoch}/{training.epochs} phase {phase}")
         if progress.step % training.log_every == 0 or self._done():
@@ -139,6 +141,15 @@ class Trainer:
         if decision == SAVE or (every is not None and progress.step % every == 0):
             self._save()
         return NOTHING
+
+    def _keep_reconstruction(self, phase: int) -> None:
+        """Before a step of `phase`: keep the end of phase 1, where that is over for the whole run."""
+        training = self.config.training
+        if phase == 1:
+            self.task.reconstruction = {}
+        elif self.progress.phase == 1 and training.phases_per == "run" and training.phases[2]:
+            self.throughput.pause()
+            self.task.keep_reconstruction()
 
     def _stop_now(self) -> bool:
         self._at(f"step {self.progress.step}, held-out images", "held-out images")
