@@ -16,7 +16,15 @@ from pydantic.fields import FieldInfo
 from inpaint.errors import shorten
 from inpaint.hints import hint
 from inpaint.holes.spec import AREA, HoleSpec
-from inpaint.tables import ADVERSARIAL_LOSSES, DISCRIMINATOR_LOSSES, DISCRIMINATORS, GENERATORS, HOLES, LOSSES
+from inpaint.tables import (
+    ADVERSARIAL_LOSSES,
+    DISCRIMINATOR_LOSSES,
+    DISCRIMINATORS,
+    GENERATORS,
+    HOLES,
+    LOSSES,
+    PENALTIES,
+)
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -140,6 +148,8 @@ class LossConfig(Section):
     """Which logits of a patch discriminator count: all, or those on patches that are at least 0.3 hole."""
     adversarial_warmup_kimg: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     """Rise of the weights of `adversarial` and `feature_matching` from zero, in thousands of images."""
+    penalty_every: Count = 16
+    """Steps between those in which the penalties `r1` and `r2` count, if `terms` weighs them; then that much more."""
     terms: dict[str, Weight] = {}
     """Weights of further losses by name, such as {charbonnier: 1.0}; `real` and `fake` weigh 1 unless named here."""
 
@@ -153,10 +163,16 @@ class LossConfig(Section):
         return terms
 
     @property
+    def penalties(self) -> list[str]:
+        """Those of the discriminator's slope that weigh anything."""
+        return [name for name in PENALTIES if self.terms.get(name)]
+
+    @property
     def weights(self) -> dict[str, float]:
-        """Those of all losses."""
+        """Those of all losses in the steps in which they count."""
         paper = {"reconstruction": self.reconstruction_weight, "adversarial": self.adversarial_weight}
-        return {**paper, "real": 1.0, "fake": 1.0, **self.terms}
+        lazy = {name: self.penalty_every * self.terms[name] for name in self.penalties}
+        return {**paper, "real": 1.0, "fake": 1.0, **self.terms, **lazy}
 
 
 class OptimizerConfig(Section):

@@ -32,10 +32,15 @@ ADVERSARIAL_LOSSES = {
     "adversarial": "inpaint.losses.adversarial:adversarial",
     "feature_matching": "inpaint.losses.adversarial:feature_matching",
 }
-# The discriminator's in phases 2 and 3:
+# The discriminator's in phases 2 and 3, the penalties every `loss.penalty_every` steps:
+PENALTIES = {
+    "r1": "inpaint.losses.penalty:r1",
+    "r2": "inpaint.losses.penalty:r2",
+}
 DISCRIMINATOR_LOSSES = {
     "real": "inpaint.losses.adversarial:real",
     "fake": "inpaint.losses.adversarial:fake",
+    **PENALTIES,
 }
 # Kinds of holes (`inpaint.holes.kinds.HoleKind`), weighed by `data.hole_kinds`.
 HOLES = {

@@ -78,6 +78,7 @@ def config_of(norm: str, processes: int) -> Config:
     sections = {
         "data": {"image_size": SIZE, "flip": True, "holes": "resampled"},
         "model": {"width": 4, "norm": norm, "mask_channel": True},
+        "loss": {"terms": {"r1": 1.0, "r2": 1.0} if norm == "group" else {}, "penalty_every": 1},
         "training": {"epochs": 2, "global_batch_size": 8, "micro_batch_size": 4 // processes, "log_every": LOG_EVERY},
         "optimizer": {"gradient_clip": 1.0},
         "evaluation": {"num_pictures": 7, "num_samples": 5},

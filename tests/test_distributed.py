@@ -33,6 +33,7 @@ NUM_STEPS = 20
 
 FLOAT64 = {"training.precision": "float64"}
 BATCH_NORM = {"model.norm": "batch"}
+PENALTY = {"model.discriminator": "patch", "loss.terms": {"r1": 0.5, "r2": 0.5}, "loss.penalty_every": 4}
 BF16 = {
     "training.precision": "bf16",
     "training.phases": [0.8, 0.1, 0.1],
@@ -54,10 +55,12 @@ ONE_PROCESS = [
     {"name": "one", "flags": FLOAT64},
     {"name": "one_accumulated", "flags": FLOAT64 | {"training.micro_batch_size": 8}},
     {"name": "one_batch_norm", "flags": FLOAT64 | BATCH_NORM},
+    {"name": "one_penalty", "flags": FLOAT64 | PENALTY},
 ]
 DDP = [
     {"name": "two", "flags": FLOAT64},
     {"name": "two_batch_norm", "flags": FLOAT64 | BATCH_NORM},
+    {"name": "two_penalty", "flags": FLOAT64 | PENALTY},
     {"name": "ddp", "flags": BATCH_NORM},
     {"name": "ddp_bf16", "flags": BF16},
     {"name": "ddp_accumulated", "flags": ACCUMULATED},
@@ -143,7 +146,13 @@ def zero(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("one", "other"), [("one", "two"), ("one", "one_accumulated"), ("one_batch_norm", "two_batch_norm")]
+    ("one", "other"),
+    [
+        ("one", "two"),
+        ("one", "one_accumulated"),
+        ("one_batch_norm", "two_batch_norm"),
+        ("one_penalty", "two_penalty"),
+    ],
 )
 def test_world_size_and_accumulation_change_nothing(one_process: Path, ddp: Path, one: str, other: str) -> None:
     first, second = Recorded(ddp, one), Recorded(ddp, other)

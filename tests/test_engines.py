@@ -30,12 +30,22 @@ def shape(width: int, batch: int, preset: str = "paper/original", **model: Any) 
     return Shape(preset, flags | {f"model.{key}": value for key, value in model.items()})
 
 
+# Differentiated twice, in two of four steps.
+PENALISED = {"loss.terms": {"r1": 0.5, "r2": 0.5}, "loss.penalty_every": 2}
+ADVERSARY = Shape(
+    "paper/original",
+    {"model.width": 4, "training.global_batch_size": 8, "model.discriminator": "patch", "model.norm": "none"}
+    | {"model.generator": "smooth_prior", "loss.objective": "hinge", "loss.judged_region": "hole"}
+    | PENALISED,
+)
 # With the mask as a channel, one image and one channel, layers must not choose another kernel by how a tensor lies.
 SHAPES = [
     (Shape("quickstart", {}), "zero2"),
     (shape(2, 2), "zero3"),
     (shape(4, 8, mask_channel=True, norm="none"), "zero1"),
     (shape(6, 6, "paper/global-average-pooling", norm="group"), "zero2"),
+    (ADVERSARY, "zero1"),
+    (ADVERSARY, "zero2"),
 ]
 MORE = [
     *(shape(4, 8, preset, mask_channel=mask) for preset, mask in product(preset_names(), (False, True))),

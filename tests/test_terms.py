@@ -34,13 +34,13 @@ def features(seen: Seen) -> Tensor:
     return torch.stack([(fake - real).abs().mean() for fake, real in pairs]).sum()
 
 
-def r1(seen: Seen) -> Tensor | None:
+def slope(seen: Seen) -> Tensor | None:
     if seen.step % 2:
         return None
     image = seen.image.detach().requires_grad_()
     logits = seen.discriminator(image, seen.mask, seen.real_windows).logits
-    (slope,) = torch.autograd.grad(logits.sum(), image, create_graph=True)
-    return slope.square().sum(dim=(1, 2, 3)).mean()
+    (gradient,) = torch.autograd.grad(logits.sum(), image, create_graph=True)
+    return gradient.square().sum(dim=(1, 2, 3)).mean()
 
 
 def hinge(seen: Seen) -> Tensor:
@@ -56,7 +56,7 @@ def added(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(LOSSES, "charbonnier", f"{__name__}:charbonnier")
     monkeypatch.setitem(LOSSES, "never", f"{__name__}:never")
     monkeypatch.setitem(ADVERSARIAL_LOSSES, "features", f"{__name__}:features")
-    monkeypatch.setitem(DISCRIMINATOR_LOSSES, "r1", f"{__name__}:r1")
+    monkeypatch.setitem(DISCRIMINATOR_LOSSES, "slope", f"{__name__}:slope")
     monkeypatch.setitem(DISCRIMINATOR_LOSSES, "hinge", f"{__name__}:hinge")
 
 
@@ -83,7 +83,7 @@ def test_the_generators_gradient_is_the_weighted_sums(monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("step", [1, 2])
 def test_a_lazy_penalty_reaches_the_discriminator_in_its_own_steps(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    setup = Setup(model=NORM, loss={"terms": {"r1": 10.0}})
+    setup = Setup(model=NORM, loss={"terms": {"slope": 10.0}})
     discriminator, generator = copy.deepcopy(setup.discriminator.module), copy.deepcopy(setup.generator.module)
     gradients = gradients_at_step(setup, monkeypatch)
     logged = setup(2, step - 1)
@@ -92,7 +92,7 @@ def test_a_lazy_penalty_reaches_the_discriminator_in_its_own_steps(step: int, mo
     fake = generator(batch.masked_image, batch.mask).detach()
     real_logits = discriminator(image, batch.mask, batch.real_windows).logits
     total = sum(discriminator_losses(real_logits, discriminator(fake, batch.mask, batch.windows).logits))
-    assert ("loss/discriminator/r1" in logged) == (step == 2)
+    assert ("loss/discriminator/slope" in logged) == (step == 2)
     if step == 2:
         (slope,) = torch.autograd.grad(real_logits.sum(), image, create_graph=True)
         total = total + 10 * slope.square().sum() / len(image)
@@ -160,7 +160,7 @@ def test_other_networks_are_trained_saved_and_loaded(monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(DISCRIMINATORS, "patch", f"{__name__}:Patch")
     monkeypatch.setitem(GENERATORS, "plain", f"{__name__}:Plain")
     model = {"generator": "plain", "discriminator": "patch"}
-    setup = Setup(model=model, data={"image_size": 18}, loss={"terms": {"features": 1.0, "r1": 1.0}})
+    setup = Setup(model=model, data={"image_size": 18}, loss={"terms": {"features": 1.0, "slope": 1.0}})
     before = {name: [p.clone() for p in net.parameters] for name, net in setup.task.networks.items()}
     for step, phase in enumerate((1, 2, 3)):
         assert all(value.isfinite() for value in setup(phase, step).values())
@@ -183,8 +183,8 @@ def test_other_networks_are_trained_saved_and_loaded(monkeypatch: pytest.MonkeyP
 
 
 def test_terms_are_set_by_a_flag(tmp_path: Path) -> None:
-    config, _ = parse_arguments(["--loss.terms", "{charbonnier: 1.0, r1: 10}", "--run-dir", str(tmp_path)])
-    assert config.loss.terms == {"charbonnier": 1.0, "r1": 10.0}
+    config, _ = parse_arguments(["--loss.terms", "{charbonnier: 1.0, slope: 10}", "--run-dir", str(tmp_path)])
+    assert config.loss.terms == {"charbonnier": 1.0, "slope": 10.0}
     assert Config.model_validate_json(config.model_dump_json()) == config
 
 
@@ -212,7 +212,7 @@ def test_a_loss_that_is_taken_for_a_setting_is_shown_as_a_term(flag: str) -> Non
 
 def test_help_and_defaults_list_what_the_tables_have() -> None:
     help_, defaults = usage(), Config().explained()
-    assert "charbonnier|never|" in help_ and "|r1|hinge" in help_
+    assert "charbonnier|never|" in help_ and "|slope|hinge" in help_
     assert "charbonnier | never | " in defaults and "(fused" in defaults and "(rectangle" in defaults
 
 
@@ -225,7 +225,7 @@ def test_another_loss_is_another_run_and_another_weight_is_not() -> None:
     assert changes({"charbonnier": 1.0}) == ([], [])
     assert changes({"charbonnier": 2.0}) == ([], ["loss.terms.charbonnier: 1.0 -> 2.0"])
     assert changes({}) == (["loss.terms.charbonnier: 1.0 -> 0.0"], [])
-    assert changes({"charbonnier": 1.0, "r1": 3.0}) == (["loss.terms.r1: 0.0 -> 3.0"], [])
+    assert changes({"charbonnier": 1.0, "slope": 3.0}) == (["loss.terms.slope: 0.0 -> 3.0"], [])
     assert differences({"loss": {"reconstruction_weight": 1.0}}, Config())[0] == []
 
 

@@ -54,8 +54,10 @@ class Network:
         self.processes, self.settings, self.module = processes, settings, module
         self.device = next(module.parameters()).device
         self.autocast: Callable[[], AbstractContextManager] = nullcontext
+        self.without_autocast: Callable[[], AbstractContextManager] = nullcontext
         if settings.precision in ("bf16", "fp16"):
             self.autocast = partial(torch.autocast, self.device.type, DTYPES[settings.precision])
+            self.without_autocast = partial(torch.autocast, self.device.type, enabled=False)
         self.shapes = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
         self.engine, wrapped = wrap(module, optimizer)
         self.optimizer = wrapped.optimizer

@@ -128,7 +128,7 @@ class Runtime(Collectives):
     @classmethod
     def of(cls, config: Config, group: dist.ProcessGroup | None = None) -> Runtime:
         training = config.training
-        return cls(
+        runtime = cls(
             training.precision,
             training.global_batch_size,
             training.micro_batch_size,
@@ -136,6 +136,13 @@ class Runtime(Collectives):
             training.timeout_s,
             group,
         )
+        if runtime.zero_stage == 3 and config.loss.penalties:
+            raise UsageError(
+                f"loss.terms {' and '.join(config.loss.penalties)}: differentiated twice, for which DeepSpeed's ZeRO-3 "
+                "has the weights only once; use accelerate_configs/deepspeed_zero2.yaml or multi_gpu.yaml, or leave "
+                "the term out"
+            )
+        return runtime
 
     def prepare(self, name: str, module: nn.Module, optimizer_settings: dict[str, Any], compiled: bool) -> Network:
         """The network `generator` or `discriminator`, on this device, ready to train."""

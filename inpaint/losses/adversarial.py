@@ -55,13 +55,20 @@ def feature_matching(seen: Seen) -> Tensor:
 
 
 def judged_mean(values: Tensor, seen: Seen) -> Tensor:
-    """The mean over images of each one's mean over its logits [B, 1, ...], or over those on patches that are judged.
-
-    With `loss.judged_region: hole` these are patches of which at least `JUDGED_SHARE` is hole, or where the hole is so
-    thin that there is none, those with the most of it.
-    """
+    """The mean over images of each one's mean over its judged logits [B, 1, ...]."""
     if values.ndim == 2 or seen.settings.judged_region == "image":
         return values.mean()
-    share = adaptive_avg_pool2d(wide(seen.mask), values.shape[-2:])  # type: ignore[arg-type]
-    judged = (share >= share.amax(dim=(2, 3), keepdim=True).clamp(max=JUDGED_SHARE)).to(values.dtype)
-    return ((values * judged).sum(dim=(1, 2, 3)) / judged.sum(dim=(1, 2, 3))).mean()
+    counted = judged(values, seen)
+    return ((values * counted).sum(dim=(1, 2, 3)) / counted.sum(dim=(1, 2, 3))).mean()
+
+
+def judged(logits: Tensor, seen: Seen) -> Tensor:
+    """1 for each logit [B, 1, ...] that counts, else 0.
+
+    With `loss.judged_region: hole` these are those of patches of which at least `JUDGED_SHARE` is hole, or where the
+    hole is so thin that there is none, of those with the most of it; otherwise, and for whole images, all.
+    """
+    if logits.ndim == 2 or seen.settings.judged_region == "image":
+        return torch.ones_like(logits)
+    share = adaptive_avg_pool2d(wide(seen.mask), logits.shape[-2:])  # type: ignore[arg-type]
+    return (share >= share.amax(dim=(2, 3), keepdim=True).clamp(max=JUDGED_SHARE)).to(logits.dtype)

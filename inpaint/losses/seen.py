@@ -29,7 +29,8 @@ class Seen:
         settings: of the losses.
         shows_composite: whether the discriminator sees `composite`, else `output`.
         discriminator: called with (image, mask, windows). In the generator's turn it is frozen, and gradients pass
-            through it; in its own it is in training, so that each call costs a forward and a backward.
+            through it; in its own it is in training, so that each call costs a forward and a backward. With
+            `in_float32=True` without autocast and not compiled, for what is differentiated twice.
         judgements: in the discriminator's turn what became `real` and `fake`, from one forward of both.
     """
 
@@ -41,7 +42,7 @@ class Seen:
     step: int
     settings: LossConfig
     shows_composite: bool
-    discriminator: Callable[[Tensor, Tensor, Tensor], Judgement]
+    discriminator: Callable[..., Judgement]
     judgements: list[Judgement] | None = None
 
     @cached_property

@@ -9,8 +9,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from torch.distributed import ProcessGroup
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from inpaint.arguments import Options
 from inpaint.config import Config
@@ -44,6 +46,20 @@ def load_entries(config: Config) -> None:
     load(DISCRIMINATORS, config.model.discriminator)
     for table in (LOSSES, ADVERSARIAL_LOSSES, DISCRIMINATOR_LOSSES):
         losses_of(config, table)
+    if config.loss.penalties:
+        _refuse_coupled_images(config)
+
+
+def _refuse_coupled_images(config: Config) -> None:
+    """Raise UsageError where an image's logits depend on others of its micro batch, and so its slope on all of them."""
+    with torch.device("meta"):
+        discriminator = build_networks(config)[1]
+    if any(isinstance(layer, _BatchNorm) for layer in discriminator.modules()):
+        raise UsageError(
+            f"loss.terms {' and '.join(config.loss.penalties)}: a slope of each image by itself, which BatchNorm in "
+            f"the discriminator {config.model.discriminator} (model.norm = {config.model.norm}) couples to the others "
+            "of its batch; for model.norm use group or none, or model.discriminator = patch"
+        )
 
 
 def settled(config: Config, options: Options, group: ProcessGroup | None = None) -> Config:

@@ -18,7 +18,9 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +43,7 @@ log = logging.getLogger(__name__)
 
 Terms = dict[str, Tensor]
 Loss = Callable[[Seen], Tensor | None]
+Around = Callable[[], AbstractContextManager]
 
 
 def build_networks(config: Config) -> tuple[Generator, nn.Module]:
@@ -206,11 +209,7 @@ class InpaintingTask:
     def _train_generator(self, output: Tensor, batch: Batch, step: int, terms: Terms, scale: float | None) -> None:
         """`scale` is of the adversarial losses' weights; None: without them."""
 
-        def judge(*inputs: Tensor) -> Judgement:
-            with self.discriminator.frozen():
-                return self.discriminator.module(*inputs)
-
-        seen = self._seen(output, batch, step, judge)
+        seen = self._seen(output, batch, step, self.discriminator.frozen)
         losses, weights = self.losses, self.weights
         if scale is not None:
             losses = losses | self.adversarial_losses
@@ -218,11 +217,7 @@ class InpaintingTask:
         self.generator.backward(self._total(losses, weights, seen, f"loss/{GENERATOR}", terms, output))
 
     def _train_discriminator(self, output: Tensor, batch: Batch, step: int, terms: Terms) -> None:
-        def judge(*inputs: Tensor) -> Judgement:
-            with self.discriminator.autocast():
-                return self.discriminator.module(*inputs)
-
-        seen = self._seen(output, batch, step, judge)
+        seen = self._seen(output, batch, step, self.discriminator.autocast)
         images, windows = torch.cat([batch.image, seen.generated]), torch.cat([batch.real_windows, batch.windows])
         judgement = self.discriminator(images, torch.cat([batch.mask, batch.mask]), windows)
         seen = replace(seen, judgements=judgement.chunk(2))
@@ -231,7 +226,18 @@ class InpaintingTask:
         terms["score/real"] = seen.real.logits.detach().float().sigmoid().mean()
         terms["score/fake"] = seen.fake.logits.detach().float().sigmoid().mean()
 
-    def _seen(self, output: Tensor, batch: Batch, step: int, judge: Callable[..., Judgement]) -> Seen:
+    def _judge(self, around: Around, *inputs: Tensor, in_float32: bool = False) -> Judgement:
+        with ExitStack() as stack:
+            stack.enter_context(around())
+            if in_float32:
+                stack.enter_context(self.discriminator.without_autocast())
+                if self.config.training.compile:  # a compiled graph cannot be differentiated twice
+                    stack.enter_context(torch.compiler.set_stance("force_eager"))
+            return self.discriminator.module(*inputs)
+
+    def _seen(self, output: Tensor, batch: Batch, step: int, around: Around) -> Seen:
+        """`around` goes round the discriminator's forward passes that a loss asks for."""
+        judge = partial(self._judge, around)
         where = (batch.image, batch.mask, output, batch.windows, batch.real_windows)
         return Seen(*where, step, self.config.loss, self.config.model.discriminator_input == "composite", judge)
 
