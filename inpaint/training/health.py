@@ -36,8 +36,9 @@ WORSE_THAN_GREY_DB = 6.0
 FALL_DB, RISE_OF_ERROR = 4.0, 3.0
 # The errors that mid-grey cannot exceed, and by how much a run must get better that once did.
 WORST_OF_GREY, RECOVERY_DB = {"reconstruction": 0.25, "hole_l1": 0.5, "known_l1": 0.5}, 0.5
-# The discriminator's losses together at which it learns no more, and by how much its two beliefs then differ.
-SATURATED_LOSS, SATURATED_GAP = 0.1, 0.95
+# The discriminator's losses together at which it learns no more, or by how much its two beliefs differ: sound runs stay
+# below 0.25, with spectral normalisation below 0.05.
+SATURATED_LOSS, SATURATED_GAP = 0.1, 0.5
 # Of the truth's gradient energy; a reconstruction loss alone stays below.
 BLURRED_SHARPNESS = 1 / 3
 # Both beliefs so near each other, and each loss to a guess's: it tells nothing apart.
@@ -208,7 +209,7 @@ def _collapsed(run: _Run) -> Verdict | None:
 
 def _saturated(run: _Run) -> Verdict | None:
     recent = _recent(_having(run.of_phase(3), "score/real", "score/fake"))
-    if not recent:
+    if not recent or not _is_adversarial(recent):  # else it may know all: the generator is not trained by it
         return None
     real, fake = (median(_values(recent, f"score/{kind}")) for kind in ("real", "fake"))
     losses = [
@@ -219,7 +220,7 @@ def _saturated(run: _Run) -> Verdict | None:
     loss = median(losses) if losses else math.nan
     if real - fake < SATURATED_GAP and not loss < SATURATED_LOSS:
         return None
-    told = f"the discriminator tells nearly every fill from a real image{run.since(recent)}"
+    told = f"the discriminator easily tells fills from real images{run.since(recent)}"
     figures = [f"score/real {real:.3f}, score/fake {fake:.3f}"] + ([f"its losses {loss:.2g}"] if losses else [])
     if norms := _values(recent, "gradient_norm/generator"):
         figures.append(f"the generator's gradient {median(norms):.2g}")
@@ -238,7 +239,7 @@ def _blurred(run: _Run) -> Verdict | None:
     if run.share < 1 and (run.share < 0.5 or not adversarial or min(sharpness[-3:-1]) * 1.2 < sharpness[-1]):
         return None
     told = f"the fills have {sharpness[-1]:.2f} times the truth's gradient energy (sharpness; 1 is right)"
-    if not any(f"loss/generator/{name}" in row for name in ADVERSARIAL_LOSSES for row in adversarial):
+    if not _is_adversarial(adversarial):
         why = " and no adversarial loss trains the generator"
         remedy = "raise loss.adversarial_weight, and give phase 3 a share in training.phases"
     elif _is_blind(adversarial):
@@ -247,6 +248,11 @@ def _blurred(run: _Run) -> Verdict | None:
     else:
         why, remedy = "", "weigh reconstruction less against loss.adversarial_weight, or give phase 3 a larger share"
     return Verdict(BLURRED, told + why, remedy)
+
+
+def _is_adversarial(rows: Rows) -> bool:
+    """Whether an adversarial loss trained the generator."""
+    return any(f"loss/generator/{name}" in row for name in ADVERSARIAL_LOSSES for row in rows)
 
 
 def _is_blind(rows: Rows) -> bool:
