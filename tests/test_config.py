@@ -13,6 +13,7 @@ from inpaint.arguments import parse_arguments
 from inpaint.config import Config, DataConfig, EvaluationConfig
 from inpaint.errors import UsageError
 from inpaint.resolve import flat, load_config, preset_names
+from inpaint.training.schedule import Phases
 
 TABLE_1 = {
     "paper/phases-20-50-30": {"training.phases": [0.2, 0.5, 0.3]},
@@ -49,6 +50,18 @@ def test_a_paper_preset_differs_from_the_base_in_what_it_says(name: str, changes
 def test_there_is_no_other_preset_of_the_paper() -> None:
     papers = {name for name in preset_names() if name.startswith("paper/")}
     assert papers == {"paper/original", "paper/final", *TABLE_1}
+
+
+@pytest.mark.parametrize("steps_per_epoch", [170, 84_000])
+def test_glcics_published_schedule(steps_per_epoch: int) -> None:
+    """Of 500,000 steps, whatever the number of images."""
+    config = load_config("glcic/places-256")
+    phases = Phases(config.training, steps_per_epoch, 500_000 * 96)
+    assert phases.steps == (90_000, 10_000, 400_000)
+    assert steps_per_epoch * config.training.epochs > config.training.max_steps == 500_000
+    spec = config.data.hole_spec
+    assert (spec.image_size, spec.min_px, spec.max_px, spec.window_px) == (256, 96, 128, 128)
+    assert config.loss.weights == {"reconstruction": 1, "adversarial": 4e-4, "real": 1, "fake": 1}
 
 
 @pytest.mark.parametrize("name", preset_names())
