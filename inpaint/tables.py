@@ -15,6 +15,7 @@ from inpaint.errors import UsageError
 GENERATORS = {
     "dilated": "inpaint.models.generators.dilated:DilatedGenerator",
     "smooth_prior": "inpaint.models.generators.smooth_prior:SmoothPriorGenerator",
+    "gated": "inpaint.models.generators.gated:GatedGenerator",
 }
 DISCRIMINATORS = {
     "fused": "inpaint.models.discriminators.fused:FusedDiscriminator",

@@ -18,6 +18,7 @@ from inpaint.errors import InpaintError, InpaintWarning
 from inpaint.memory import free_bytes
 from inpaint.models.generator import GeneratorConfig
 from inpaint.pipeline import InpaintingPipeline
+from inpaint.tables import GENERATORS
 
 
 def painter(hole_max_px: int | None) -> InpaintingPipeline:
@@ -80,20 +81,21 @@ except InpaintError as error:
     assert ended.stdout.startswith("filling 1000x1000 pixels needs more memory than cpu has; "), ended.stdout
 
 
-def test_the_estimate_of_memory_is_about_what_is_used() -> None:
+@pytest.mark.parametrize("name", GENERATORS)
+def test_the_estimate_of_memory_is_about_what_is_used(name: str) -> None:
     program = """
-import re, torch
+import re, sys, torch
 from inpaint.models.generator import Generator, GeneratorConfig
 def peak():
     return int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) * 1024
-generator = Generator(GeneratorConfig(width=16)).eval()
+generator = Generator(GeneratorConfig(width=16, architecture=sys.argv[1])).eval()
 with torch.inference_mode():
     generator(torch.zeros(1, 3, 64, 64), torch.zeros(1, 1, 64, 64))
     before = peak()
     generator(torch.zeros(1, 3, 600, 600), torch.zeros(1, 1, 600, 600))
     print((peak() - before) / generator.inference_bytes(600, 600))
 """
-    command = [sys.executable, "-c", program]
+    command = [sys.executable, "-c", program, name]
     # The smaller of two: where buffers are freed and taken at the same moment, the peak now and then holds one twice.
     used = min(float(subprocess.run(command, capture_output=True, text=True, check=True).stdout) for _ in range(2))
     assert 0.4 < used < 1.3

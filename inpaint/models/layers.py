@@ -32,8 +32,10 @@ class Convolution(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         middle, dilation, weight = self.kernel_size[0] // 2, self.dilation[0], ordered(self.weight)
+        if torch.compiler.is_exporting():  # a choice by size would be the same ever after
+            return self._conv_forward(input, weight, self.bias)
         reach = min(middle, (max(input.shape[-2:]) - 1) // dilation)
-        if reach == middle or torch.compiler.is_exporting():
+        if reach == middle:
             return self._conv_forward(input, weight, self.bias)
         taps = slice(middle - reach, middle + reach + 1)
         return nn.functional.conv2d(
@@ -60,26 +62,42 @@ def ordered(weight: Tensor) -> Tensor:
     return weight.to(memory_format=torch.channels_last)
 
 
+class Gate(nn.Module):
+    """The first half of the channels after their ReLU, each times the sigmoid of one of the second half: where a value
+    counts is learnt from what surrounds it, as whether it is known (Yu et al. 2019, gated convolution)."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        features, gates = input.chunk(2, dim=1)
+        return features.relu() * gates.sigmoid()
+
+
 def convolution(
-    in_channels: int, out_channels: int, kernel: int, norm: Norm, stride: int = 1, dilation: int = 1
+    in_channels: int,
+    out_channels: int,
+    kernel: int,
+    norm: Norm,
+    stride: int = 1,
+    dilation: int = 1,
+    is_gated: bool = False,
 ) -> nn.Sequential:
-    """Convolution, normalisation, ReLU; padded so that the size is only divided by the stride.
+    """Convolution, normalisation, ReLU or gate; padded so that the size is only divided by the stride.
 
     Without a bias before BatchNorm, which subtracts it again: its gradient is rounding alone, which Adam would take for
     a direction, on each machine another.
     """
-    bias = norm != "batch"
+    bias, num = norm != "batch", out_channels * (1 + is_gated)
     return nn.Sequential(
-        Convolution(in_channels, out_channels, kernel, stride, dilation * (kernel // 2), dilation, bias=bias),
-        normalisation(norm, out_channels),
-        nn.ReLU(inplace=True),
+        Convolution(in_channels, num, kernel, stride, dilation * (kernel // 2), dilation, bias=bias),
+        normalisation(norm, num),
+        Gate() if is_gated else nn.ReLU(inplace=True),
     )
 
 
-def upsampling(in_channels: int, out_channels: int, norm: Norm) -> nn.Sequential:
-    """Transposed convolution 4x4 that doubles height and width, normalisation, ReLU."""
+def upsampling(in_channels: int, out_channels: int, norm: Norm, is_gated: bool = False) -> nn.Sequential:
+    """Transposed convolution 4x4 that doubles height and width, normalisation, ReLU or gate."""
+    num = out_channels * (1 + is_gated)
     return nn.Sequential(
-        TransposedConvolution(in_channels, out_channels, bias=norm != "batch"),
-        normalisation(norm, out_channels),
-        nn.ReLU(inplace=True),
+        TransposedConvolution(in_channels, num, bias=norm != "batch"),
+        normalisation(norm, num),
+        Gate() if is_gated else nn.ReLU(inplace=True),
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
@@ -16,22 +18,26 @@ class DilatedGenerator(nn.Sequential):
 
     multiple_px = 4
 
-    def __init__(self, config: GeneratorConfig) -> None:
+    def __init__(self, config: GeneratorConfig, is_gated: bool = False) -> None:
         one, two, four, norm = config.width, 2 * config.width, 4 * config.width, config.norm
+        layer, up = (
+            partial(convolution, norm=norm, is_gated=is_gated),
+            partial(upsampling, norm=norm, is_gated=is_gated),
+        )
         super().__init__(
-            convolution(3 + config.mask_channel, one, 5, norm),
-            convolution(one, two, 3, norm, stride=2),
-            convolution(two, two, 3, norm),
-            convolution(two, four, 3, norm, stride=2),
-            convolution(four, four, 3, norm),
-            convolution(four, four, 3, norm),
-            *(convolution(four, four, 3, norm, dilation=dilation) for dilation in DILATIONS[: config.bottleneck]),
-            convolution(four, four, 3, norm),
-            convolution(four, four, 3, norm),
-            upsampling(four, two, norm),
-            convolution(two, two, 3, norm),
-            upsampling(two, one, norm),
-            convolution(one, one // 2, 3, norm),
+            layer(3 + config.mask_channel, one, 5),
+            layer(one, two, 3, stride=2),
+            layer(two, two, 3),
+            layer(two, four, 3, stride=2),
+            layer(four, four, 3),
+            layer(four, four, 3),
+            *(layer(four, four, 3, dilation=dilation) for dilation in DILATIONS[: config.bottleneck]),
+            layer(four, four, 3),
+            layer(four, four, 3),
+            up(four, two),
+            layer(two, two, 3),
+            up(two, one),
+            layer(one, one // 2, 3),
             Convolution(one // 2, 3, 3, padding=1),
         )
         self.mask_channel = config.mask_channel
