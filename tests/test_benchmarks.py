@@ -156,16 +156,16 @@ def test_training_beside_busy_loops_is_timed() -> None:
 
 def test_health_counts_first_verdicts_at_the_end_and_alarms_at_any(monkeypatch: pytest.MonkeyPatch) -> None:
     said = {
-        ("both rates x 1000", 1): [["diverging", "collapsed"]],
-        ("both rates x 1000", 2): [["diverging"], ["collapsed"]],
+        ("no adversarial loss", 1): [["blurred", "collapsed"]],
+        ("no adversarial loss", 2): [["blurred"], ["collapsed"]],
         ("sound, hinge", 1): [["too early to say"], ["blurred"], ["converging"]],
     }
     monkeypatch.setattr(health, "verdicts", lambda kind, seed: said.get((kind.name, seed), [["converging"]]))
     figures = {figure.what: figure for figure in health.run((1, 2))}
     assert len(figures) == 7  # of so few seeds none has the dataset of one image
-    ill, sound = figures["both rates x 1000: diverging"], figures["sound, hinge: converging"]
+    ill, sound = figures["no adversarial loss: blurred"], figures["sound, hinge: converging"]
     assert (ill.value, ill.unit) == (1, "of 2")
-    assert ill.note == "told: diverging 1, collapsed 1; beside it: collapsed 1"
+    assert ill.note == "told: blurred 1, collapsed 1; beside it: collapsed 1"
     assert sound.value == 2 and sound.note == "told: converging 2; alarms after 1 of 4 epochs"
 
 
