@@ -48,7 +48,7 @@ def test_all_faults_of_one_try_are_told_together(config_file: Callable[[str], st
     ("argv", "words"),
     [
         (["--config", "paper/orignal"], "did you mean paper/original?"),
-        (["--config", "nowhere"], "there are paper/batch-256"),
+        (["--config", "nowhere"], "there are glcic/places-256"),
         (["--config", "../config"], "no such preset"),
         (["--config", "nowhere.yaml"], "cannot be read (No such file or directory)"),
         (["--config"], "--config takes one value"),
@@ -127,7 +127,7 @@ def test_a_fault_is_told_in_words(argv: list[str], words: str) -> None:
             "preset: paper/fnial",
             "preset = 'paper/fnial': no such preset (a file must end in .yaml); did you mean paper/final?",
         ),
-        ("preset: [1]", "preset = [1]: no such preset (a file must end in .yaml); there are paper/batch-256"),
+        ("preset: [1]", "preset = [1]: no such preset (a file must end in .yaml); there are glcic/places-256"),
         ("preset: quickstart\ntraining: {epochs: 0}", "training.epochs = 0 (in mine.yaml): must be greater"),
         ("preset: quickstart\ntraining: 3", "training = 3 (in mine.yaml): must be an object"),
         (BOMB, "not valid YAML (more than 1000 values or 20 levels"),
