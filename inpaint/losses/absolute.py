@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from inpaint.losses.seen import Seen, wide
+from inpaint.losses.seen import Seen, mean_in, wide
 
 # Cells of the averaged image along each side: 4 px at 64.
 NUM_CELLS = 16
@@ -13,12 +13,12 @@ NUM_CELLS = 16
 
 def hole_l1(seen: Seen) -> Tensor:
     """The mean absolute error in each image's hole, averaged over the images."""
-    return _mean_in((wide(seen.output) - wide(seen.image)).abs(), wide(seen.mask))
+    return mean_in((wide(seen.output) - wide(seen.image)).abs(), wide(seen.mask))
 
 
 def known_l1(seen: Seen) -> Tensor:
     """The same outside the hole."""
-    return _mean_in((wide(seen.output) - wide(seen.image)).abs(), 1 - wide(seen.mask))
+    return mean_in((wide(seen.output) - wide(seen.image)).abs(), 1 - wide(seen.mask))
 
 
 def area_l1(seen: Seen) -> Tensor:
@@ -30,8 +30,3 @@ def area_l1(seen: Seen) -> Tensor:
     mask = wide(seen.mask)
     error = avg_pool2d((wide(seen.output) - wide(seen.image)) * mask, cell).abs()
     return (error.sum(dim=(1, 2, 3)) / (3 * avg_pool2d(mask, cell).sum(dim=(1, 2, 3))).clamp(min=1e-6)).mean()
-
-
-def _mean_in(values: Tensor, region: Tensor) -> Tensor:
-    counted = (region.sum(dim=(1, 2, 3)) * values.shape[1]).clamp(min=1)
-    return ((values * region).sum(dim=(1, 2, 3)) / counted).mean()

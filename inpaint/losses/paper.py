@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from inpaint.losses.seen import Seen, wide
+from inpaint.losses.seen import Seen, mean_in, wide
 
 
 def reconstruction_loss(output: Tensor, image: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -32,8 +32,7 @@ def reconstruction_loss(output: Tensor, image: Tensor, mask: Tensor | None = Non
     squared = (wide(output) - wide(image)).square()
     if mask is None:
         return squared.mean()
-    counted = (wide(mask).sum(dim=(1, 2, 3)) * output.shape[1]).clamp(min=1)
-    return ((squared * mask).sum(dim=(1, 2, 3)) / counted).mean()
+    return mean_in(squared, mask)
 
 
 def discriminator_losses(real_logits: Tensor, fake_logits: Tensor) -> tuple[Tensor, Tensor]:

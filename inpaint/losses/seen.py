@@ -73,3 +73,12 @@ class Seen:
 def wide(values: Tensor) -> Tensor:
     """float32 at least: bfloat16's 8 bits are too few for a mean of squares or a logarithm."""
     return values if values.dtype == torch.float64 else values.float()
+
+
+def mean_in(values: Tensor, region: Tensor) -> Tensor:
+    """The mean over images of each one's mean of `values` [B, C, H, W] in `region` [B, 1, H, W]; 0 where that is empty.
+
+    So the batch may be cut into parts of equal size without changing it.
+    """
+    counted = (wide(region).sum(dim=(1, 2, 3)) * values.shape[1]).clamp(min=1)
+    return ((values * region).sum(dim=(1, 2, 3)) / counted).mean()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 from inpaint.config import OptimizerConfig, TrainingConfig
 
@@ -31,7 +32,7 @@ class Phases:
     steps_per_epoch: int
     total_images: int
 
-    @property
+    @cached_property
     def steps(self) -> tuple[int, int, int]:
         """How many each phase gets of an epoch, or of the run."""
         is_of_run = self.settings.phases_per == "run"

@@ -208,7 +208,6 @@ class InpaintingTask:
 
     def _train_generator(self, output: Tensor, batch: Batch, step: int, terms: Terms, scale: float | None) -> None:
         """`scale` is of the adversarial losses' weights; None: without them."""
-
         seen = self._seen(output, batch, step, self.discriminator.frozen)
         losses, weights = self.losses, self.weights
         if scale is not None:
