@@ -117,14 +117,14 @@ def test_a_damaged_entry_is_named(tmp_path: Path) -> None:
 
 # Renders slowly and says so, so that a test can act in the middle.
 BUILDER = """
-import sys, time
+import os, sys, time
 from pathlib import Path
 from inpaint.data.synthetic import landscapes as synthetic
 from inpaint.holes.spec import HoleSpec
 from inpaint.data.decoded import SyntheticSpec, open_images
 render, delay = synthetic.render, float(sys.argv[2])
 def slow(*arguments):
-    print("render", flush=True)
+    os.write(1, b"render\\n")  # in one piece: several threads render
     time.sleep(delay)
     return render(*arguments)
 synthetic.render = slow
