@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from inpaint.evaluation import features
+from inpaint.models import feature_network
 
 
 def make_features_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -22,7 +22,7 @@ def make_features_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     add("_conv_stem", "_bn0", 32, 3, 3, 3)
     width, block = 32, 0
-    for (num, kernel, _), out in zip(features.STAGES, (16, 24, 40, 80, 112), strict=True):
+    for (num, kernel, _), out in zip(feature_network.STAGES, (16, 24, 40, 80, 112), strict=True):
         for _ in range(num):
             name, inner = f"_blocks.{block}", width if block == 0 else 6 * width
             if block:
@@ -31,5 +31,5 @@ def make_features_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             add(f"{name}._project_conv", f"{name}._bn2", out, inner, 1, 1)
             width, block = out, block + 1
     torch.save(tensors, path, _use_new_zipfile_serialization=False)
-    monkeypatch.setattr(features, "SHA256", features.hashlib.sha256(path.read_bytes()).hexdigest())
+    monkeypatch.setattr(feature_network, "SHA256", feature_network.hashlib.sha256(path.read_bytes()).hexdigest())
     return path

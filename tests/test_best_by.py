@@ -14,10 +14,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from inpaint.data.decoded import DecodedSplit, SyntheticSpec, open_images
-from inpaint.evaluation import features
 from inpaint.evaluation.metrics import Filled
 from inpaint.evaluation.table import means, metric_sums
 from inpaint.holes.spec import HoleSpec
+from inpaint.models import feature_network
 from inpaint.models.generator import Generator
 from inpaint.training import evaluator
 from inpaint.training.launch import main
@@ -119,8 +119,8 @@ def test_a_best_checkpoint_that_is_damaged_gives_way_to_the_last_and_this_is_sai
 def test_by_distance(
     tmp_path: Path, features_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    network = features.load_feature_network(features_file)
-    monkeypatch.setattr(features, "load_feature_network", lambda path=None, device="cpu": network)
+    network = feature_network.load_feature_network(features_file)
+    monkeypatch.setattr(feature_network, "load_feature_network", lambda path=None, device="cpu": network)
     run = train(tmp_path, "distance")
     lines = [line for line in metrics(run) if "evaluation/distance" in line]
     distances = [line["evaluation/distance"] for line in lines]
@@ -136,7 +136,7 @@ def test_by_distance(
 def test_distance_without_a_network_is_refused_before_anything_is_begun(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(features, "PACKAGE", "no_such_package")
+    monkeypatch.setattr(feature_network, "PACKAGE", "no_such_package")
     config = tiny_config(tmp_path, evaluation={"best_by": "distance"})
     assert main(["--config", str(config), "--run-dir", str(tmp_path / "run")]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()

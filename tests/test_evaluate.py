@@ -18,9 +18,9 @@ from running import ROOT, start
 from inpaint.cli import main
 from inpaint.data.decoded import SyntheticSpec, open_images
 from inpaint.data.synthetic.landscapes import render
-from inpaint.evaluation import features
 from inpaint.evaluation.subject import subject_of
 from inpaint.holes.spec import HoleSpec
+from inpaint.models import feature_network
 from inpaint.models.generator import Generator, GeneratorConfig
 
 SIZE, NUM = 32, 40
@@ -239,6 +239,6 @@ def test_a_run_is_evaluated_into_itself_as_its_own_report_was(
         for metric, value in report["rows"][name].items():
             assert ours["methods"][method]["figures"][metric] == pytest.approx(value, rel=1e-4), (name, metric)
     out = capsys.readouterr().out
-    if find_spec(features.PACKAGE) is None:
+    if find_spec(feature_network.PACKAGE) is None:
         assert "distance, P-IDS, U-IDS: not available without a feature network; pip install" in out
         assert "bootstrap resamples of the images:" in out

@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 
 from inpaint.data.synthetic.landscapes import render
 from inpaint.evaluation import features
+from inpaint.models import feature_network
 
 needs_features = pytest.mark.skipif(
-    find_spec(features.PACKAGE) is None, reason="the feature network, the extra inpaint[features], is not installed"
+    find_spec(feature_network.PACKAGE) is None,
+    reason="the feature network, the extra inpaint[features], is not installed",
 )
 
 
@@ -58,11 +60,11 @@ def test_discriminative_scores() -> None:
 
 
 def test_the_network_folds_its_batch_norm_and_gives_a_vector_an_image(features_file: Path) -> None:
-    network = features.load_feature_network(features_file)
+    network = feature_network.load_feature_network(features_file)
     assert network is not None and not list(network.parameters())
     image = torch.rand(3, 3, 20, 20, generator=torch.Generator().manual_seed(0))
     found = network(image)
-    assert found.shape == (3, features.NUM_FEATURES) and found.isfinite().all()
+    assert found.shape == (3, feature_network.NUM_FEATURES) and found.isfinite().all()
     assert torch.allclose(network(image[1:2])[0], found[1], atol=1e-4)
     assert (found[0] - found[1]).abs().max() > 1e-3
     weights = torch.load(features_file, weights_only=True)
@@ -76,18 +78,18 @@ def test_the_network_folds_its_batch_norm_and_gives_a_vector_an_image(features_f
 
 @needs_features
 def test_its_file_is_read_as_torch_reads_it() -> None:
-    spec = find_spec(features.PACKAGE)
+    spec = find_spec(feature_network.PACKAGE)
     assert spec is not None and spec.origin is not None
-    file = Path(spec.origin).parent / features.FILE
+    file = Path(spec.origin).parent / feature_network.FILE
     expected = torch.load(file, weights_only=True)
-    found = features.read_tensors(file.read_bytes())
+    found = feature_network.read_tensors(file.read_bytes())
     assert found.keys() == expected.keys() and len(found) == 296
     assert all(value.dtype == found[name].dtype and torch.equal(value, found[name]) for name, value in expected.items())
 
 
 @needs_features
 def test_blur_is_farther_than_a_little_noise_with_the_real_network() -> None:
-    network = features.load_feature_network()
+    network = feature_network.load_feature_network()
     assert network is not None
     image = torch.from_numpy(render(0, np.arange(48), 32)).permute(0, 3, 1, 2) / 255
     blurred = torch.nn.functional.avg_pool2d(image, 7, 1, 3, count_include_pad=False)

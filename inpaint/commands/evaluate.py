@@ -95,11 +95,11 @@ def _evaluate(args: argparse.Namespace) -> int:
     from inpaint.distributed.signals import die_with_launcher
     from inpaint.evaluation import result
     from inpaint.evaluation.baselines import BASELINES
-    from inpaint.evaluation.features import load_feature_network
     from inpaint.evaluation.measure import Measuring
     from inpaint.evaluation.metrics import all_metrics, output_metrics
     from inpaint.evaluation.subject import read_fills
     from inpaint.evaluation.summary import summarise
+    from inpaint.models.feature_network import load_feature_network
     from inpaint.processes import num_threads_here, start_prefix
 
     if not (args.model or args.fills or args.baselines):

@@ -18,9 +18,10 @@ from tqdm import tqdm
 
 from inpaint.distributed.collectives import Collectives
 from inpaint.evaluation.baselines import Fill
-from inpaint.evaluation.features import NUM_FEATURES, FeatureNetwork, windows
+from inpaint.evaluation.features import windows
 from inpaint.evaluation.metrics import Filled, Metric, rows_of
 from inpaint.evaluation.subject import Subject
+from inpaint.models.feature_network import NUM_FEATURES, FeatureNetwork
 
 # What fills some images of a subject: (which) -> fill.
 Method = Callable[[NDArray[np.int64]], Fill]

@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from inpaint.errors import InpaintError
-from inpaint.evaluation.features import NUM_FEATURES, REMEDY
 from inpaint.evaluation.grid import grid, sample_grid
 from inpaint.evaluation.measure import Measured, Measuring, Method
 from inpaint.evaluation.metrics import Metric, to_u8
 from inpaint.evaluation.summary import OF_FEATURES, RESAMPLES, Summary
 from inpaint.evaluation.table import aligned
 from inpaint.files import write_atomically
+from inpaint.models.feature_network import NUM_FEATURES, REMEDY
 
 JSON, MARKDOWN, COMPARISON = "evaluation.json", "evaluation.md", "comparison.png"
 # Of each method, so many of the best, of the median and of the worst images; so many rows of the comparison.

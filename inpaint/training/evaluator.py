@@ -19,16 +19,24 @@ from inpaint.data.decoded import DecodedSplit
 from inpaint.distributed.runtime import Runtime
 from inpaint.errors import InpaintError
 from inpaint.evaluation.baselines import BASELINES, Fill, mean_fill
-from inpaint.evaluation.features import NUM_FEATURES, FeatureNetwork, frechet_distance, require_feature_network, windows
+from inpaint.evaluation.features import frechet_distance, windows
 from inpaint.evaluation.grid import sample_grid
 from inpaint.evaluation.metrics import HOLE_PSNR, VARIETY, Filled, Metric, all_metrics, composite_u8, to_u8
 from inpaint.evaluation.table import behind, markdown_table, means, metric_sums, no_sums
+from inpaint.models.feature_network import NUM_FEATURES, FeatureNetwork, require_feature_network
 from inpaint.sources.keys import Split
 from inpaint.training.run_directory import EVALUATION, REPORT, RunDirectory
 
 # Pixels filled and measured at once: what the paper's networks keep of so many takes about 0.7 GiB.
 _PIXELS_AT_ONCE = 2**20
 MEAN_FILL = "mean_fill_hole_psnr"
+
+
+def distance_network(config: Config, device: torch.device | str = "cpu") -> FeatureNetwork | None:
+    """What `evaluation.best_by` = distance measures with; UsageError if it is not installed."""
+    if config.evaluation.best_by != "distance":
+        return None
+    return require_feature_network("evaluation.best_by = distance", "set it to hole_psnr or last", device)
 
 
 class Evaluator:
@@ -41,8 +49,7 @@ class Evaluator:
         self.runtime, self.images, self.config = runtime, images, config
         by_area = _PIXELS_AT_ONCE // config.data.image_size**2
         self.at_once = max(1, min(by_area, runtime.micro_batch_size))
-        by_distance = config.evaluation.best_by == "distance"
-        self.network = require_feature_network(runtime.device) if by_distance else None
+        self.network = distance_network(config, runtime.device)
         self._mean_fill: dict[str, float] | None = None
 
     def validate(self, generator: nn.Module, stopped: Callable[[], bool]) -> dict[str, float] | None:

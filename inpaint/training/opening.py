@@ -24,13 +24,13 @@ from inpaint.distributed.launcher import divide_batch, settle
 from inpaint.distributed.runtime import Runtime
 from inpaint.distributed.store import once_each
 from inpaint.errors import UsageError
-from inpaint.evaluation.features import require_feature_network
 from inpaint.evaluation.metrics import all_metrics
 from inpaint.holes.kinds import HoleMixture
 from inpaint.models.generator import Generator, GeneratorConfig
 from inpaint.processes import rank_and_world_size
 from inpaint.sources.keys import SPLITS, Split
 from inpaint.tables import ADVERSARIAL_LOSSES, DISCRIMINATOR_LOSSES, DISCRIMINATORS, LOSSES, METRICS, load
+from inpaint.training.evaluator import distance_network
 from inpaint.training.run_directory import RunDirectory
 from inpaint.training.saved_generator import init_generator
 from inpaint.training.schedule import Phases
@@ -48,6 +48,7 @@ def load_entries(config: Config) -> None:
         losses_of(config, table)
     if config.loss.penalties:
         _refuse_coupled_images(config)
+    distance_network(config)
 
 
 def _refuse_coupled_images(config: Config) -> None:
@@ -76,8 +77,6 @@ def open_run(run: RunDirectory, config: Config, options: Options) -> None:
     Raises: as `RunDirectory.open`, and InpaintError where `--init-from` names no generator of this run's shape.
     """
     require_tracker(config.training.tracker)
-    if config.evaluation.best_by == "distance":
-        require_feature_network()
     if options.init_from is not None and options.resume and any(run.path.glob("checkpoints/*step_*")):
         print("--init-from is for a new run and not used; this one goes on from its own checkpoint", file=sys.stderr)
     elif options.init_from is not None:
