@@ -174,3 +174,19 @@ def test_the_generator_begins_with_the_smooth_fill_and_changes_only_the_hole() -
     output = generator(masked, mask)
     assert torch.equal(output * (1 - mask), masked) and not torch.equal(output, smooth_fill(masked, mask))
     assert output.min() >= 0 and output.max() <= 1
+
+
+@pytest.mark.parametrize("architecture", ["smooth_prior", "gated"])
+def test_where_all_is_alike_the_fill_does_not_repeat_in_steps_of_the_strides(architecture: str) -> None:
+    torch.manual_seed(0)
+    generator = Generator(GeneratorConfig(width=4, bottleneck=1, architecture=architecture)).eval()
+    torch.nn.init.normal_(generator.layers[-1].weight)
+    mask = torch.zeros(1, 1, 256, 256)
+    mask[..., 8:-8, 8:-8] = 1
+    # Far from the padding, which differs from the rest too.
+    middle = generator(torch.full((1, 3, 256, 256), 0.5) * (1 - mask), mask)[..., 96:160, 96:160]
+    spread = float(middle.std())
+    assert spread > 1e-3
+    for step in (1, 2, 4):
+        assert float((middle[..., step:] - middle[..., :-step]).abs().mean()) > 0.1 * spread
+

@@ -18,14 +18,14 @@ class DilatedGenerator(nn.Sequential):
 
     multiple_px = 4
 
-    def __init__(self, config: GeneratorConfig, is_gated: bool = False) -> None:
+    def __init__(self, config: GeneratorConfig, is_gated: bool = False, num_more: int = 0) -> None:
         one, two, four, norm = config.width, 2 * config.width, 4 * config.width, config.norm
         layer, up = (
             partial(convolution, norm=norm, is_gated=is_gated),
             partial(upsampling, norm=norm, is_gated=is_gated),
         )
         super().__init__(
-            layer(3 + config.mask_channel, one, 5),
+            layer(3 + config.mask_channel + num_more, one, 5),
             layer(one, two, 3, stride=2),
             layer(two, two, 3),
             layer(two, four, 3, stride=2),

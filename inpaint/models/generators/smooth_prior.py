@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate, pad
@@ -18,6 +19,8 @@ from inpaint.models.generators.dilated import DilatedGenerator
 NUM_LEVELS = 10
 # Of the range of a colour, what the last layer's 1 stands for: where it starts to learn, corrections are small.
 CORRECTION_SCALE = 0.5
+# Side of the tile of noise: larger than any texture, so that its return is not seen.
+NOISE_PX = 128
 
 
 def smooth_fill(masked_image: Tensor, mask: Tensor) -> Tensor:
@@ -62,12 +65,17 @@ class SmoothPriorGenerator(DilatedGenerator):
     """The paper's layers without their sigmoid see the filled image and the mask; what they give is added in the hole.
 
     What a strided layer is given is added to what comes back to its size, so that texture need not pass the bottleneck.
-    The last layer starts at zero: the first output is the smooth fill. While training, colours may leave [0, 1], where
+    In the hole they also see noise, always the same: where all around is alike, as in a dark sea, convolutions of
+    stride 4 can else paint nothing but a pattern of 4 px. The last layer starts at zero: the first output is the smooth fill. While training, colours may leave [0, 1], where
     the losses pull them back; else they are clamped.
     """
 
     def __init__(self, config: GeneratorConfig, is_gated: bool = False) -> None:
-        super().__init__(replace(config, mask_channel=True), is_gated)
+        super().__init__(replace(config, mask_channel=True), is_gated, num_more=1)
+        # The raw words, unlike numbers made of them, are the same in every version of numpy.
+        words = np.random.Philox(key=0).random_raw(NOISE_PX**2) >> 40
+        noise = torch.from_numpy(words.astype(np.float32) / 2**23 - 1).reshape(1, 1, NOISE_PX, NOISE_PX)
+        self.register_buffer("noise", noise, persistent=False)
         for parameter in self[-1].parameters():
             nn.init.zeros_(parameter)
         strided = [index for index, layer in enumerate([*self][:-1]) if layer[0].stride == (2, 2)]
@@ -77,7 +85,7 @@ class SmoothPriorGenerator(DilatedGenerator):
 
     def forward(self, masked_image: Tensor, mask: Tensor) -> Tensor:  # type: ignore[override]
         filled = smooth_fill(masked_image, mask)
-        values, skipped = torch.cat([filled, mask], dim=1), []
+        values, skipped = torch.cat([filled, mask, mask * self._noise_like(mask)], dim=1), []
         for index, layer in enumerate(self):
             if index in self._down:
                 skipped.append(values)
@@ -86,3 +94,8 @@ class SmoothPriorGenerator(DilatedGenerator):
                 values = values + skipped.pop()
         output = filled + CORRECTION_SCALE * values * mask
         return output if self.training else output.clamp(0, 1)
+
+    def _noise_like(self, mask: Tensor) -> Tensor:
+        """The tile, repeated to [1, 1, H, W]."""
+        rows, columns = (torch.arange(size, device=mask.device) % NOISE_PX for size in mask.shape[2:])
+        return self.noise.index_select(2, rows).index_select(3, columns)
