@@ -1,6 +1,6 @@
 """One sheet to look at: images with holes of every kind, text and given masks; Telea's fills, the model's, originals.
 
-    python -m benchmarks.contact_sheet --model RUN/generator --images PHOTOS/ --out sheet.png [--masks DIR] [--rows 4] [--size 64]
+    python -m benchmarks.contact_sheet --model RUN/generator --images PHOTOS/ --out sheet.png [--masks DIR]
 
 Which images and holes are seen is drawn from `--seed`, before anything is filled: what fails is shown as it comes.
 """

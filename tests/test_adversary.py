@@ -189,4 +189,3 @@ def test_where_all_is_alike_the_fill_does_not_repeat_in_steps_of_the_strides(arc
     assert spread > 1e-3
     for step in (1, 2, 4):
         assert float((middle[..., step:] - middle[..., :-step]).abs().mean()) > 0.1 * spread
-

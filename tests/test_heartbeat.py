@@ -58,6 +58,29 @@ def test_but_not_for_ever(monkeypatch: pytest.MonkeyPatch, capfd: pytest.Capture
     heartbeat.close(in_order=False)
 
 
+def test_a_job_that_was_suspended_is_not_taken_for_stuck(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """SLURM does it with PreemptMode=SUSPEND. The clock is made here, for nothing tells when which thread wakes."""
+    passed_s, codes = [0.0], list[float]()
+    heartbeat = Heartbeat(0, 1, timeout_s=60)
+    heartbeat.close(in_order=True)
+    late_s = iter([0.0, 1000.0, 0.0])
+
+    def wait(seconds: float) -> bool:
+        passed_s[0] += seconds + next(late_s, 0.0)
+        return bool(codes) or passed_s[0] > 2000
+
+    monkeypatch.setattr(heartbeat._stop, "wait", wait)
+    monkeypatch.setattr(heartbeat._stop, "is_set", lambda: False)
+    monkeypatch.setattr(heartbeats.time, "monotonic", lambda: passed_s[0])
+    monkeypatch.setattr(heartbeats.os, "_exit", lambda code: codes.append(passed_s[0]))
+    heartbeat.at("step 1")
+    heartbeat._run()
+    assert len(codes) == 1 and 1060 < codes[0] < 1064
+    assert "has been at 'step 1' for 61 s" in capfd.readouterr().err
+
+
 def test_a_main_process_that_went_with_its_store_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """A reduction breaks at the same moment; torch's own word for it is "Broken pipe"."""
     monkeypatch.setattr(heartbeats.os, "_exit", lambda code: None)

@@ -23,6 +23,8 @@ from inpaint.distributed.store import connect, tell
 from inpaint.errors import InpaintError, first_few
 
 _BEAT_S, _SILENCE_S, _LATE_S = 1.0, 20.0, 20.0
+# A thread that wakes this late was stopped with its whole process, as SLURM suspends a job for a more urgent one.
+_STOPPED_S = 5.0
 
 
 class Heartbeat:
@@ -81,7 +83,7 @@ class Heartbeat:
     def _run(self) -> None:
         number = 0
         lost: float | None = None
-        while not self._stop.wait(_BEAT_S if number else 0):
+        while not self._wait(_BEAT_S if number else 0.0):
             number += 1
             stuck_s = time.monotonic() - self._since if self._armed else 0.0
             if self._store is None:
@@ -101,6 +103,16 @@ class Heartbeat:
                     self._give_up(
                         "the store that the processes share is gone, and with it its host, the launcher of rank 0"
                     )
+
+    def _wait(self, seconds: float) -> bool:
+        """Returns whether to stop; for as long as the process was itself stopped, it blames nobody."""
+        before = time.monotonic()
+        ended = self._stop.wait(seconds)
+        late_s = time.monotonic() - before - seconds
+        if late_s > _STOPPED_S:
+            self._since += late_s
+            self._seen = {rank: (beat, since + late_s) for rank, (beat, since) in self._seen.items()}
+        return ended
 
     def _beat(self, **more: float) -> None:
         assert self._store is not None

@@ -64,10 +64,10 @@ def smooth_fill(masked_image: Tensor, mask: Tensor) -> Tensor:
 class SmoothPriorGenerator(DilatedGenerator):
     """The paper's layers without their sigmoid see the filled image and the mask; what they give is added in the hole.
 
-    What a strided layer is given is added to what comes back to its size, so that texture need not pass the bottleneck.
-    In the hole they also see noise, always the same: where all around is alike, as in a dark sea, convolutions of
-    stride 4 can else paint nothing but a pattern of 4 px. The last layer starts at zero: the first output is the smooth fill. While training, colours may leave [0, 1], where
-    the losses pull them back; else they are clamped.
+    There they also see noise, always the same: where all around is alike, as in a dark sea, convolutions of stride 4
+    could else paint nothing but a pattern of 4 px. What a strided layer is given is added to what comes back to its
+    size, so that texture need not pass the bottleneck. The last layer starts at zero: the first output is the smooth
+    fill. While training, colours may leave [0, 1], where the losses pull them back; else they are clamped.
     """
 
     def __init__(self, config: GeneratorConfig, is_gated: bool = False) -> None:
