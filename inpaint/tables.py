@@ -27,6 +27,7 @@ LOSSES = {
     "hole_l1": "inpaint.losses.absolute:hole_l1",
     "known_l1": "inpaint.losses.absolute:known_l1",
     "area_l1": "inpaint.losses.absolute:area_l1",
+    "frozen_features": "inpaint.losses.frozen_features:frozen_features",
 }
 # The generator's in phase 3, which ask for the discriminator's judgements:
 ADVERSARIAL_LOSSES = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ import torch
 from running import CONFIGS, ENGINES, ROOT, differences, train
 from torch import Tensor
 
+from inpaint.models import feature_network
 from inpaint.resolve import preset_names
 
 WORKER = ROOT / "tests" / "engines_worker.py"
@@ -30,6 +32,8 @@ def shape(width: int, batch: int, preset: str = "paper/original", **model: Any) 
     return Shape(preset, flags | {f"model.{key}": value for key, value in model.items()})
 
 
+# Through a network that no engine knows of.
+FROZEN = {"loss.terms": {"frozen_features": 1.0}} if find_spec(feature_network.PACKAGE) else {}
 # Differentiated twice, in two of four steps.
 PENALISED = {"loss.terms": {"r1": 0.5, "r2": 0.5}, "loss.penalty_every": 2}
 ADVERSARY = Shape(
@@ -41,8 +45,8 @@ ADVERSARY = Shape(
 # With the mask as a channel, one image and one channel, layers must not choose another kernel by how a tensor lies.
 SHAPES = [
     (Shape("quickstart", {}), "zero2"),
-    (shape(2, 2), "zero3"),
-    (shape(4, 8, mask_channel=True, norm="none"), "zero1"),
+    (Shape("paper/original", shape(2, 2).flags | FROZEN), "zero3"),
+    (Shape("paper/original", shape(4, 8, mask_channel=True, norm="none").flags | FROZEN), "zero1"),
     (shape(6, 6, "paper/global-average-pooling", norm="group"), "zero2"),
     (ADVERSARY, "zero1"),
     (ADVERSARY, "zero2"),

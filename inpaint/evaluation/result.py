@@ -54,7 +54,8 @@ def tables(facts: Mapping[str, Any], summary: Summary, metrics: Mapping[str, Met
         "",
         "Of the 8-bit composite; means over images. Sharpness is the gradient energy in all holes, the fill's over the "
         "truth's: 1 is right, far below is blur. Distance is a Fréchet distance of EfficientNet-lite0 features around "
-        "the hole: lower is better; compare it at equal numbers and sizes of images only.",
+        "the hole: lower is better; compare it at equal numbers and sizes of images only. It, P-IDS and U-IDS "
+        "flatter what was trained with the loss frozen_features, whose network they share.",
         *(f"{name}: {remedy}." for name, remedy in facts["not_available"].items()),
         "",
         "The raw output, the whole image:",

@@ -90,6 +90,7 @@ def _text_of_card(
         config=_as_yaml(settings).strip() if settings else "# not recorded",
         image_size=data.get("image_size"),
         has_reconstruction=has_reconstruction,
+        has_frozen_features=bool(settings.get("loss", {}).get("terms", {}).get("frozen_features")),
         **images,
     )
 

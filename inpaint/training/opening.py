@@ -26,6 +26,7 @@ from inpaint.distributed.store import once_each
 from inpaint.errors import UsageError
 from inpaint.evaluation.metrics import all_metrics
 from inpaint.holes.kinds import HoleMixture
+from inpaint.losses.frozen_features import frozen_network
 from inpaint.models.generator import Generator, GeneratorConfig
 from inpaint.processes import rank_and_world_size
 from inpaint.sources.keys import SPLITS, Split
@@ -48,7 +49,7 @@ def load_entries(config: Config) -> None:
         losses_of(config, table)
     if config.loss.penalties:
         _refuse_coupled_images(config)
-    distance_network(config)
+    _require_feature_network(config)
 
 
 def _refuse_coupled_images(config: Config) -> None:
@@ -61,6 +62,19 @@ def _refuse_coupled_images(config: Config) -> None:
             f"the discriminator {config.model.discriminator} (model.norm = {config.model.norm}) couples to the others "
             "of its batch; for model.norm use group or none, or model.discriminator = patch"
         )
+
+
+def _require_feature_network(config: Config) -> None:
+    """Raise UsageError where it is asked for and not installed, or would judge what was trained to please it."""
+    weighs = bool(config.loss.terms.get("frozen_features"))
+    if weighs and config.evaluation.best_by == "distance":
+        raise UsageError(
+            "evaluation.best_by = distance measures with the network that loss.terms.frozen_features trains on, and "
+            "would prefer what pleases it to what looks right; set it to hole_psnr or last, or leave the term out"
+        )
+    distance_network(config)
+    if weighs:
+        frozen_network(torch.device("cpu"), torch.float32)
 
 
 def settled(config: Config, options: Options, group: ProcessGroup | None = None) -> Config:
