@@ -3,30 +3,35 @@
 from __future__ import annotations
 
 import warnings
-from collections import defaultdict
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, TypedDict, Unpack, overload
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
 from inpaint.errors import InpaintError, InpaintWarning, UsageError
-from inpaint.evaluation.metrics import to_u8
 from inpaint.fidelity import ONE_END, require_fidelity
 from inpaint.hub.errors import CLIENT_ERRORS, describe
 from inpaint.images.given import ImageLike
 from inpaint.images.job import Filled, FillJob, require_pillow
-from inpaint.memory import free_bytes
 from inpaint.models.generator import Generator
+from inpaint.photographs.crops import fill_crops
+from inpaint.photographs.how import How, Strategy
+from inpaint.photographs.network import Network
+from inpaint.photographs.whole import fill_whole
 
-# Images of one size go through the generator together, up to this many pixels.
-_BATCH_PIXELS = 2**20
 # Warn of holes larger than this many times the largest side in training. A generator of `quickstart` (holes of up to
 # 25 px at 64) is 0.6 dB better than Telea at 1.5 times that, 37 px, and 0.8 dB worse at 44 px.
 _TOO_LARGE = 1.5
+
+
+class Options(TypedDict, total=False):
+    """What a call takes beside image and mask."""
+
+    strategy: Strategy
+    fidelity: float | None
+    resize_mask: bool
 
 
 class InpaintingPipeline:
@@ -116,18 +121,11 @@ class InpaintingPipeline:
         return self.generator
 
     @overload
-    def __call__(
-        self, image: ImageLike, mask_image: ImageLike, *, fidelity: float | None = None, resize_mask: bool = False
-    ) -> Image.Image: ...
+    def __call__(self, image: ImageLike, mask_image: ImageLike, **options: Unpack[Options]) -> Image.Image: ...
 
     @overload
     def __call__(
-        self,
-        image: list[Any],
-        mask_image: list[Any] | ImageLike,
-        *,
-        fidelity: float | None = None,
-        resize_mask: bool = False,
+        self, image: list[Any], mask_image: list[Any] | ImageLike, **options: Unpack[Options]
     ) -> list[Image.Image]: ...
 
     def __call__(
@@ -135,6 +133,7 @@ class InpaintingPipeline:
         image: ImageLike | list[Any],
         mask_image: ImageLike | list[Any],
         *,
+        strategy: Strategy = "auto",
         fidelity: float | None = None,
         resize_mask: bool = False,
     ) -> Image.Image | list[Image.Image]:
@@ -149,6 +148,10 @@ class InpaintingPipeline:
                 uint16 or floats in [0, 1] (rounded to 8 bits); or a list of such, or a tensor [B, C, H, W].
             mask_image: the same, or booleans: white (128 of 255 or more) where to fill; transparent parts count as
                 black. One for each image, or one for all.
+            strategy: `crop` shows the generator each hole in a square around it, scaled down to the size of its
+                training images, and suits photographs and holes of any size; `whole` shows it the image at its own
+                size, in which it can fill holes of about the size it was trained on; `auto` is `crop` where the image
+                is larger than those it was trained on.
             fidelity: where between its two ends a generator is used that was trained by reconstruction first and with
                 an adversary afterwards: from 0 (sharp), which None means, to 1 (closest to the truth on average, and
                 blurred). The weights for the last value stay in memory beside the generator's own.
@@ -156,13 +159,14 @@ class InpaintingPipeline:
 
         Raises:
             InpaintError: an unreadable image, a mask of another size or without white, too little memory, a generator
-                whose output is not finite, or `fidelity` for one without a second end.
-            UsageError: lists of different lengths, one image with several masks, or a fidelity out of range.
+                whose output is not finite, `fidelity` for one without a second end, or `crop` for one that does not
+                say how large its training images were.
+            UsageError: lists of different lengths, one image with several masks, or an option that is not allowed.
 
         Warns:
-            InpaintWarning: a hole is much larger than those the generator was trained on.
+            InpaintWarning: a hole to be filled at its own size is much larger than those of the training.
         """
-        generator = self._at(fidelity)
+        how, network = How(strategy), self._at(fidelity)
         several, masks = _several(image), _several(mask_image)
         images = [image] if several is None else several
         if masks is not None and (several is None or len(images) != len(masks)):
@@ -172,48 +176,46 @@ class InpaintingPipeline:
         jobs = [FillJob.of(*pair, resize_mask) for pair in zip(images, masks, strict=True)]
         for job in jobs:
             require_pillow(job.pixels)
-        filled = [filled.to_image() for filled in self._fill(jobs, generator)]
+        filled = [filled.to_image() for filled in self._fill(jobs, network, how)]
         return filled[0] if several is None else filled
 
     def fill(
-        self, image: ImageLike, mask_image: ImageLike, *, fidelity: float | None = None, resize_mask: bool = False
+        self,
+        image: ImageLike,
+        mask_image: ImageLike,
+        *,
+        strategy: Strategy = "auto",
+        fidelity: float | None = None,
+        resize_mask: bool = False,
     ) -> Filled:
         """Like a call with one image, but also for 16-bit colour: known pixels keep 16 bits, the fill has 8 scaled up.
 
         Raises, warns: as a call does.
         """
-        generator = self._at(fidelity)
-        return self._fill([FillJob.of(image, mask_image, resize_mask)], generator)[0]
+        how, network = How(strategy), self._at(fidelity)
+        return self._fill([FillJob.of(image, mask_image, resize_mask)], network, how)[0]
 
-    def _at(self, fidelity: float | None) -> nn.Module:
+    def _at(self, fidelity: float | None) -> Network:
         """The generator to fill with."""
         require_fidelity(fidelity)
         if fidelity is None:
-            return self.generator
+            return Network(self.generator, self.device)
         if not isinstance(self.generator, Generator):
             raise InpaintError(ONE_END)
         if self._between is None or self._between[0] is not self.generator or self._between[1] != fidelity:
             self._between = None  # before another takes its memory
             self._between = self.generator, fidelity, self.generator.at_fidelity(fidelity)
-        return self._between[2]
+        return Network(self._between[2], self.device)
 
-    def _fill(self, jobs: list[FillJob], generator: nn.Module) -> list[Filled]:
-        self._warn_of_large_holes(jobs)
-        filled = [job.pixels for job in jobs]
-        by_size: dict[tuple[int, ...], list[int]] = defaultdict(list)
-        for index, job in enumerate(jobs):
-            if job.hole.any():
-                by_size[job.hole.shape].append(index)
-        for (height, width), indices in by_size.items():
-            batch_size = min(max(1, _BATCH_PIXELS // (height * width)), len(indices))
-            self._require_memory(height, width, batch_size)
-            for start in range(0, len(indices), batch_size):
-                batch = indices[start : start + batch_size]
-                for index, output in zip(
-                    batch, self._outputs([jobs[index] for index in batch], generator), strict=True
-                ):
-                    filled[index] = jobs[index].composite(output)
-        return [Filled(pixels, job.icc_profile, int(job.hole.sum())) for pixels, job in zip(filled, jobs, strict=True)]
+    def _fill(self, jobs: list[FillJob], network: Network, how: How) -> list[Filled]:
+        in_crops = [how.crops(job.hole.shape, network.size_px) for job in jobs]
+        whole = [job for job, is_cropped in zip(jobs, in_crops, strict=True) if not is_cropped]
+        self._warn_of_large_holes(whole)
+        of_whole = iter(fill_whole(whole, network))
+        return [
+            Filled(fill_crops(job, network) if is_cropped else next(of_whole), job.icc_profile, int(job.hole.sum()))
+            for job, is_cropped in zip(jobs, in_crops, strict=True)
+        ]
 
     def _warn_of_large_holes(self, jobs: list[FillJob]) -> None:
         learnt_px = self.generator.config.hole_max_px if isinstance(self.generator, Generator) else None
@@ -221,48 +223,11 @@ class InpaintingPipeline:
         if learnt_px and largest_px > _TOO_LARGE * learnt_px:
             warnings.warn(
                 f"a hole is up to {largest_px} px wide and high, but this generator was trained on holes of up to "
-                f"{learnt_px} px: the middle will be wrong; scale the image down by {largest_px / learnt_px:.1f} "
-                "first, or fill less",
+                f"{learnt_px} px: the middle will be wrong; fill it hole by hole (strategy crop), or scale the image "
+                f"down by {largest_px / learnt_px:.1f} first",
                 InpaintWarning,
                 stacklevel=4,
             )
-
-    def _require_memory(self, height: int, width: int, batch_size: int) -> None:
-        free = free_bytes(self.device)
-        if free is None or not isinstance(self.generator, Generator):
-            return
-        needed = batch_size * self.generator.inference_bytes(height, width)
-        if needed > free:
-            raise InpaintError(
-                f"filling {width}x{height} pixels ({width * height / 1e6:.1f} megapixels) needs about "
-                f"{needed / 2**30:.1f} GiB of memory with this generator, and {free / 2**30:.1f} GiB are free on "
-                f"{self.device}; crop the image around the hole, or scale it down"
-            )
-
-    @torch.inference_mode()
-    def _outputs(self, jobs: list[FillJob], generator: nn.Module) -> NDArray[np.uint8]:
-        """The generator's images for jobs of one size: [B, H, W, 3]."""
-        height, width = jobs[0].hole.shape
-        # Reflected, not filled with a colour: the generator has never seen a frame around an image. NumPy reflects
-        # as often as it must, and repeats the only row or column of an image that has no more.
-        px = int(getattr(self.generator, "multiple_px", 1))
-        margin = ((0, 0), (0, -height % px), (0, -width % px))
-        rgb = np.pad(np.stack([job.rgb() for job in jobs]), (*margin, (0, 0)), mode="reflect")
-        hole = np.pad(np.stack([job.hole for job in jobs]), margin, mode="reflect")
-        image = torch.from_numpy(rgb).to(self.device).permute(0, 3, 1, 2).float() / 255
-        mask = torch.from_numpy(hole).to(self.device)[:, None].float()
-        try:
-            output: Tensor = generator(image * (1 - mask), mask)
-        except (MemoryError, RuntimeError) as error:  # OutOfMemoryError is a RuntimeError
-            if isinstance(error, RuntimeError) and "memory" not in str(error):
-                raise
-            raise InpaintError(
-                f"filling {width}x{height} pixels needs more memory than {self.device} has; crop the image around the "
-                "hole, or scale it down"
-            ) from error
-        if not output.isfinite().all():
-            raise InpaintError("the generator's output is not finite: its weights are broken")
-        return to_u8(output)[:, :, :height, :width].permute(0, 2, 3, 1).cpu().numpy()
 
 
 def _several(value: ImageLike | list[Any]) -> list[Any] | None:

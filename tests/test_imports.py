@@ -31,7 +31,7 @@ ORDER = [
         "arguments",
     ),
     *("hub", "images", "sources", "models", "losses", "data", "prepare", "distributed", "evaluation", "training"),
-    *("pipeline", "", "commands", "cli", "__main__"),
+    *("photographs", "pipeline", "", "commands", "cli", "__main__"),
 ]
 HEAVY = {"torch", "accelerate", "datasets", "transformers", "torchmetrics", "cv2", "matplotlib", "deepspeed"}
 

@@ -13,10 +13,10 @@ import torch
 from painting import noise
 
 import inpaint
-from inpaint import pipeline
 from inpaint.errors import InpaintError, InpaintWarning
 from inpaint.memory import free_bytes
 from inpaint.models.generator import GeneratorConfig
+from inpaint.photographs import network
 from inpaint.pipeline import InpaintingPipeline
 from inpaint.tables import GENERATORS
 
@@ -39,19 +39,20 @@ def test_a_hole_much_larger_than_any_that_was_learnt_is_warned_about() -> None:
     with pytest.warns(
         InpaintWarning, match=r"up to 59 px .* trained on holes of up to 25 px.*scale .* by 2\.4"
     ) as caught:
-        painter(25)(image, square(60))
+        painter(25)(image, square(60), strategy="whole")
     assert caught[0].filename == __file__, "it points to the line that called"
     scratch = np.zeros((96, 160), np.bool_)
     scratch[40:52] = True
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for hole in (square(25), square(36), square(20, width=5), scratch):
-            painter(25)(image, hole)
-        painter(None)(image, square(80))
+            painter(25)(image, hole, strategy="whole")
+        painter(None)(image, square(80), strategy="whole")
+        painter(25)(image, square(60))
 
 
 def test_an_image_that_does_not_fit_into_memory_is_refused_with_the_figure(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "free_bytes", lambda device: 5 * 2**30)
+    monkeypatch.setattr(network, "free_bytes", lambda device: 5 * 2**30)
     pipe = InpaintingPipeline(inpaint.Generator(GeneratorConfig()), "cpu")
     image, hole = np.zeros((3000, 4000), np.uint8), np.zeros((3000, 4000), np.bool_)
     assert np.array_equal(np.asarray(pipe(image, hole)), image), "nothing to fill takes nothing"

@@ -8,8 +8,9 @@ transparency) is refused. The fill itself has a precision of 8 bits.
 Of a generator that was trained by reconstruction first and with an adversary afterwards, --fidelity chooses between
 the two: from 0 (sharp; the default) to 1 (closest to the truth on average, and blurred).
 
-A generator fills holes of about the size that it was trained on, in pixels; a much larger hole gets a warning, and a
-blur.
+What is larger than the images that the generator was trained on is filled hole by hole: each is seen in a square around
+it, scaled down to their size. --strategy whole shows it the whole image at its own size instead; it can then only fill
+holes of about the size that it was trained on, in pixels.
 
 examples:
   inpaint fill photo.jpg --mask mask.png -o filled.png --model runs/quickstart
@@ -27,6 +28,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from inpaint.errors import InpaintError, InpaintWarning, UsageError
 from inpaint.fidelity import require_fidelity
+from inpaint.photographs.how import STRATEGIES, How
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -60,12 +62,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--fidelity", type=float, metavar="F", help="from 0, sharp (default), to 1, closest to the truth on average"
     )
+    parser.add_argument(
+        "--strategy", default="auto", metavar="S", help=f"{', '.join(STRATEGIES)}: see above (default: auto)"
+    )
     parser.add_argument("--device", default="auto", help="auto (default: CUDA, else MPS, else CPU), cuda, mps or cpu")
     parser.add_argument("--resize-mask", action="store_true", help="scale a mask of another size to the image's")
 
 
 def run(args: argparse.Namespace) -> int:
     require_fidelity(args.fidelity)
+    How(args.strategy)
     is_folder, output = args.image.is_dir(), Path(args.output)
     if not is_folder and args.output.endswith(("/", os.sep)):
         output = output / f"{args.image.stem}.png"
@@ -90,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
     for job in tqdm(jobs, unit="image", disable=not is_folder):
         try:
             with warnings.catch_warnings(record=True, action="always", category=InpaintWarning) as warned:
-                filled = pipeline.fill(job.image, job.mask, resize_mask=args.resize_mask)
+                filled = pipeline.fill(job.image, job.mask, strategy=args.strategy, resize_mask=args.resize_mask)
         except InpaintError as error:
             if not is_folder:
                 raise

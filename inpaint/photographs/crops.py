@@ -1,0 +1,84 @@
+"""Owns the filling of a photograph larger than what a generator was trained on: hole by hole, each at its own scale."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from inpaint.images.given import Pixels
+from inpaint.images.job import FillJob
+from inpaint.photographs.network import Network
+from inpaint.photographs.scaling import Scaled, enlarged, laid, scales
+from inpaint.photographs.windows import Window, plan
+
+# Windows are held at their full size together up to this many pixels.
+_HELD_PIXELS = 2**21
+
+
+def fill_crops(job: FillJob, network: Network) -> Pixels:
+    """The photograph with its hole filled.
+
+    Args:
+        network: one that knows its `size_px`.
+
+    Raises:
+        InpaintError: too little memory, or a generator whose output is not finite.
+    """
+    assert network.size_px is not None
+    hole = job.hole
+    if not hole.any():
+        return job.pixels
+    filled, unknown = job.rgb().copy(), hole.copy()
+    for windows in plan(hole, network.size_px):
+        alike: dict[tuple[int, ...], list[Window]] = defaultdict(list)
+        for window in windows:
+            alike[window.height, window.width, window.factor].append(window)
+        for (height, width, _), same in alike.items():
+            num = max(1, _HELD_PIXELS // (height * width))
+            for start in range(0, len(same), num):
+                batch = [_Crop(window, filled, unknown, network) for window in same[start : start + num]]
+                masks = torch.stack([1 - crop.smallest.known.float() for crop in batch])
+                images = torch.stack([crop.smallest.values for crop in batch])
+                for crop, output in zip(batch, network(images, masks), strict=True):
+                    crop.set_in(filled, output)
+        for window in windows:
+            unknown[window.place] &= ~window.targets(unknown[window.place])
+    return job.composite(filled)
+
+
+class _Crop:
+    """One window of a photograph on its way through the generator."""
+
+    def __init__(
+        self,
+        window: Window,
+        filled: NDArray[np.uint8],
+        unknown: NDArray[np.bool_],
+        network: Network,
+    ) -> None:
+        self.window, device = window, network.device
+        px = window.factor * network.multiple_px
+        # Reflected, as by the pipeline: the generator has never seen a frame around an image.
+        margin = ((0, -window.height % px), (0, -window.width % px))
+        image = np.pad(filled[window.place], (*margin, (0, 0)), mode="reflect")
+        here = unknown[window.place]
+        known = torch.from_numpy(np.pad(~here, margin, mode="reflect")).to(device)[None]
+        self.targets = window.targets(here)
+        self.scales = scales(torch.from_numpy(image).to(device).permute(2, 0, 1).float() / 255, known, window.factor)
+
+    @property
+    def smallest(self) -> Scaled:
+        return self.scales[-1]
+
+    def set_in(self, filled: NDArray[np.uint8], output: Tensor) -> None:
+        """Set what the generator made of the window into the photograph."""
+        fill = torch.where(self.smallest.known, self.smallest.values, output.float())
+        for scaled in reversed(self.scales[:-1]):
+            fill = laid(enlarged(fill), scaled)
+        part = filled[self.window.place]
+        pixels = fill.clamp(0, 1).mul(255).round().byte().permute(1, 2, 0)[: part.shape[0], : part.shape[1]]
+        part[self.targets] = pixels.cpu().numpy()[self.targets]
