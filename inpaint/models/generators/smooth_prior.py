@@ -70,6 +70,8 @@ class SmoothPriorGenerator(DilatedGenerator):
     fill. While training, colours may leave [0, 1], where the losses pull them back; else they are clamped.
     """
 
+    noise: Tensor
+
     def __init__(self, config: GeneratorConfig, is_gated: bool = False) -> None:
         super().__init__(replace(config, mask_channel=True), is_gated, num_more=1)
         # The raw words, unlike numbers made of them, are the same in every version of numpy.
