@@ -32,7 +32,7 @@ COMMON: dict[str, Any] = {
     "evaluation": {"best_by": "last", "num_pictures": 64},
     "loss": {"reconstruction_weight": 10.0, "adversarial_weight": 1.0},
 }
-SHARP: dict[str, Any] = {"reconstruction_weight": 0.0, "terms": {"hole_l1": 4.0, "area_l1": 2.0}}
+SHARP: dict[str, Any] = {"reconstruction_weight": 0.0, "terms": {"hole_l1": 6.0, "area_l1": 2.0}}
 STEPS: list[tuple[str, dict[str, dict[str, Any]]]] = [
     ("losses of `paper/final`", {}),
     (
