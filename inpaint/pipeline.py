@@ -30,7 +30,9 @@ class Options(TypedDict, total=False):
     """What a call takes beside image and mask."""
 
     strategy: Strategy
+    detail: bool
     fidelity: float | None
+    grow_mask_px: int
     resize_mask: bool
 
 
@@ -134,7 +136,9 @@ class InpaintingPipeline:
         mask_image: ImageLike | list[Any],
         *,
         strategy: Strategy = "auto",
+        detail: bool = True,
         fidelity: float | None = None,
+        grow_mask_px: int = 0,
         resize_mask: bool = False,
     ) -> Image.Image | list[Image.Image]:
         """The image with the hole filled and all other pixels unchanged.
@@ -152,9 +156,13 @@ class InpaintingPipeline:
                 training images, and suits photographs and holes of any size; `whole` shows it the image at its own
                 size, in which it can fill holes of about the size it was trained on; `auto` is `crop` where the image
                 is larger than those it was trained on.
+            detail: copy into what `crop` filled at a smaller scale the detail of the photograph around it; without it,
+                such a fill is smooth.
             fidelity: where between its two ends a generator is used that was trained by reconstruction first and with
                 an adversary afterwards: from 0 (sharp), which None means, to 1 (closest to the truth on average, and
                 blurred). The weights for the last value stay in memory beside the generator's own.
+            grow_mask_px: make the hole larger by so many pixels all around, up to 1,000. By default no pixel outside
+                the mask changes; 2 to 10 help where a rim of what is to go is left, for masks are often drawn tight.
             resize_mask: scale a mask of another size to the image's instead of refusing it.
 
         Raises:
@@ -166,14 +174,14 @@ class InpaintingPipeline:
         Warns:
             InpaintWarning: a hole to be filled at its own size is much larger than those of the training.
         """
-        how, network = How(strategy), self._at(fidelity)
+        how, network = How(strategy, detail, grow_mask_px), self._at(fidelity)
         several, masks = _several(image), _several(mask_image)
         images = [image] if several is None else several
         if masks is not None and (several is None or len(images) != len(masks)):
             given = "a single one" if several is None else f"a list of {len(images)}"
             raise UsageError(f"give one mask for each image, or one for all; got {given} and a list of {len(masks)}")
         masks = [mask_image] * len(images) if masks is None else masks
-        jobs = [FillJob.of(*pair, resize_mask) for pair in zip(images, masks, strict=True)]
+        jobs = [FillJob.of(*pair, resize_mask).grown(grow_mask_px) for pair in zip(images, masks, strict=True)]
         for job in jobs:
             require_pillow(job.pixels)
         filled = [filled.to_image() for filled in self._fill(jobs, network, how)]
@@ -185,15 +193,17 @@ class InpaintingPipeline:
         mask_image: ImageLike,
         *,
         strategy: Strategy = "auto",
+        detail: bool = True,
         fidelity: float | None = None,
+        grow_mask_px: int = 0,
         resize_mask: bool = False,
     ) -> Filled:
         """Like a call with one image, but also for 16-bit colour: known pixels keep 16 bits, the fill has 8 scaled up.
 
         Raises, warns: as a call does.
         """
-        how, network = How(strategy), self._at(fidelity)
-        return self._fill([FillJob.of(image, mask_image, resize_mask)], network, how)[0]
+        how, network = How(strategy, detail, grow_mask_px), self._at(fidelity)
+        return self._fill([FillJob.of(image, mask_image, resize_mask).grown(grow_mask_px)], network, how)[0]
 
     def _at(self, fidelity: float | None) -> Network:
         """The generator to fill with."""
@@ -213,7 +223,11 @@ class InpaintingPipeline:
         self._warn_of_large_holes(whole)
         of_whole = iter(fill_whole(whole, network))
         return [
-            Filled(fill_crops(job, network) if is_cropped else next(of_whole), job.icc_profile, int(job.hole.sum()))
+            Filled(
+                fill_crops(job, network, how.detail) if is_cropped else next(of_whole),
+                job.icc_profile,
+                int(job.hole.sum()),
+            )
             for job, is_cropped in zip(jobs, in_crops, strict=True)
         ]
 

@@ -9,8 +9,9 @@ Of a generator that was trained by reconstruction first and with an adversary af
 the two: from 0 (sharp; the default) to 1 (closest to the truth on average, and blurred).
 
 What is larger than the images that the generator was trained on is filled hole by hole: each is seen in a square around
-it, scaled down to their size. --strategy whole shows it the whole image at its own size instead; it can then only fill
-holes of about the size that it was trained on, in pixels.
+it, scaled down to their size, and what is lost by that is copied from around the hole (--no-detail leaves it smooth).
+--strategy whole shows the generator the whole image at its own size instead; it can then only fill holes of about the
+size that it was trained on, in pixels.
 
 examples:
   inpaint fill photo.jpg --mask mask.png -o filled.png --model runs/quickstart
@@ -23,6 +24,7 @@ import argparse
 import os
 import sys
 import warnings
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -65,13 +67,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--strategy", default="auto", metavar="S", help=f"{', '.join(STRATEGIES)}: see above (default: auto)"
     )
+    parser.add_argument(
+        "--detail", action=argparse.BooleanOptionalAction, default=True, help="copy detail from around a hole (default)"
+    )
+    parser.add_argument(
+        "--grow-mask-px",
+        type=int,
+        default=0,
+        metavar="N",
+        help="make the hole N pixels larger all around (default: 0); 2 to 10 if a rim of what is to go is left",
+    )
     parser.add_argument("--device", default="auto", help="auto (default: CUDA, else MPS, else CPU), cuda, mps or cpu")
     parser.add_argument("--resize-mask", action="store_true", help="scale a mask of another size to the image's")
 
 
 def run(args: argparse.Namespace) -> int:
     require_fidelity(args.fidelity)
-    How(args.strategy)
+    how = How(args.strategy, args.detail, args.grow_mask_px)
     is_folder, output = args.image.is_dir(), Path(args.output)
     if not is_folder and args.output.endswith(("/", os.sep)):
         output = output / f"{args.image.stem}.png"
@@ -96,7 +108,7 @@ def run(args: argparse.Namespace) -> int:
     for job in tqdm(jobs, unit="image", disable=not is_folder):
         try:
             with warnings.catch_warnings(record=True, action="always", category=InpaintWarning) as warned:
-                filled = pipeline.fill(job.image, job.mask, strategy=args.strategy, resize_mask=args.resize_mask)
+                filled = pipeline.fill(job.image, job.mask, **asdict(how), resize_mask=args.resize_mask)
         except InpaintError as error:
             if not is_folder:
                 raise

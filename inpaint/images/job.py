@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -47,6 +47,15 @@ class FillJob:
         """Read both; InpaintError if one cannot be read or they do not fit together."""
         pixels, icc_profile = read_image(image)
         return cls(pixels, icc_profile, read_mask(mask_image, pixels.shape[:2], resize_mask))
+
+    def grown(self, px: int) -> FillJob:
+        """The same with a hole larger by so many pixels in every direction."""
+        if not px or not self.hole.any():
+            return self
+        import cv2
+
+        far = cv2.distanceTransform((~self.hole).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+        return replace(self, hole=far <= px)
 
     def rgb(self) -> NDArray[np.uint8]:
         """The generator's input: [H, W, 3]."""

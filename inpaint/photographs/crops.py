@@ -11,6 +11,7 @@ from torch import Tensor
 
 from inpaint.images.given import Pixels
 from inpaint.images.job import FillJob
+from inpaint.photographs.detail import transfer
 from inpaint.photographs.network import Network
 from inpaint.photographs.scaling import Scaled, enlarged, laid, scales
 from inpaint.photographs.windows import Window, plan
@@ -19,11 +20,12 @@ from inpaint.photographs.windows import Window, plan
 _HELD_PIXELS = 2**21
 
 
-def fill_crops(job: FillJob, network: Network) -> Pixels:
+def fill_crops(job: FillJob, network: Network, detail: bool) -> Pixels:
     """The photograph with its hole filled.
 
     Args:
         network: one that knows its `size_px`.
+        detail: whether to give the fill the detail of what surrounds it.
 
     Raises:
         InpaintError: too little memory, or a generator whose output is not finite.
@@ -40,11 +42,11 @@ def fill_crops(job: FillJob, network: Network) -> Pixels:
         for (height, width, _), same in alike.items():
             num = max(1, _HELD_PIXELS // (height * width))
             for start in range(0, len(same), num):
-                batch = [_Crop(window, filled, unknown, network) for window in same[start : start + num]]
+                batch = [_Crop(window, filled, unknown, hole, network) for window in same[start : start + num]]
                 masks = torch.stack([1 - crop.smallest.known.float() for crop in batch])
                 images = torch.stack([crop.smallest.values for crop in batch])
                 for crop, output in zip(batch, network(images, masks), strict=True):
-                    crop.set_in(filled, output)
+                    crop.set_in(filled, output, detail)
         for window in windows:
             unknown[window.place] &= ~window.targets(unknown[window.place])
     return job.composite(filled)
@@ -58,6 +60,7 @@ class _Crop:
         window: Window,
         filled: NDArray[np.uint8],
         unknown: NDArray[np.bool_],
+        hole: NDArray[np.bool_],
         network: Network,
     ) -> None:
         self.window, device = window, network.device
@@ -67,18 +70,24 @@ class _Crop:
         image = np.pad(filled[window.place], (*margin, (0, 0)), mode="reflect")
         here = unknown[window.place]
         known = torch.from_numpy(np.pad(~here, margin, mode="reflect")).to(device)[None]
+        # On top of them only what is the photograph's own: reflections would be seen twice.
+        self.real = torch.from_numpy(np.pad(~hole[window.place], margin)).to(device)[None]
         self.targets = window.targets(here)
+        self.target = torch.from_numpy(np.pad(self.targets, margin)).to(device)[None]
         self.scales = scales(torch.from_numpy(image).to(device).permute(2, 0, 1).float() / 255, known, window.factor)
 
     @property
     def smallest(self) -> Scaled:
         return self.scales[-1]
 
-    def set_in(self, filled: NDArray[np.uint8], output: Tensor) -> None:
+    def set_in(self, filled: NDArray[np.uint8], output: Tensor, detail: bool) -> None:
         """Set what the generator made of the window into the photograph."""
         fill = torch.where(self.smallest.known, self.smallest.values, output.float())
-        for scaled in reversed(self.scales[:-1]):
-            fill = laid(enlarged(fill), scaled)
+        if detail and len(self.scales) > 1:
+            fill = transfer(self.scales, fill, self.target, self.real)
+        else:
+            for scaled in reversed(self.scales[:-1]):
+                fill = laid(enlarged(fill), scaled)
         part = filled[self.window.place]
         pixels = fill.clamp(0, 1).mul(255).round().byte().permute(1, 2, 0)[: part.shape[0], : part.shape[1]]
         part[self.targets] = pixels.cpu().numpy()[self.targets]

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool2d, interpolate
+from torch.nn.functional import avg_pool2d, interpolate, max_pool2d
 
 
 class Scaled(NamedTuple):
@@ -47,3 +47,8 @@ def enlarged(values: Tensor) -> Tensor:
 def laid(fill: Tensor, scaled: Scaled) -> Tensor:
     """The photograph with a fill of its size in the hole; a cell that is partly known is as much the photograph's."""
     return torch.lerp(fill, scaled.values, scaled.share)
+
+
+def all_known(known: Tensor) -> Tensor:
+    """Booleans [1, H, W] at half the size: of which cells all four are true."""
+    return max_pool2d((~known).float(), 2) == 0
