@@ -1,8 +1,9 @@
 """One process of a job under test: trains several small runs in turn and writes down what only it can see.
 
-`distributed_worker.py record FOLDER CONFIG SCENARIOS`: SCENARIOS is a JSON list of {name, engine, flags}, where
-engine is a DeepSpeed JSON or null; each is a run in FOLDER/name, and FOLDER/name.rankN.json is what rank N saw of it.
-One start of the processes serves many runs.
+`distributed_worker.py record FOLDER CONFIG SCENARIOS`: SCENARIOS is a file with a JSON list of {name, engine, flags},
+where engine is a DeepSpeed JSON or null; each is a run in FOLDER/name, and FOLDER/name.rankN.json is what rank N saw of
+it. With {after, at} it goes on from the checkpoint of step `at` of the run `after`, and with {unjudged} it ends with
+its last checkpoint. One start of the processes serves many runs.
 
 `distributed_worker.py fault KIND RANK STEP ARGUMENTS...`: train.py with ARGUMENTS, in which RANK meets a fault at STEP
 the first time the job is started.
@@ -12,9 +13,11 @@ import gc
 import hashlib
 import json
 import os
+import shutil
 import sys
 import time
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +47,13 @@ class Recorder:
     def __init__(self, trainer: Trainer) -> None:
         self.inner = trainer.task.step
         self.networks = trainer.task.networks
-        self.index = {_digest([torch.from_numpy(row.copy())]): i for i, row in enumerate(trainer.feed.split.pixels)}
+        self.index = {
+            _digest([torch.from_numpy(seen.copy())]): index
+            for index, row in enumerate(trainer.feed.split.pixels)
+            for seen in (row, row[:, ::-1])  # as it is, and mirrored
+        }
         self.steps: list[dict[str, Any]] = []
-        self.now: dict[str, Any] = {}
-        self.micro_batches_backward = 0
+        self.now = self._nothing()
         for name, network in self.networks.items():
             self._count_reductions(name, network)
             self._watch_backward(name, network)
@@ -59,14 +65,17 @@ class Recorder:
             "left_over": {name: _gradients(network) for name, network in self.networks.items()},
             "indices": [self.index[_digest([row])] for batch in batches for row in _pixels(batch)],
             "holes": _digest([batch.mask.float() for batch in batches] + [batch.real_windows for batch in batches]),
-            "bytes": {"generator": [], "discriminator": []},
-            "other_gradient_moved": 0.0,
+            **self._nothing(),
         }
         terms = self.inner(phase, batches, *rest)
         self.now["terms"] = {name: float(value) for name, value in terms.items()}
         self.now["moved"] = [name for name, network in self.networks.items() if _state(network) != before[name]]
         self.steps.append(self.now)
         return terms
+
+    def _nothing(self) -> dict[str, Any]:
+        """What is added to while a step is under way; before the first one DeepSpeed makes its state exist."""
+        return {"bytes": {name: [] for name in self.networks}, "other_gradient_moved": 0.0}
 
     def _count_reductions(self, name: str, network: Network) -> None:
         if not isinstance(network.engine, DistributedDataParallel):
@@ -99,18 +108,25 @@ class Recorder:
 def record(folder: Path, base: str, scenarios: list[dict[str, Any]]) -> None:
     for scenario in scenarios:
         engine = scenario.get("engine")
-        if engine is not None:
-            os.environ["ACCELERATE_DEEPSPEED_CONFIG_FILE"] = engine
-        AcceleratorState._reset_state(reset_partial_state=False)
+        os.environ["ACCELERATE_USE_DEEPSPEED"] = str(engine is not None).lower()
+        os.environ["ACCELERATE_USE_CPU"] = str(engine is None).lower()
+        os.environ["ACCELERATE_DEEPSPEED_CONFIG_FILE"] = engine or "none"
+        AcceleratorState._reset_state(reset_partial_state=True)
         config = load_config(base, scenario.get("flags", {}))
         training = config.training
         runtime = Runtime.of(config)
         options = Options(folder / scenario["name"])
         run = RunDirectory(options.run_dir)
         launch._on_main(runtime, lambda run=run, config=config, options=options: opening.open_run(run, config, options))
+        if "after" in scenario and runtime.is_main:
+            checkpoint = Path("checkpoints", f"step_{scenario['at']:08d}")
+            shutil.copytree(folder / scenario["after"] / checkpoint, run.path / checkpoint)
         stop, heartbeat = StopRequest(), Heartbeat(runtime.rank, runtime.world_size, training.timeout_s)
         trainer = Trainer(config, options, runtime, run, stop, heartbeat, opening.open_splits(runtime, config))
         trainer.task.step = recorder = Recorder(trainer)  # type: ignore[method-assign, assignment]
+        if scenario.get("unjudged"):
+            trainer._end_epoch = lambda: False  # type: ignore[method-assign]
+            trainer._finish = partial(end_unjudged, trainer)  # type: ignore[method-assign]
         outcome = trainer.run()
         seen = {
             "outcome": outcome,
@@ -133,10 +149,19 @@ def record(folder: Path, base: str, scenarios: list[dict[str, Any]]) -> None:
         runtime.networks.clear()
         del trainer, recorder
         gc.collect()
+        gc.freeze()  # what is left are the libraries, which the next collection shall not walk through again
         runtime.barrier()
     runtime.close()
     sys.stdout.flush()
     os._exit(0)
+
+
+def end_unjudged(trainer: Trainer) -> str:
+    every = trainer.config.checkpointing.every_steps
+    if every is None or trainer.progress.step % every:
+        return trainer._leave("finished")
+    trainer.store.wait()  # the last step has been saved already
+    return "finished"
 
 
 def fault(kind: str, rank: int, step: int, arguments: list[str]) -> int:
@@ -190,6 +215,6 @@ def _digest(tensors: Iterable[Tensor]) -> str:
 if __name__ == "__main__":
     mode, *rest = sys.argv[1:]
     if mode == "record":
-        record(Path(rest[0]), rest[1], json.loads(rest[2]))
+        record(Path(rest[0]), rest[1], json.loads(Path(rest[2]).read_text()))
     else:
         sys.exit(fault(rest[0], int(rest[1]), int(rest[2]), rest[3:]))

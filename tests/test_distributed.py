@@ -6,25 +6,13 @@ Two starts of two processes serve most tests: tests/distributed_worker.py trains
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
-from running import (
-    CONFIGS,
-    ENGINES,
-    TINY,
-    WORKER,
-    differences,
-    metrics,
-    tiny_config,
-    train,
-    weights,
-)
-from torch import Tensor
+from recording import Recorded, divided_zero3, record
+from running import CONFIGS, ENGINES, TINY, differences, metrics, tiny_config
 
 from inpaint.distributed.collectives import Collectives
 from inpaint.distributed.network import Network, StepSettings
@@ -66,41 +54,6 @@ DDP = [
     {"name": "ddp_accumulated", "flags": ACCUMULATED},
     {"name": "ddp_uneven", "flags": UNEVEN},
 ]
-ZERO = [
-    {"name": f"{engine}{suffix}", "engine": str(CONFIGS / f"deepspeed_{engine}.json"), "flags": flags}
-    for engine in ENGINES
-    for suffix, flags in (("", BATCH_NORM), ("_bf16", BF16), ("_accumulated", ACCUMULATED))
-]
-RELEASED = {"stage3_param_persistence_threshold": 0, "stage3_prefetch_bucket_size": 0, "stage3_max_reuse_distance": 0}
-
-
-@dataclass(frozen=True)
-class Recorded:
-    """What the ranks of one run wrote down."""
-
-    folder: Path
-    name: str
-
-    @property
-    def ranks(self) -> list[dict[str, Any]]:
-        return [json.loads(path.read_text()) for path in sorted(self.folder.glob(f"{self.name}.rank*.json"))]
-
-    @property
-    def steps(self) -> list[tuple[dict[str, Any], ...]]:
-        """By step, what each rank saw of it."""
-        return list(zip(*(rank["steps"] for rank in self.ranks), strict=True))
-
-    @property
-    def losses(self) -> list[dict[str, float]]:
-        """By step, the mean over ranks of each loss and score; the norm of a gradient is the same on all."""
-        return [
-            {name: sum(rank["terms"][name] for rank in ranks) / len(ranks) for name in ranks[0]["terms"]}
-            for ranks in self.steps
-        ]
-
-    @property
-    def weights(self) -> dict[str, dict[str, Tensor]]:
-        return weights(self.folder / self.name)
 
 
 @pytest.fixture(scope="module")
@@ -108,38 +61,28 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("distributed")
 
 
-def record(folder: Path, scenarios: list[dict[str, Any]], processes: int, engine: str | None = None) -> Path:
-    how = {"processes": processes, "engine": engine, "script": WORKER, "timeout_s": 550}
-    train("record", folder, tiny_config(folder), json.dumps(scenarios), **how).ok()
-    return folder
-
-
 @pytest.fixture(scope="module")
 def one_process(folder: Path) -> Path:
-    return record(folder, ONE_PROCESS, processes=1)
+    return record(folder, tiny_config(folder), ONE_PROCESS, processes=1)
 
 
 @pytest.fixture(scope="module")
 def ddp(folder: Path) -> Path:
-    return record(folder, DDP, processes=2)
+    return record(folder, tiny_config(folder), DDP, processes=2)
 
 
 @pytest.fixture(scope="module")
 def zero(folder: Path) -> Path:
-    # Networks so narrow would be kept whole by the file as it is; here all of their weights are divided.
-    divided = json.loads((CONFIGS / "deepspeed_zero3.json").read_text())
-    divided["zero_optimization"]["stage3_param_persistence_threshold"] = 0
-    (folder / "deepspeed_zero3.json").write_text(json.dumps(divided))
+    files = {engine: str(CONFIGS / f"deepspeed_{engine}.json") for engine in ENGINES} | {"zero3": divided_zero3(folder)}
     scenarios = [
-        scenario
-        | {"engine": scenario["engine"].replace(str(CONFIGS / "deepspeed_zero3"), str(folder / "deepspeed_zero3"))}
-        for scenario in ZERO
+        {"name": f"{engine}{suffix}", "engine": file, "flags": flags}
+        for engine, file in files.items()
+        for suffix, flags in (("", BATCH_NORM), ("_bf16", BF16), ("_accumulated", ACCUMULATED))
     ]
-    # And here each is let go of as soon as a layer has used it.
-    divided["zero_optimization"] |= RELEASED
-    (folder / "released.json").write_text(json.dumps(divided))
-    scenarios.append({"name": "zero3_uneven", "engine": str(folder / "released.json"), "flags": UNEVEN})
-    return record(folder, scenarios, processes=2, engine="zero1")
+    # And here each weight is let go of as soon as a layer has used it.
+    released = divided_zero3(folder, stage3_prefetch_bucket_size=0, stage3_max_reuse_distance=0)
+    scenarios.append({"name": "zero3_uneven", "engine": released, "flags": UNEVEN})
+    return record(folder, tiny_config(folder), scenarios, processes=2)
 
 
 # --- the run does not depend on the machine
@@ -265,24 +208,13 @@ def test_a_process_without_images_does_not_keep_the_others_from_gathering_weight
 @pytest.mark.parametrize(("name", "micro_batches"), [("two", 1), ("ddp", 1), ("ddp_accumulated", 2)])
 def test_each_step_reduces_the_trained_networks_once(ddp: Path, name: str, micro_batches: int) -> None:
     run = Recorded(ddp, name)
-    trained = {1: ["generator"], 2: ["discriminator"], 3: ["generator", "discriminator"]}
-    for rank in run.ranks:
-        assert {step["phase"] for step in rank["steps"]} == {1, 2, 3}
-        for step in rank["steps"]:
-            for network, events in step["bytes"].items():
-                paid = network in trained[step["phase"]]
-                assert events[:micro_batches] == ["micro batch"] * micro_batches * paid
-                assert sum(events[micro_batches:]) == rank["num_bytes"][network] * paid, step
+    assert {step["phase"] for rank in run.ranks for step in rank["steps"]} == {1, 2, 3}
+    assert run.reduced_otherwise(micro_batches) == []
 
 
 @pytest.mark.parametrize("name", ["one", "two", "ddp_accumulated", *ENGINES, *(f"{e}_accumulated" for e in ENGINES)])
 def test_a_step_of_one_network_leaves_the_other_alone(one_process: Path, ddp: Path, zero: Path, name: str) -> None:
-    trained = {1: ["generator"], 2: ["discriminator"], 3: ["generator", "discriminator"]}
-    for ranks in Recorded(ddp, name).steps:
-        for rank in ranks:
-            assert rank["left_over"] == {"generator": 0.0, "discriminator": 0.0}
-            assert rank["other_gradient_moved"] == 0.0
-            assert rank["moved"] == trained[rank["phase"]]  # weights and statistics
+    assert Recorded(ddp, name).moved_another() == []
 
 
 def test_an_overflow_under_fp16_is_left_out() -> None:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from recording import divided_zero3
 from running import CONFIGS, ENGINES, ROOT, differences, train
 from torch import Tensor
 
@@ -70,17 +71,14 @@ def trained(
     folder: Path, runs: list[tuple[Shape, str | None]], phases: list[int], processes: int = 2
 ) -> list[dict[str, dict[str, Tensor]]]:
     """The tensors that each run of a shape under an engine (None: DDP) ends with."""
-    divided = json.loads((CONFIGS / "deepspeed_zero3.json").read_text())
-    # Networks so narrow would be kept whole by the file as it is; here all of their weights are divided.
-    divided["zero_optimization"]["stage3_param_persistence_threshold"] = 0
-    (folder / "deepspeed_zero3.json").write_text(json.dumps(divided))
+    files = {engine: str(CONFIGS / f"deepspeed_{engine}.json") for engine in ENGINES} | {"zero3": divided_zero3(folder)}
     scenarios = [
         {
             "name": str(number),
             "preset": shape.preset,
             "flags": shape.flags,
             "phases": phases,
-            "engine": engine and str((folder if engine == "zero3" else CONFIGS) / f"deepspeed_{engine}.json"),
+            "engine": engine and files[engine],
         }
         for number, (shape, engine) in enumerate(runs)
     ]
