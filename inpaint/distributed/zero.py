@@ -55,7 +55,7 @@ class ZeroNetwork(Network):
         gathered = (
             (name, self.deepspeed.utils.safe_get_full_fp32_param(p)) for name, p in self.module.named_parameters()
         )
-        return self.processes.on_main(gathered) | self.processes.on_main(self.module.named_buffers())
+        return self.processes.on_main(gathered) | self.processes.on_main(self._saved_buffers())
 
     def load_weights(self, tensors: dict[str, Tensor]) -> None:
         for name, parameter in self.module.named_parameters():
@@ -65,7 +65,7 @@ class ZeroNetwork(Network):
             with self.deepspeed.zero.GatheredParameters([parameter], modifier_rank=0, enabled=self.stage == 3):
                 if self.stage != 3 or self.processes.is_main:
                     parameter.data.copy_(value)
-        for name, buffer in self.module.named_buffers():
+        for name, buffer in self._saved_buffers():
             buffer.copy_(tensors[name])
 
     def optimizer_state(self) -> dict[str, Tensor]:
@@ -88,6 +88,10 @@ class ZeroNetwork(Network):
         for state in self.engine.optimizer.optimizer.state.values():
             if "step" in state:
                 state["step"] = torch.full_like(torch.as_tensor(state["step"]), float(self._num_updates))
+
+    def _saved_buffers(self) -> Iterator[tuple[str, Tensor]]:
+        """Those that a checkpoint of any engine holds: a constant of the network's own is none."""
+        return ((name, buffer) for name, buffer in self.module.named_buffers() if name in self.shapes)
 
     def _set_master(self, parameter: nn.Parameter, value: Tensor, *moment: str) -> None:
         """Set this process's part of a float32 weight, or of its `moment`."""
