@@ -75,7 +75,7 @@ def test_colours_are_those_of_the_guide_where_none_of_the_photograph_are() -> No
 
 
 def test_nothing_is_copied_from_another_hole() -> None:
-    """All that is known is flat, and the generator paints noise: none of it comes from the small hole into the large."""
+    """All that is known is flat, and the generator paints noise: none comes from a small hole into the large."""
     pipe, paint = painter()
     rough = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     paint.register_forward_hook(lambda *_: rough)
