@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -140,11 +141,12 @@ class OneImage(nn.Module):
 
 def verdicts(kind: Kind, seed: int) -> list[list[str]]:
     """Those after each epoch of a run, which is trained as far as it is not yet."""
-    GENERATORS["one_image"] = f"{__name__}:OneImage"
     if "data.path" in kind.settings and not COPIES.is_dir():
         write_copies(COPIES)
     run = RUNS / f"{kind.name.replace(' ', '_')}-{seed}"
-    if (outcome := inpaint.train(Config(), run, {**kind.settings, "training.seed": seed}).outcome) != "finished":
+    with patch.dict(GENERATORS, one_image=f"{__name__}:OneImage"):
+        outcome = inpaint.train(Config(), run, {**kind.settings, "training.seed": seed}).outcome
+    if outcome != "finished":
         raise SystemExit(f"{run}: {outcome}; the same command goes on")
     lines, _ = read_json_lines(run / METRICS)
     ends = [number for number, line in enumerate(lines, 1) if is_evaluation(line)]

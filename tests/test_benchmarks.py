@@ -15,6 +15,7 @@ from benchmarks.measuring import Figure, middle, rate, ratio, table, take_turns
 from benchmarks.step import image_files
 from benchmarks.subject import Subject, configured
 from inpaint.resolve import load_config
+from inpaint.tables import GENERATORS
 from inpaint.training.task import build_networks
 
 ROOT = Path(__file__).parent.parent
@@ -177,6 +178,7 @@ def test_health_trains_what_it_makes_ill(tmp_path: Path, monkeypatch: pytest.Mon
     for kind in health.kinds(health.PAPER | tiny)[3:5]:
         assert health.verdicts(kind, 3) == [["too early to say"]]
     assert len(list(tmp_path.glob("*-3/report.md"))) == 2
+    assert "one_image" not in GENERATORS
 
 
 def test_streaming_is_measured_on_a_prepared_dataset(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
