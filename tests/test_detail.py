@@ -127,7 +127,7 @@ def test_what_cannot_be_grown_by_is_refused(value: Any) -> None:
         painter()[0](noise("RGB", 9, 9), square(3, (9, 9), (3, 3)), detail=1)  # type: ignore[call-overload]
 
 
-def test_the_command_fills_without_detail_and_grows_the_mask(
+def test_the_command_fills_as_the_pipeline_does_with_the_same_options(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     torch.manual_seed(0)
@@ -138,7 +138,13 @@ def test_the_command_fills_without_detail_and_grows_the_mask(
     Image.fromarray(hole).save(tmp_path / "mask.png")
     words = ["fill", "photo.png", "--mask", "mask.png", "-o", "out.png", "--model", "model", "--device", "cpu"]
     words = [str(tmp_path / word) if "." in word or word == "model" else word for word in words]
-    flagged = {"--detail": {}, "--no-detail": {"detail": False}, "--grow-mask-px=3": {"grow_mask_px": 3}}
+    flagged = {
+        "--detail": {},
+        "--no-detail": {"detail": False},
+        "--grow-mask-px=3": {"grow_mask_px": 3},
+        "--strategy=crop": {"strategy": "crop"},
+        "--strategy=whole": {"strategy": "whole"},
+    }
     for flag, options in flagged.items():
         assert main([*words, flag]) == 0
         expected = InpaintingPipeline(generator, "cpu")(photo, hole, **options)
@@ -146,3 +152,5 @@ def test_the_command_fills_without_detail_and_grows_the_mask(
     capsys.readouterr()
     assert main([*words, "--grow-mask-px", "-2"]) == 2
     assert capsys.readouterr().err.startswith("inpaint fill: error: grow_mask_px is -2; ")
+    assert main([*words, "--strategy", "cut"]) == 2
+    assert capsys.readouterr().err == "inpaint fill: error: strategy is 'cut'; use auto, crop or whole\n"

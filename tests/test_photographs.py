@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import get_args
 
 import cv2
@@ -13,10 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from painting import FILL, Paint, noise
-from PIL import Image
 
 from inpaint import Generator, InpaintError, InpaintingPipeline
-from inpaint.cli import main
 from inpaint.errors import UsageError
 from inpaint.models.generator import GeneratorConfig
 from inpaint.photographs.how import Strategy
@@ -209,21 +206,3 @@ def test_a_list_of_photographs_of_every_size_comes_back_in_order() -> None:
     filled = pipe(images, masks)
     for image, mask, result in zip(images, masks, filled, strict=True):
         assert np.array_equal(np.asarray(result), np.asarray(pipe(image, mask)))
-
-
-def test_the_command_takes_a_strategy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    torch.manual_seed(0)
-    generator = Generator(GeneratorConfig(width=2, bottleneck=1, image_size=16))
-    generator.save_pretrained(tmp_path / "model")
-    photo, hole = noise("RGB", 70, 50), square(20, (50, 70), (10, 10))
-    photo.save(tmp_path / "photo.png")
-    Image.fromarray(hole).save(tmp_path / "mask.png")
-    words = ["fill", "photo.png", "--mask", "mask.png", "-o", "out.png", "--model", "model", "--device", "cpu"]
-    words = [str(tmp_path / word) if "." in word or word == "model" else word for word in words]
-    for strategy in ("crop", "whole"):
-        assert main([*words, "--strategy", strategy]) == 0
-        expected = InpaintingPipeline(generator, "cpu")(photo, hole, strategy=strategy)  # type: ignore[call-overload]
-        assert np.array_equal(np.asarray(Image.open(tmp_path / "out.png")), np.asarray(expected))
-    capsys.readouterr()
-    assert main([*words, "--strategy", "cut"]) == 2
-    assert capsys.readouterr().err == "inpaint fill: error: strategy is 'cut'; use auto, crop or whole\n"
