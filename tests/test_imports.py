@@ -30,7 +30,19 @@ ORDER = [
         "resolve",
         "arguments",
     ),
-    *("hub", "images", "sources", "models", "losses", "data", "prepare", "distributed", "evaluation", "training"),
+    *(
+        "hub",
+        "images",
+        "sources",
+        "models",
+        "losses",
+        "data",
+        "prepare",
+        "distributed",
+        "evaluation",
+        "rating",
+        "training",
+    ),
     *("photographs", "pipeline", "", "commands", "cli", "__main__"),
 ]
 HEAVY = {"torch", "accelerate", "datasets", "transformers", "torchmetrics", "cv2", "matplotlib", "deepspeed"}

@@ -62,29 +62,47 @@ def summarise(
         judged: the methods that are compared with every one after them; the others are baselines.
     """
     groups = {ALL: np.arange(len(subject))} | _by_class(subject) | _by_area(subject)
-    sums = _resample({name: its.rows.numpy() for name, its in measured.items()}, groups)
-    methods: dict[str, dict[str, Any]] = {}
+    summary = compare(metrics, {name: its.rows.numpy() for name, its in measured.items()}, groups, judged)
     for name, its in measured.items():
+        summary.methods[name]["figures"] |= _of_features(truth, its.features)
+    for difference in summary.differences:
+        first, second = (summary.methods[name]["figures"] for name in difference["methods"])
+        difference["figures"] |= {name: _minus(first[name], second[name]) for name in OF_FEATURES}
+    return summary
+
+
+def compare(
+    metrics: Mapping[str, Metric],
+    rows: Mapping[str, NDArray[np.float64]],
+    groups: Mapping[str, NDArray[np.int64]],
+    judged: list[str],
+) -> Summary:
+    """The figures that rows give when they are added up.
+
+    Args:
+        metrics: whose states stand in the rows.
+        rows: by method, [N, the states' sizes together], of the same N images.
+        groups: which images are in each; `ALL` among them.
+        judged: as `summarise` takes them.
+    """
+    sums = _resample(rows, groups)
+    methods: dict[str, dict[str, Any]] = {}
+    for name, its in rows.items():
         of_groups: dict[str, dict[str, Any]] = {
             group: {
                 "num_images": len(chosen),
-                "figures": _figures(metrics, its.rows[from_numpy(chosen)].sum(0)),
+                "figures": _figures(metrics, its[chosen].sum(0)),
                 "intervals": _intervals(_states(metrics, sums[name][group])),
             }
             for group, chosen in groups.items()
         }
-        whole = of_groups.pop(ALL)
-        whole["figures"] |= _of_features(truth, its.features)
-        methods[name] = {**whole, "groups": of_groups}
-    names = [*judged, *(name for name in measured if name not in judged)]
+        methods[name] = {**of_groups.pop(ALL), "groups": of_groups}
+    names = [*judged, *(name for name in rows if name not in judged)]
     pairs = [(one, other) for number, one in enumerate(judged) for other in names[number + 1 :]]
     differences = []
     for one, other in pairs:
         first, second = (_states(metrics, sums[name][ALL]) for name in (one, other))
-        figures = {
-            name: _minus(methods[one]["figures"][name], methods[other]["figures"][name])
-            for name in methods[one]["figures"]
-        }
+        figures = {name: _minus(methods[one]["figures"][name], methods[other]["figures"][name]) for name in metrics}
         intervals = _intervals({name: first[name] - second[name] for name in first})
         differences.append({"methods": [one, other], "figures": figures, "intervals": intervals})
     return Summary(methods, differences)
@@ -133,8 +151,8 @@ def _states(metrics: Mapping[str, Metric], sums: NDArray[np.float64]) -> dict[st
     return {name: metric.compute(part).numpy() for (name, metric), part in zip(metrics.items(), parts, strict=True)}
 
 
-def _figures(metrics: Mapping[str, Metric], sums: Tensor) -> Figures:
-    return {name: _finite(values[0]) for name, values in _states(metrics, sums[None].numpy()).items()}
+def _figures(metrics: Mapping[str, Metric], sums: NDArray[np.float64]) -> Figures:
+    return {name: _finite(values[0]) for name, values in _states(metrics, sums[None]).items()}
 
 
 def _intervals(figures: Mapping[str, NDArray[np.float64]]) -> dict[str, list[float] | None]:
