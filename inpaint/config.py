@@ -85,6 +85,8 @@ class DataConfig(Section):
     """With `streaming`: size of the shuffle buffer, in images, over all processes; they are held undecoded."""
     synthetic_train: Count = 16384
     """Number of synthetic training images, used without `path`."""
+    synthetic_clutter: Fraction = 0.0
+    """Share of the synthetic training images with rough ground and things that stand about, as in photographs."""
     synthetic_held_out: Count = 1024
     """Number of synthetic images in the validation split, and again in the test split."""
 

@@ -32,7 +32,7 @@ def stage(folder: Path, train_arguments: list[str]) -> Path:
         data.hole_spec,
         cache_dir=None,
         max_bad_fraction=data.max_bad_fraction,
-        synthetic=SyntheticSpec(data.synthetic_train, data.synthetic_held_out, data.synthetic_held_out, seed=0),
+        synthetic=SyntheticSpec.of(data),
         show_progress=False,
     )
     entry = Path(images["train"].pixels.filename).parent  # type: ignore[attr-defined]

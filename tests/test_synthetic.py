@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from inpaint.data.recipes import SyntheticRecipe, SyntheticSpec
+from inpaint.data.synthetic.clutter import is_cluttered, with_clutter
 from inpaint.data.synthetic.landscapes import CLASSES, labels, render
 
 
@@ -110,3 +112,23 @@ def test_lakes_mirror_what_stands_above_them() -> None:
         return float(np.mean(best))
 
     assert likeness("lake") > likeness("meadow") + 0.08
+
+
+def test_clutter_is_a_function_of_seed_and_index_and_as_rough_as_photographs(pictures: NDArray[np.uint8]) -> None:
+    cluttered = with_clutter(5, np.arange(210), pictures)
+    chosen = np.array([90, 3, 17, 64, 200])
+    assert np.array_equal(with_clutter(5, chosen, pictures[chosen]), cluttered[chosen]), "whatever the batch"
+    rough, plain = (np.abs(np.diff(its.astype(float), axis=2)).mean(axis=(1, 2, 3)) for its in (cluttered, pictures))
+    # Photographs of landscapes: a median of 8, landscapes without clutter 3 (levels from a pixel to the next).
+    assert 5 < np.median(rough) < 11 and np.median(plain) < 4
+    assert rough.std() > 2.5, "some are calm, some wild"
+
+
+def test_a_share_of_the_training_images_has_clutter_and_no_other() -> None:
+    drawn = {}
+    for share in (0.0, 0.5):
+        recipe = SyntheticRecipe(SyntheticSpec(200, 40, 40, seed=5, clutter=share), 32)
+        drawn[share] = [task.decode().pixels for task in recipe.tasks(200)]
+    differs = [(one != other).any(axis=(1, 2, 3)) for one, other in zip(*drawn.values(), strict=True)]
+    assert np.array_equal(differs[0], is_cluttered(5, np.arange(200), 0.5)) and 80 < differs[0].sum() < 120
+    assert not differs[1].any() and not differs[2].any()

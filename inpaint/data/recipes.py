@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from inpaint.config import DataConfig
 from inpaint.data.decode import Decoded, decode_entries
 from inpaint.errors import InpaintError
 from inpaint.sources.keys import SPLITS, Split, key_hash, split_for
@@ -37,6 +38,14 @@ class SyntheticSpec:
     num_validation: int
     num_test: int
     seed: int
+    clutter: float = 0.0
+    """Share of the training images with clutter."""
+
+    @classmethod
+    def of(cls, data: DataConfig) -> SyntheticSpec:
+        """What a training without `data.path` learns from."""
+        held_out = data.synthetic_held_out
+        return cls(data.synthetic_train, held_out, held_out, seed=0, clutter=data.synthetic_clutter)
 
 
 @dataclass(frozen=True)
@@ -136,7 +145,8 @@ class SyntheticRecipe:
         # Other code may draw other landscapes, so all of it is part of the name.
         code = b"".join(path.read_bytes() for path in sorted(CODE.glob("*.py")))
         digest = hashlib.blake2b(code, digest_size=6).hexdigest()
-        return f"synthetic-{self.spec.seed}-{'-'.join(map(str, self.nums.values()))}-{digest}"
+        clutter = f"-{self.spec.clutter}" if self.spec.clutter else ""
+        return f"synthetic-{self.spec.seed}-{'-'.join(map(str, self.nums.values()))}{clutter}-{digest}"
 
     def listings(self) -> tuple[dict[Split, Listing], list[str]]:
         names = {
@@ -149,12 +159,17 @@ class SyntheticRecipe:
             for start in range(0, num, most):
                 places = np.arange(start, min(start + most, num))
                 splits = np.full(len(places), SPLITS.index(split), np.int8)
-                yield Task(splits, places, partial(self._decode, SYNTHETIC_START[split] + places))
+                yield Task(splits, places, partial(self._decode, split, SYNTHETIC_START[split] + places))
 
-    def _decode(self, indices: NDArray[np.int64]) -> Decoded:
-        from inpaint.data.synthetic import landscapes as synthetic
+    def _decode(self, split: Split, indices: NDArray[np.int64]) -> Decoded:
+        from inpaint.data.synthetic.clutter import is_cluttered, with_clutter
+        from inpaint.data.synthetic.landscapes import render
 
-        return Decoded(synthetic.render(self.spec.seed, indices, self.size), range(len(indices)))
+        images = render(self.spec.seed, indices, self.size)
+        if split == "train" and self.spec.clutter:
+            some = is_cluttered(self.spec.seed, indices, self.spec.clutter)
+            images[some] = with_clutter(self.spec.seed, indices[some], images[some])
+        return Decoded(images, range(len(indices)))
 
 
 Recipe = PhotoRecipe | SyntheticRecipe

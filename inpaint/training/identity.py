@@ -15,7 +15,7 @@ from inpaint.resolve import flat
 # Data, networks, kinds of losses and holes, seed; `data.path` is judged apart, for the same data may lie elsewhere.
 IDENTITY = (
     *("data.image_size", "data.holes", "data.hole_kinds", "data.local_real", "data.hole_min_px", "data.hole_max_px"),
-    *("data.hole_area", "data.window_px", "data.synthetic_train", "data.synthetic_held_out"),
+    *("data.hole_area", "data.window_px", "data.synthetic_train", "data.synthetic_held_out", "data.synthetic_clutter"),
     *("model.", "loss.reconstruction_region", "loss.objective", "loss.judged_region", "training.seed"),
 )
 

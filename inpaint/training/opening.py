@@ -111,7 +111,7 @@ def open_splits(runtime: Runtime, config: Config) -> dict[Split, DecodedSplit | 
         data.hole_spec,
         cache_dir=Path(data.cache_dir) if data.cache_dir else None,
         max_bad_fraction=data.max_bad_fraction,
-        synthetic=SyntheticSpec(data.synthetic_train, data.synthetic_held_out, data.synthetic_held_out, seed=0),
+        synthetic=SyntheticSpec.of(data),
         show_progress=runtime.is_main,
         splits=SPLITS[1:] if data.streaming else SPLITS,
         once_a_job=once_a_job,
