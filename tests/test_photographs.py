@@ -15,6 +15,7 @@ from painting import FILL, Paint, noise
 
 from inpaint import Generator, InpaintError, InpaintingPipeline
 from inpaint.errors import UsageError
+from inpaint.images.given import ImageLike, read_image
 from inpaint.models.generator import GeneratorConfig
 from inpaint.photographs.how import Strategy
 from inpaint.photographs.windows import Window, plan
@@ -25,6 +26,10 @@ SIZE = 64
 def holes(height: int, width: int, kind: str, seed: int) -> NDArray[np.bool_]:
     random = np.random.default_rng(seed)
     mask = np.zeros((height, width), np.uint8)
+    if kind.startswith("a"):  # all, all but a corner, a row
+        mask[: 1 if kind == "a row" else height] = 1
+        mask[-1, -1] &= kind != "all but a corner"
+        return mask > 0
     if kind == "specks":
         return random.random((height, width)) < 10 ** random.uniform(-4, -0.5)
     for _ in range(random.integers(1, 5)):
@@ -35,6 +40,14 @@ def holes(height: int, width: int, kind: str, seed: int) -> NDArray[np.bool_]:
             axes = tuple(int(random.integers(0, max(2, side // 2))) for side in (width, height))
             cv2.ellipse(mask, ends[0], axes, float(random.integers(180)), 0, 360, 1, -1)
     return mask > 0
+
+
+def picture(mode: str, height: int, width: int, seed: int) -> ImageLike:
+    if mode == "16-bit colour":
+        return np.random.default_rng(seed).integers(0, 2**16, (height, width, 3), dtype=np.uint16)
+    kind = mode if mode in ("L", "LA", "RGB", "RGBA", "I;16") else "RGB"
+    image = noise(kind, width, height, seed)
+    return image if kind == mode else image.convert(mode)
 
 
 HOLES = {
@@ -177,18 +190,34 @@ def test_a_generator_that_does_not_say_its_size_fills_whole_images() -> None:
 # --- what becomes of the photograph
 
 
-@given(**HOLES, mode=st.sampled_from(["L", "LA", "RGB", "RGBA", "I;16"]), strategy=st.sampled_from(get_args(Strategy)))
-@settings(max_examples=40, deadline=None)
+SIDES = st.one_of(
+    st.tuples(st.integers(1, 250), st.integers(1, 250)),
+    st.tuples(st.integers(1, 5000), st.integers(1, 12)),
+    st.tuples(st.integers(1, 12), st.integers(1, 5000)),
+)
+
+
+@given(
+    sides=SIDES,
+    kind=st.sampled_from(["specks", "scratches", "blobs", "all", "all but a corner", "a row"]),
+    mode=st.sampled_from(["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "16-bit colour"]),
+    strategy=st.sampled_from(get_args(Strategy)),
+    size=st.sampled_from([16, 64]),
+    seed=st.integers(0, 1000),
+    detail=st.booleans(),
+)
+@settings(max_examples=25, deadline=None)
 def test_no_known_pixel_changes_and_the_same_call_gives_the_same_bytes(
-    height: int, width: int, kind: str, seed: int, mode: str, strategy: Strategy
+    sides: tuple[int, int], kind: str, mode: str, strategy: Strategy, size: int, seed: int, detail: bool
 ) -> None:
     torch.manual_seed(seed)
-    pipe = InpaintingPipeline(Generator(GeneratorConfig(width=2, bottleneck=1, image_size=16)), "cpu")
-    image, hole = noise(mode, width, height, seed), holes(height, width, kind, seed)
-    filled = pipe(image, hole, strategy=strategy)
-    assert (filled.size, filled.mode) == (image.size, mode)
-    assert np.array_equal(np.asarray(filled)[~hole], np.asarray(image)[~hole])
-    assert np.array_equal(np.asarray(filled), np.asarray(pipe(image, hole, strategy=strategy)))
+    pipe = InpaintingPipeline(Generator(GeneratorConfig(width=2, bottleneck=1, image_size=size)), "cpu")
+    image, hole = picture(mode, *sides, seed), holes(*sides, kind, seed)
+    given = read_image(image)[0]
+    filled, again = (pipe.fill(image, hole, strategy=strategy, detail=detail).pixels for _ in range(2))
+    assert (filled.shape, filled.dtype) == (given.shape, given.dtype)
+    assert np.array_equal(filled[~hole], given[~hole])
+    assert np.array_equal(filled, again)
 
 
 def test_a_fill_lies_where_its_window_was() -> None:

@@ -63,22 +63,27 @@ def test_an_image_that_does_not_fit_into_memory_is_refused_with_the_figure(monke
         pipe(image, hole)
 
 
-def test_memory_that_gives_out_all_the_same_is_told_in_one_line() -> None:
+@pytest.mark.parametrize(("size_px", "width"), [(None, 64), (64, 2)])
+def test_memory_that_gives_out_all_the_same_is_told_in_one_line(size_px: int | None, width: int) -> None:
     program = """
-import re, resource
+import re, resource, sys
 import numpy as np
 from inpaint import Generator, InpaintingPipeline
 from inpaint.errors import InpaintError
 from inpaint.models.generator import GeneratorConfig
-pipe = InpaintingPipeline(Generator(GeneratorConfig(width=64, bottleneck=1)), "cpu")
+size_px, width = eval(sys.argv[1])
+generator = Generator(GeneratorConfig(width=width, bottleneck=1, image_size=size_px))
+pipe, hole = InpaintingPipeline(generator, "cpu"), np.ones((1000, 1000), np.bool_)
+hole[:300] = False
 used = int(re.search(r"VmSize:\\s+(\\d+)", open("/proc/self/status").read())[1]) * 1024
-resource.setrlimit(resource.RLIMIT_AS, (used + 2**28, resource.RLIM_INFINITY))
+resource.setrlimit(resource.RLIMIT_AS, (used + (2**28 if size_px is None else 2**26), resource.RLIM_INFINITY))
 try:
-    pipe(np.zeros((1000, 1000), np.uint8), np.ones((1000, 1000), np.bool_))
+    pipe(np.zeros((1000, 1000), np.uint8), hole)
 except InpaintError as error:
     print(error)
 """
-    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", program, repr((size_px, width))]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True)
     assert ended.stdout.startswith("filling 1000x1000 pixels needs more memory than cpu has; "), ended.stdout
 
 

@@ -34,8 +34,14 @@ def fill_crops(job: FillJob, network: Network, detail: bool) -> Pixels:
     hole = job.hole
     if not hole.any():
         return job.pixels
+    with network.within_memory(*hole.shape):
+        return job.composite(_filled(job, network, network.size_px, detail))
+
+
+def _filled(job: FillJob, network: Network, size_px: int, detail: bool) -> NDArray[np.uint8]:
+    hole = job.hole
     filled, unknown = job.rgb().copy(), hole.copy()
-    for windows in plan(hole, network.size_px):
+    for windows in plan(hole, size_px):
         alike: dict[tuple[int, ...], list[Window]] = defaultdict(list)
         for window in windows:
             alike[window.height, window.width, window.factor].append(window)
@@ -49,7 +55,7 @@ def fill_crops(job: FillJob, network: Network, detail: bool) -> Pixels:
                     crop.set_in(filled, output, detail)
         for window in windows:
             unknown[window.place] &= ~window.targets(unknown[window.place])
-    return job.composite(filled)
+    return filled
 
 
 class _Crop:

@@ -113,8 +113,12 @@ class _Sources:
         """Find the source whose patch is most like that of each pixel to fill, of all."""
         sources = self.is_source.nonzero()[:, 0]
         wanted, offered = patches[self.holes], patches[sources]
-        norms, num = offered.square().sum(1), max(1, 2**23 // len(sources))
-        self.found = sources[torch.cat([(norms - 2 * part @ offered.T).argmin(1) for part in wanted.split(num)])]
+        norms, num = offered.square().sum(1), max(1, 2**22 // len(sources))
+        # One buffer for all: with one for each part, the C library's heap grew to 2 GB.
+        differences, best = wanted.new_empty(num, len(sources)), torch.empty_like(self.holes)
+        for part, its_best in zip(wanted.split(num), best.split(num), strict=True):
+            its_best.copy_(torch.addmm(norms, part, offered.T, alpha=-2, out=differences[: len(part)]).argmin(1))
+        self.found = sources[best]
 
     def inherit(self, coarser: _Sources) -> None:
         """Take over the sources found at half the scale."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 
@@ -36,18 +39,23 @@ class Network:
         Raises:
             InpaintError: too little memory, or an output that is not finite.
         """
-        height, width = images.shape[2:]
-        try:
+        with self.within_memory(*images.shape[2:]):
             output: Tensor = self.generator(images * (1 - masks), masks)
+        if not output.isfinite().all():
+            raise InpaintError("the generator's output is not finite: its weights are broken")
+        return output
+
+    @contextmanager
+    def within_memory(self, height: int, width: int) -> Iterator[None]:
+        """An InpaintError in place of one that says that memory gave out while so many pixels were filled."""
+        try:
+            yield
         except (MemoryError, RuntimeError) as error:  # OutOfMemoryError is a RuntimeError
             if isinstance(error, RuntimeError) and "memory" not in str(error):
                 raise
             raise InpaintError(
                 f"filling {width}x{height} pixels needs more memory than {self.device} has; {_SMALLER}"
             ) from error
-        if not output.isfinite().all():
-            raise InpaintError("the generator's output is not finite: its weights are broken")
-        return output
 
     def require_memory(self, height: int, width: int, num: int) -> None:
         """InpaintError if there is too little for showing it so many images of a size at once."""
