@@ -48,7 +48,7 @@ def _filled(job: FillJob, network: Network, size_px: int, detail: bool) -> NDArr
         for (height, width, _), same in alike.items():
             num = max(1, _HELD_PIXELS // (height * width))
             for start in range(0, len(same), num):
-                batch = [_Crop(window, filled, unknown, hole, network) for window in same[start : start + num]]
+                batch = [Crop(window, filled, unknown, hole, network) for window in same[start : start + num]]
                 masks = torch.stack([1 - crop.smallest.known.float() for crop in batch])
                 images = torch.stack([crop.smallest.values for crop in batch])
                 for crop, output in zip(batch, network(images, masks), strict=True):
@@ -58,7 +58,7 @@ def _filled(job: FillJob, network: Network, size_px: int, detail: bool) -> NDArr
     return filled
 
 
-class _Crop:
+class Crop:
     """One window of a photograph on its way through the generator."""
 
     def __init__(
