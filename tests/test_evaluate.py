@@ -227,7 +227,7 @@ def test_a_run_is_evaluated_into_itself_as_its_own_report_was(
 
     from inpaint.training.launch import main as train
 
-    monkeypatch.setattr("inpaint.commands.evaluate.NUM_SYNTHETIC", 32)
+    monkeypatch.setattr("inpaint.commands.judged.NUM_SYNTHETIC", 32)
     run = tmp_path / "run"
     config = tiny_config(tmp_path, training={"epochs": 1, "max_steps": 5})
     assert train(["--config", str(config), "--run-dir", str(run)]) == 0

@@ -24,6 +24,7 @@ ORDER = [
         "memory",
         "processes",
         "hints",
+        "web",
         "holes",
         "config",
         "config_file",

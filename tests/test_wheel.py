@@ -55,7 +55,7 @@ def test_all_that_the_package_reads_is_in_it(python: Path) -> None:
     kept = {path.relative_to(home) for path in home.rglob("*") if path.suffix not in (".py", ".pyc") and path.is_file()}
     ours = {path.relative_to(ROOT / "inpaint") for path in (ROOT / "inpaint").rglob("*") if path.is_file()}
     assert kept == {path for path in ours if path.suffix not in (".py", ".pyc")}
-    assert {path.suffix for path in kept} == {".yaml", ".md", ".typed"}
+    assert {path.suffix for path in kept} == {".yaml", ".md", ".typed", ".html", ".css", ".js"}
 
 
 def test_the_commands_start(python: Path) -> None:

@@ -213,18 +213,26 @@ class Answers:
                 ),
             )
 
-    def undo(self, mode: Mode, rater: str) -> Answer | None:
-        """Take back the rater's last answer in a mode, and say what it was; None if there is none."""
-        with self._told(), self._transaction():
-            newest = "SELECT max(number) FROM answers WHERE mode = ? AND rater = ?"
-            found = self._read(f"number = ({newest})", (mode, rater))
-            self._database.execute(f"DELETE FROM answers WHERE number = ({newest})", (mode, rater))
-        return found[0] if found else None
+    def remove(self, answer: Answer) -> None:
+        """Take back what its rater said of this fill in this mode."""
+        with self._told():
+            self._database.execute(
+                "DELETE FROM answers WHERE mode = ? AND rater = ? AND model = ? AND image = ?",
+                (answer.mode, answer.rater, answer.model, answer.image),
+            )
 
     def of(self, mode: Mode, rater: str | None = None) -> list[Answer]:
         """All answers in a mode, or a rater's, the oldest first."""
         with self._told():
-            return self._read("mode = ? AND coalesce(rater = ?, 1)", (mode, rater))
+            rows = self._database.execute(
+                "SELECT mode, rater, model, image, local, global, correct, at FROM answers "
+                "WHERE mode = ? AND coalesce(rater = ?, 1) ORDER BY number",
+                (mode, rater),
+            )
+            return [
+                Answer(mode, rater, model, image, local, whole, None if correct is None else bool(correct), at)
+                for mode, rater, model, image, local, whole, correct, at in rows
+            ]
 
     def fills(self) -> list[Fill]:
         with self._told():
@@ -234,16 +242,6 @@ class Answers:
     def facts(self) -> dict[str, str]:
         with self._told():
             return dict(self._database.execute("SELECT name, value FROM facts"))
-
-    def _read(self, where: str, values: Sequence[object]) -> list[Answer]:
-        rows = self._database.execute(
-            f"SELECT mode, rater, model, image, local, global, correct, at FROM answers WHERE {where} ORDER BY number",
-            values,
-        )
-        return [
-            Answer(mode, rater, model, image, local, whole, None if correct is None else bool(correct), at)
-            for mode, rater, model, image, local, whole, correct, at in rows
-        ]
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
