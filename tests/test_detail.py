@@ -74,6 +74,27 @@ def test_colours_are_those_of_the_guide_where_none_of_the_photograph_are() -> No
     assert filled[115:135, 120:140].mean((0, 1))[0] > filled[115:135, 120:140].mean((0, 1))[2]
 
 
+@pytest.mark.parametrize("detail", [True, False])
+@pytest.mark.parametrize("side", [256, 1600])
+def test_a_generator_whose_colours_are_a_little_off_leaves_no_outline(detail: bool, side: int) -> None:
+    """Neighbours across the border: in a sky that darkens, filled too warm, and too light at one end."""
+    sky = np.linspace(200, 90, side)[:, None, None] - np.array([60, 30, 0.0])
+    truth = np.broadcast_to(sky, (side, side, 3)).round().astype(np.uint8)
+    off = np.clip(truth + np.array([12, 0, -9]) + 10 * (np.arange(side)[:, None, None] > side / 2), 0, 255)
+    hole = square(side // 3, (side, side), (side // 3, side // 3))
+    filled = np.asarray(knowing(off.astype(np.uint8))(truth, hole, detail=detail)).astype(int)
+    steps = [np.abs(filled[1:] - filled[:-1])[hole[1:] != hole[:-1]]]
+    steps.append(np.abs(filled[:, 1:] - filled[:, :-1])[hole[:, 1:] != hole[:, :-1]])
+    assert np.concatenate(steps).mean() < 2
+
+
+def test_an_edge_that_lies_along_the_border_stays_one() -> None:
+    truth = np.full((256, 256, 3), 40, np.uint8)
+    truth[HOLE] = 220
+    filled = np.asarray(knowing(truth)(truth, HOLE, detail=False)).astype(int)
+    assert error(filled, truth, square(80, (256, 256), (80, 90))) < 5
+
+
 def test_nothing_is_copied_from_another_hole() -> None:
     """All that is known is flat, and the generator paints noise: none comes from a small hole into the large."""
     pipe, paint = painter()

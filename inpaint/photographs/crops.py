@@ -8,9 +8,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import avg_pool2d, interpolate
 
 from inpaint.images.given import Pixels
 from inpaint.images.job import FillJob
+from inpaint.photographs.border import met
 from inpaint.photographs.detail import transfer
 from inpaint.photographs.network import Network
 from inpaint.photographs.scaling import Scaled, enlarged, laid, scales
@@ -18,6 +20,8 @@ from inpaint.photographs.windows import Window, plan
 
 # Windows are held at their full size together up to this many pixels.
 _HELD_PIXELS = 2**21
+# A fill's colours are made to meet those around it as seen at up to this many pixels.
+_MET_PIXELS = 2**20
 
 
 def fill_crops(job: FillJob, network: Network, detail: bool) -> Pixels:
@@ -89,11 +93,22 @@ class Crop:
     def set_in(self, filled: NDArray[np.uint8], output: Tensor, detail: bool) -> None:
         """Set what the generator made of the window into the photograph."""
         fill = torch.where(self.smallest.known, self.smallest.values, output.float())
+        fill += met(fill, self.smallest.known)
         if detail and len(self.scales) > 1:
             fill = transfer(self.scales, fill, self.target, self.real)
         else:
             for scaled in reversed(self.scales[:-1]):
                 fill = laid(enlarged(fill), scaled)
+        if len(self.scales) > 1:
+            fill += self._met(fill)
         part = filled[self.window.place]
         pixels = fill.clamp(0, 1).mul(255).round().byte().permute(1, 2, 0)[: part.shape[0], : part.shape[1]]
         part[self.targets] = pixels.cpu().numpy()[self.targets]
+
+    def _met(self, fill: Tensor) -> Tensor:
+        """What to add to the enlarged fill: seen at a smaller scale where the window is large."""
+        level = next(level for level, scaled in enumerate(self.scales) if scaled.share.numel() <= _MET_PIXELS)
+        scaled = self.scales[level]
+        reduced = avg_pool2d(fill, 2**level)
+        surface = met(torch.where(scaled.known, scaled.values, reduced), scaled.known)
+        return surface if not level else interpolate(surface[None], fill.shape[1:], mode="bilinear")[0]
