@@ -39,19 +39,23 @@ def trials(mode: Mode, rater: str, seed: int, models: Sequence[str], images: Seq
 
     Scored are all fills, in rounds: each shows every image once, filled by a model that no other round has it filled
     by, so that who stops early has seen the models about equally often. Of a photograph there is one question alone,
-    for who has seen it knows it; the models take turns.
+    for who has seen it knows it; the models take turns, and the photograph is on each side half of each model's times.
     """
 
     def shuffled(names: Sequence[str], *what: str) -> list[str]:
         return sorted(names, key=lambda name: _hash(str(seed), rater, *what, name))
 
-    def trial(model: str, image: str) -> Trial:
-        digest = _hash("trial", str(seed), rater, mode, model, image)
-        return Trial(digest[:16], model, image, int(digest[-1], 16) % 2 == 0)
+    def trial(model: str, image: str, is_left: bool = False) -> Trial:
+        return Trial(_hash("trial", str(seed), rater, mode, model, image)[:16], model, image, is_left)
 
     if mode == "photograph":
         turns = shuffled(models, mode)
-        return [trial(turns[place % len(turns)], image) for place, image in enumerate(shuffled(images, mode))]
+        of_turns = {image: turns[place % len(turns)] for place, image in enumerate(shuffled(images, mode))}
+        left: set[str] = set()
+        for place, model in enumerate(turns):
+            own = shuffled([image for image, its in of_turns.items() if its == model], mode, "left")
+            left.update(own[: (len(own) + place % 2) // 2])
+        return [trial(model, image, image in left) for image, model in of_turns.items()]
     of_images = {image: shuffled(models, "models of", image) for image in images}
     asked: list[Trial] = []
     for number in range(len(models)):

@@ -45,9 +45,9 @@ def _of_scores(results: Results) -> list[str]:
         f"Agreement between raters: Krippendorff's alpha for interval data: {agreement} (1: full, 0: that of "
         "chance, -: no fill that two have scored, or all scores alike)."
     )
-    if results.correlations:
+    if known := {name: its for name, its in results.correlations.items() if any(its.values())}:
         rows = [["metric", *(metric.heading for metric in SCORES.values())]]
-        for name, of_metric in results.correlations.items():
+        for name, of_metric in known.items():
             cells = [f"{its[0]:+.2f} ({_interval(its[1])})" if its else "-" for its in of_metric.values()]
             rows.append([all_metrics()[name].heading, *cells])
         parts += [
