@@ -82,6 +82,9 @@ def fills(pipe: InpaintingPipeline, arguments: argparse.Namespace) -> None:
         hole[top : top + height, left : left + width] = True
         image = np.asarray(ImageOps.fit(Image.open(found[index]).convert("RGB"), (size, size), Image.Resampling.BOX))
         name = f"{index}.png"
+        for split in ("train", "validation"):  # with all three, `inpaint evaluate` takes the split as it is
+            (arguments.out / "photographs" / split).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(arguments.out / "photographs" / split / "any.png")
         for folder, pixels in {"photographs/test": image, "masks": hole, **filled(pipe, image, hole)}.items():
             (arguments.out / folder).mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(arguments.out / folder / name)
