@@ -22,7 +22,7 @@ from inpaint import __version__
 from inpaint.errors import InpaintError, UsageError, shorten
 from inpaint.processes import wait_passively
 
-COMMANDS = ("prepare", "status", "fill", "evaluate", "rate", "push", "export")
+COMMANDS = ("prepare", "status", "fill", "demo", "evaluate", "rate", "push", "export")
 
 EXIT_FAILURE, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 

@@ -44,7 +44,7 @@ ORDER = [
         "rating",
         "training",
     ),
-    *("photographs", "pipeline", "", "exports", "commands", "cli", "__main__"),
+    *("photographs", "pipeline", "", "demo", "exports", "commands", "cli", "__main__"),
 ]
 HEAVY = {"torch", "accelerate", "datasets", "transformers", "torchmetrics", "cv2", "matplotlib", "deepspeed"}
 

@@ -1,0 +1,47 @@
+"""Fill photographs on a page in the browser: paint over what is to go.
+
+Open, drop or paste a photograph, paint over what is to disappear, and press Fill. Masks can be uploaded, grown,
+shrunk and inverted, fills compared with the photograph and taken back. The download is a PNG in which every pixel that
+was not painted over is the photograph's, with its bit depth and colour profile, turned as its EXIF says.
+
+The page is for browsers of this machine alone; from another one, use a tunnel: ssh -L 8000:localhost:8000 HOST. It
+asks nobody but this server for anything. Fills are made one at a time; others wait in a queue whose length they see.
+
+examples:
+  inpaint demo --model runs/quickstart
+  inpaint demo --model ORG/NAME --device cuda --port 8080
+"""
+
+from __future__ import annotations
+
+import argparse
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--model", required=True, metavar="DIR_OR_ID", help="a run directory, its generator/, or a Hub id")
+    add("--revision", help="branch, tag or commit of a model on the Hub")
+    add("--device", default="auto", help="auto (default: CUDA, else MPS, else CPU), cuda, mps or cpu")
+    add("--port", type=int, metavar="N", help="0 is any free one; default: 8000, or any free one if it is in use")
+    add("--max-upload-mb", type=float, default=64, metavar="N", help="of a photo and its mask; default: %(default)g")
+    add("--max-megapixels", type=float, default=64, metavar="N", help="of a photo; default: %(default)g")
+
+
+def run(args: argparse.Namespace) -> int:
+    from inpaint.web import require_web, serve
+
+    require_web("inpaint demo")
+    from inpaint.demo.page import DemoPage, Limits
+    from inpaint.pipeline import InpaintingPipeline
+    from inpaint.training.saved_generator import load_generator
+
+    limits = Limits(args.max_upload_mb, args.max_megapixels)
+    pipeline = InpaintingPipeline(load_generator(args.model, args.revision), args.device)
+
+    def announce(address: str) -> None:
+        print(f"filling with {args.model} on {pipeline.device}")
+        print(f"open {address} (Ctrl-C stops)", flush=True)
+
+    serve(DemoPage(pipeline, args.model, limits).app(), args.port, announce)
+    print("\nstopped")
+    return 0

@@ -1,0 +1,1 @@
+"""The page on which photographs are filled, and the server behind it."""
