@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,9 +21,10 @@ from inpaint.evaluation.baselines import BASELINES, Fill, mean_fill
 from inpaint.evaluation.features import frechet_distance, windows
 from inpaint.evaluation.grid import sample_grid
 from inpaint.evaluation.metrics import HOLE_PSNR, VARIETY, Filled, Metric, all_metrics, composite_u8, to_u8
-from inpaint.evaluation.table import behind, markdown_table, means, metric_sums, no_sums
+from inpaint.evaluation.table import means, metric_sums, no_sums
 from inpaint.models.feature_network import NUM_FEATURES, FeatureNetwork, require_feature_network
 from inpaint.sources.keys import Split
+from inpaint.training.final_report import final_report, newest_grid
 from inpaint.training.run_directory import EVALUATION, REPORT, RunDirectory
 
 # Pixels filled and measured at once: what the paper's networks keep of so many takes about 0.7 GiB.
@@ -105,29 +105,11 @@ class Evaluator:
             rows[method] = figures
         if not self.runtime.is_main:
             return ""
-        training = self.config.training
-        limit = "max_steps" if facts["steps"] == training.max_steps else "epochs"
-        advice = (
-            f"Raise training.{limit} (now {getattr(training, limit)}): the same command with more goes on from here"
-        )
-        if limit == "epochs":
-            smaller = f"training.global_batch_size (now {training.global_batch_size})"
-            advice += f"; or lower {smaller}, which makes more steps of an epoch"
-        others = [kind for kind in self.config.data.hole_kinds if kind != "rectangle"]
-        told = "It was trained on other holes; to judge it on them: inpaint evaluate --model RUN --holes"
-        kinds = f"{told} {others[0]}:7\n\n" if others else ""
-        lag, health = behind(rows, "generator"), run.health()
-        report = (
-            f"# {run.path.name}\n\nOn {len(split.pixels)} held-out images of {self.config.data.image_size} px, one "
-            f"rectangular hole each, figures of the 8-bit composite:\n\n{markdown_table(rows)}\n\n{kinds}"
-            + (f"{lag} after {facts['steps']} steps. {advice}.\n\n" if lag else "")
-            + "".join(f"Health: {verdict}.\n\n" for verdict in health)
-            + "".join(f"- {name}: {value}\n" for name, value in facts.items())
-            + _pictures(run.path)
-        )
         shown = {name: metric.description() for name, metric in all_metrics().items()}
         evaluation = {"split": "test", "num_pictures": len(split.pixels), "metrics": shown, "rows": rows, **facts}
+        health = run.health()
         evaluation["health"] = [verdict.name for verdict in health]
+        report = final_report(run.path.name, evaluation, self.config.model_dump(), health) + newest_grid(run.path)
         run.write(EVALUATION, (json.dumps(evaluation, indent=1) + "\n").encode())
         run.write(REPORT, report.encode())
         return report
@@ -182,18 +164,6 @@ class Evaluator:
                 generator.train(was_training)
 
         return fill
-
-
-def _pictures(run_dir: Path) -> str:
-    """Markdown that shows the newest sample grid and names the first, to see what was learnt between them."""
-    grids = sorted(path.name for path in (run_dir / "samples").glob("epoch_*.png"))
-    if not grids:
-        return ""
-    first = f" ([after the first judged epoch](samples/{grids[0]}))" if len(grids) > 1 else ""
-    return (
-        "\nHeld-out images; of each, from left to right: original, with a hole, the output, the output set into the "
-        f"hole{first}:\n\n![{grids[-1]}](samples/{grids[-1]})\n"
-    )
 
 
 def _spread(num: int, count: int) -> NDArray[np.int64]:

@@ -16,7 +16,7 @@ from statistics import median
 from typing import Any
 
 from inpaint.tables import ADVERSARIAL_LOSSES, LOSSES
-from inpaint.training.metrics_file import is_evaluation
+from inpaint.training.metrics_file import in_order
 
 CONVERGING, SATURATED, COLLAPSED = "converging", "discriminator saturated", "collapsed"
 DIVERGING, BLURRED, EARLY = "diverging", "blurred", "too early to say"
@@ -80,17 +80,11 @@ def judge(lines: Iterable[Any]) -> list[Verdict]:
 
 
 class _Run:
-    """The lines in the order of their steps, each step once: those of training and those of evaluations."""
+    """The lines in the order of their steps, each step once."""
 
     def __init__(self, lines: Iterable[Any]) -> None:
-        placed: dict[tuple[bool, int], Mapping[str, Any]] = {}
-        for line in lines:
-            if isinstance(line, Mapping) and type(step := line.get("step")) is int and step >= 0:
-                placed[is_evaluation(line), step] = line
-        self.training, self.evaluations = (
-            [placed[key] for key in sorted(placed) if key[0] is kind] for kind in (False, True)
-        )
-        self.step = max((step for _, step in placed), default=0)
+        self.training, self.evaluations = in_order(lines)
+        self.step = max((line["step"] for line in [*self.training, *self.evaluations]), default=0)
 
     def judged(self, name: str) -> list[float]:
         """A figure of all evaluations that have it."""

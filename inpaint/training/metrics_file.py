@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,16 @@ class MetricsFile:
                 file.write(kept)
                 file.truncate()
         return len(damaged)
+
+
+def in_order(lines: Iterable[Any]) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]:
+    """The lines of training and those of evaluations, by their steps; of lines with the same step the last counts."""
+    placed: dict[tuple[bool, int], Mapping[str, Any]] = {}
+    for line in lines:
+        if isinstance(line, Mapping) and type(step := line.get("step")) is int and step >= 0:
+            placed[is_evaluation(line), step] = line
+    training, evaluations = ([placed[key] for key in sorted(placed) if key[0] is kind] for kind in (False, True))
+    return training, evaluations
 
 
 def is_evaluation(line: Mapping[str, Any]) -> bool:

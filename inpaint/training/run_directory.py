@@ -33,7 +33,18 @@ REPORT, EVALUATION, ENVIRONMENT = "report.md", "evaluation.json", "environment.j
 # All that a run leaves, so that --overwrite never removes anything else.
 OURS = (
     *(METRICS, DAMAGED, PREEMPTED, PID, REPORT, EVALUATION, ENVIRONMENT),
-    *("samples", "checkpoints", "generator", "debug", "evaluation", "tensorboard", "wandb", STATE, "hub_queue"),
+    *(
+        "samples",
+        "plots",
+        "checkpoints",
+        "generator",
+        "debug",
+        "evaluation",
+        "tensorboard",
+        "wandb",
+        STATE,
+        "hub_queue",
+    ),
 )
 
 
