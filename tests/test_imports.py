@@ -43,6 +43,8 @@ ORDER = [
         "evaluation",
         "rating",
         "training",
+        "studies",
+        "reports",
     ),
     *("photographs", "pipeline", "", "demo", "exports", "commands", "cli", "__main__"),
 ]

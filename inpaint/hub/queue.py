@@ -33,6 +33,7 @@ _LEDGER_KEYS: dict[str, dict[str, type]] = {
 }
 _WEIGHTS = ("config.json", "model.safetensors")
 _RUN_FILES = ("config.yaml", "metrics.jsonl", "report.md", "evaluation.json", "environment.json")
+_RUN_FOLDERS = ("samples", "plots")  # what report.md shows
 
 
 @dataclass(frozen=True)
@@ -71,8 +72,8 @@ class PushQueue:
     def add(self, label: str, repo_id: str, private: bool, checkpoint: Path | None = None) -> None:
         """Copy what a push needs; afterwards training may change its files as it likes.
 
-        Images and checkpoints are written once, so a hard link does for them. A waiting snapshot of the same label
-        is superseded, and so is the oldest when more than `MAX_WAITING` wait.
+        Images and checkpoints are written anew, never into, so a hard link does for them. A waiting snapshot of the
+        same label is superseded, and so is the oldest when more than `MAX_WAITING` wait.
         """
         unfinished = self.folder / f".new-{os.getpid()}"
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -81,8 +82,9 @@ class PushQueue:
         for name in _RUN_FILES:
             if (self.run_dir / name).is_file():
                 shutil.copy2(self.run_dir / name, files / name)
-        if (self.run_dir / "samples").is_dir():
-            shutil.copytree(self.run_dir / "samples", files / "samples", copy_function=_link)
+        for name in _RUN_FOLDERS:
+            if (self.run_dir / name).is_dir():
+                shutil.copytree(self.run_dir / name, files / name, copy_function=_link)
         if checkpoint is not None:
             shutil.copytree(checkpoint, files / "checkpoints" / checkpoint.name, copy_function=_link)
         if missing := _missing(files):
