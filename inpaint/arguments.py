@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,15 @@ def parse_arguments(argv: list[str]) -> tuple[Config, Options]:
         init_from=given.get("init-from"),
         profile=int(profile),
     )
+
+
+def read_settings(argv: Sequence[str]) -> dict[str, Any]:
+    """The settings of a command line that holds nothing else, by their dotted names; UsageError if it does."""
+    given, flags, faults = _read([*argv])
+    faults += [f"--{name} cannot be given here; only settings can, such as --training.epochs 20" for name in given]
+    if faults:
+        raise UsageError("\n".join(first_few(faults)))
+    return flags
 
 
 def default_run_dir(config: str | Config | None, data_path: str | None) -> Path:

@@ -3,6 +3,7 @@
 A subcommand is a module of `inpaint.commands`, named in `COMMANDS`, with
 - a docstring, whose first line is its line in `inpaint --help` and whose rest, an example among it, is its own help;
 - `add_arguments(parser)`;
+- where it has `TAKES_SETTINGS`, what follows `--` is `args.settings`, as it stands;
 - `run(args) -> int`, the exit code. It raises `InpaintError` for what the user has to mend (exit code 1) and
   `UsageError` for a command that makes no sense (2), each with one line.
 They are all imported to print `inpaint --help`, so torch and its like are imported inside `run`.
@@ -22,7 +23,7 @@ from inpaint import __version__
 from inpaint.errors import InpaintError, UsageError, shorten
 from inpaint.processes import wait_passively
 
-COMMANDS = ("prepare", "status", "fill", "demo", "evaluate", "rate", "push", "export")
+COMMANDS = ("prepare", "study", "status", "report", "fill", "demo", "evaluate", "rate", "push", "export")
 
 EXIT_FAILURE, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
@@ -30,10 +31,14 @@ EXIT_FAILURE, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `inpaint` with `argv` (by default the process's) and return the exit code."""
     atexit.register(_drop_unread)
-    parser = _parser()
-    if (sys.argv[1:] if argv is None else argv)[:1] == ["train"]:
+    parser, words = _parser(), [*(sys.argv[1:] if argv is None else argv)]
+    if words[:1] == ["train"]:
         parser.error("training is started with `accelerate launch train.py ...`, or from Python with inpaint.train()")
-    args = parser.parse_args(argv)
+    settings: list[str] = []
+    if words and words[0] in COMMANDS and hasattr(import_module(f"inpaint.commands.{words[0]}"), "TAKES_SETTINGS"):
+        end = words.index("--") if "--" in words else len(words)
+        words, settings = words[:end], words[end + 1 :]
+    args = parser.parse_args(words, argparse.Namespace(settings=settings))
     wait_passively()
     try:
         return args.run(args)

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any, ClassVar
@@ -90,6 +91,23 @@ def die_with_launcher() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     if _is_orphan(os.getppid()):
         os.kill(os.getpid(), signal.SIGTERM)
+
+
+def tied_to_us() -> Callable[[], None] | None:
+    """For `subprocess`, `preexec_fn`: a child that is told to stop when this process ends, even by kill -9; on Linux.
+
+    It is the thread that starts the child whose end is told: let it be the main one.
+    """
+    if sys.platform != "linux":
+        return None
+    libc, parent = ctypes.CDLL(None), os.getpid()
+
+    def tie() -> None:
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+        if os.getppid() != parent:
+            os._exit(1)
+
+    return tie
 
 
 def _is_orphan(parent: int) -> bool:
