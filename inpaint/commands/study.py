@@ -1,9 +1,10 @@
 """Train and evaluate several presets on this machine, such as the paper's Table 1, and report on them.
 
 The same command again resumes: finished runs are passed over, the others go on exactly where they were. A run that
-fails is named, and the others go on. Ctrl-C or SIGTERM saves all that run and stops. Each run is kept in its own folder
-in runs/NAME, its log in runs/NAME/logs; a second seed of `original` in `original-seed1`. Beside others it shares the
-cores (and GPUs, of which each job gets one). What follows -- are settings, as train.py takes them, on top of each.
+fails is named, and the others go on. Ctrl-C or SIGTERM saves what runs and stops. Each run is kept in its own folder in
+runs/NAME, its log in runs/NAME/logs; a second seed of `original` in `original-seed1`. With --jobs each run has its
+share of the cores, and a GPU of its own where there are several. What follows -- are settings, as train.py takes them,
+for all runs.
 
 Examples:
   inpaint study table1 --epochs 10 -- --data.path photos/
@@ -24,6 +25,9 @@ EXIT_STOPPED = 130
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.usage = (
+        "inpaint study NAME|PRESET... [--epochs N] [--width W] [--seeds K] [--jobs J] [--out DIR] [-- SETTINGS]"
+    )
     add = parser.add_argument
     add("names", nargs="+", metavar="NAME|PRESET", help="table1, or presets and .yaml files")
     add("--epochs", type=int, metavar="N", help="training.epochs of each run")
