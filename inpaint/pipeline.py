@@ -15,6 +15,7 @@ from inpaint.fidelity import ONE_END, require_fidelity
 from inpaint.hub.errors import CLIENT_ERRORS, describe
 from inpaint.images.given import ImageLike
 from inpaint.images.job import Filled, FillJob, require_pillow
+from inpaint.included import INCLUDED
 from inpaint.models.generator import Generator
 from inpaint.photographs.crops import fill_crops
 from inpaint.photographs.how import How, Strategy
@@ -44,22 +45,22 @@ class InpaintingPipeline:
 
     Args:
         generator: called as `Generator` is, with heights and widths divisible by its `multiple_px`, if it has one; it
-            is moved to `device` and put in evaluation mode.
+            is moved to `device` and put in evaluation mode. None: the one that comes with the package.
         device: as torch names it; None or "auto" takes CUDA if available, else MPS, else the CPU.
 
     Raises:
         UsageError: there is no such device.
     """
 
-    def __init__(self, generator: nn.Module, device: torch.device | str | None = None) -> None:
+    def __init__(self, generator: nn.Module | None = None, device: torch.device | str | None = None) -> None:
         self.device = find_device(device)
-        self.generator = generator.to(self.device).eval()
+        self.generator = (generator or Generator.from_pretrained(INCLUDED)).to(self.device).eval()
         self._between: tuple[nn.Module, float, nn.Module] | None = None
 
     @classmethod
     def from_pretrained(
         cls,
-        id_or_dir: str | Path,
+        id_or_dir: str | Path = INCLUDED,
         revision: str | None = None,
         device: torch.device | str | None = None,
         *,
@@ -68,6 +69,8 @@ class InpaintingPipeline:
         local_files_only: bool = False,
     ) -> InpaintingPipeline:
         """A pipeline with the generator saved in a directory or on the Hub; see `Generator.from_pretrained`.
+
+        Without a name it is the one that comes with the package: of 64 px, trained on synthetic landscapes alone.
 
         Raises:
             InpaintError: not found, no access, or not the files of such a generator.

@@ -20,6 +20,7 @@ ORDER = [
         "errors",
         "tables",
         "fidelity",
+        "included",
         "files",
         "memory",
         "processes",

@@ -44,6 +44,7 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(python: Path, *words: str) -> str:
     clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    clean |= {"HF_ENDPOINT": "http://127.0.0.1:9"}  # where nobody answers: the Hub is not needed
     done = subprocess.run([python, *words], cwd=python.parents[2], env=clean, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -55,7 +56,7 @@ def test_all_that_the_package_reads_is_in_it(python: Path) -> None:
     kept = {path.relative_to(home) for path in home.rglob("*") if path.suffix not in (".py", ".pyc") and path.is_file()}
     ours = {path.relative_to(ROOT / "inpaint") for path in (ROOT / "inpaint").rglob("*") if path.is_file()}
     assert kept == {path for path in ours if path.suffix not in (".py", ".pyc")}
-    assert {path.suffix for path in kept} == {".yaml", ".md", ".typed", ".html", ".css", ".js"}
+    assert {path.suffix for path in kept} == {".yaml", ".md", ".typed", ".html", ".css", ".js", ".json", ".safetensors"}
 
 
 def test_the_commands_start(python: Path) -> None:
@@ -65,12 +66,13 @@ def test_the_commands_start(python: Path) -> None:
     assert "steps_per_phase" in run(python, "-m", "inpaint.training", "--config", "paper/final", "--dry-run")
 
 
-def test_an_image_is_filled(python: Path) -> None:
+@pytest.mark.parametrize("model", ["", "--model model"])
+def test_an_image_is_filled(python: Path, model: str) -> None:
     here = python.parents[2]
     Generator(GeneratorConfig(width=2)).save_pretrained(here / "model")
     for name, shape in (("image.png", (8, 12, 3)), ("mask.png", (8, 12))):
         Image.fromarray(np.random.default_rng(0).integers(0, 2, shape, dtype=np.uint8) * 255).save(here / name)
-    words = ["fill", "image.png", "--mask", "mask.png", "--model", "model", "-o", "filled.png", "--device", "cpu"]
+    words = ["fill", "image.png", "--mask", "mask.png", *model.split(), "-o", "filled.png", "--device", "cpu"]
     assert run(python, "-m", "inpaint", *words) == "filled: filled.png\n"
     image, mask, filled = (np.asarray(Image.open(here / name)) for name in ("image.png", "mask.png", "filled.png"))
     assert np.array_equal(filled[mask == 0], image[mask == 0]) and not np.array_equal(filled, image)

@@ -8,6 +8,7 @@ The page is for browsers of this machine alone; from another one, use a tunnel: 
 asks nobody but this server for anything. Fills are made one at a time; others wait in a queue whose length they see.
 
 examples:
+  inpaint demo
   inpaint demo --model runs/quickstart
   inpaint demo --model ORG/NAME --device cuda --port 8080
 """
@@ -16,10 +17,13 @@ from __future__ import annotations
 
 import argparse
 
+from inpaint.included import INCLUDED
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--model", required=True, metavar="DIR_OR_ID", help="a run directory, its generator/, or a Hub id")
+    of_model = "a run directory, its generator/, or a Hub id; without it the small one that comes with inpaint"
+    add("--model", default=INCLUDED, metavar="DIR_OR_ID", help=of_model)
     add("--revision", help="branch, tag or commit of a model on the Hub")
     add("--device", default="auto", help="auto (default: CUDA, else MPS, else CPU), cuda, mps or cpu")
     add("--port", type=int, metavar="N", help="0 is any free one; default: 8000, or any free one if it is in use")

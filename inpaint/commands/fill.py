@@ -14,7 +14,7 @@ it, scaled down to their size, and what is lost by that is copied from around th
 size that it was trained on, in pixels.
 
 examples:
-  inpaint fill photo.jpg --mask mask.png -o filled.png --model runs/quickstart
+  inpaint fill photo.jpg --mask mask.png -o filled.png
   inpaint fill photos/ --mask masks/ -o filled/ --model ORG/NAME --device cuda
 """
 
@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from inpaint.errors import InpaintError, InpaintWarning, UsageError
 from inpaint.fidelity import require_fidelity
+from inpaint.included import INCLUDED
 from inpaint.photographs.how import STRATEGIES, How
 
 if TYPE_CHECKING:
@@ -58,7 +59,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-o", "--output", required=True, metavar="OUT", help="a file, whose extension sets the format; or folder/ (PNG)"
     )
     parser.add_argument(
-        "--model", required=True, metavar="DIR_OR_ID", help="a run directory, its generator/, or a Hub id"
+        "--model",
+        metavar="DIR_OR_ID",
+        default=INCLUDED,
+        help="a run directory, its generator/, or a Hub id; without it the small one that comes with inpaint",
     )
     parser.add_argument("--revision", help="branch, tag or commit of a model on the Hub")
     parser.add_argument(

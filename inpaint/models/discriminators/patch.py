@@ -25,14 +25,14 @@ class PatchDiscriminator(nn.Module):
     would let it judge one image by the others of its batch.
 
     Args:
-        model: twice the `width` is the first layer's channels, which double up to 8 times it.
+        model: `width` is the first layer's channels, which double up to 8 times it.
         image_size: side of the image.
         window_px: not looked at.
     """
 
     def __init__(self, model: ModelConfig, image_size: int, window_px: int) -> None:
         super().__init__()
-        channels = [4, *(model.width * min(8, 2**layer) for layer in range(1, 1 + num_halvings(image_size)))]
+        channels = [4, *(model.width * min(8, 2**layer) for layer in range(num_halvings(image_size)))]
         last = channels[-1]
         self.layers = nn.ModuleList(SpectralConvolution(*pair, 4, stride=2, padding=1) for pair in pairwise(channels))
         self.layers.append(SpectralConvolution(last, last, 3, padding=1))
