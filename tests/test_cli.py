@@ -232,7 +232,7 @@ def test_an_interrupt_is_quiet_and_leaves_no_half_image(
     assert not list(here.glob("*out.png*")) + list(here.glob(".out*"))
 
 
-@pytest.mark.parametrize("arguments", [[], ["fil"], ["fill"], ["fill", "a.png", "--mask", "b.png", "-o", "c.png"]])
+@pytest.mark.parametrize("arguments", [[], ["fil"], ["fill"], ["fill", "a.png", "-o", "c.png"]])
 def test_bad_usage_ends_with_2(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as end:
         main(arguments)
