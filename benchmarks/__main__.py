@@ -16,6 +16,7 @@ SUITES = (
     "reduce",
     "scaling",
     "inference",
+    "filling",
     "prepare",
     "streaming",
     "checkpoint",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypedDict, Unpack, overload
 
@@ -21,6 +22,7 @@ from inpaint.photographs.crops import fill_crops
 from inpaint.photographs.how import How, Strategy
 from inpaint.photographs.network import Network
 from inpaint.photographs.whole import fill_whole
+from inpaint.precision import PreciseNetwork, require_precision
 
 # Warn of holes larger than this many times the largest side in training. A generator of `quickstart` (holes of up to
 # 25 px at 64) is 0.6 dB better than Telea at 1.5 times that, 37 px, and 0.8 dB worse at 44 px.
@@ -35,6 +37,7 @@ class Options(TypedDict, total=False):
     fidelity: float | None
     grow_mask_px: int
     resize_mask: bool
+    invert_mask: bool
 
 
 class InpaintingPipeline:
@@ -47,13 +50,23 @@ class InpaintingPipeline:
         generator: called as `Generator` is, with heights and widths divisible by its `multiple_px`, if it has one; it
             is moved to `device` and put in evaluation mode. None: the one that comes with the package.
         device: as torch names it; None or "auto" takes CUDA if available, else MPS, else the CPU.
+        precision: of the generator's convolutions: float32, in which an image is filled with the same bytes alone and
+            among others, bf16 (for GPUs, and for CPUs with AMX) or fp16.
+        is_compiled: let `torch.compile` make code for this machine while the first image is filled.
 
     Raises:
-        UsageError: there is no such device.
+        UsageError: there is no such device or precision.
     """
 
-    def __init__(self, generator: nn.Module | None = None, device: torch.device | str | None = None) -> None:
-        self.device = find_device(device)
+    def __init__(
+        self,
+        generator: nn.Module | None = None,
+        device: torch.device | str | None = None,
+        *,
+        precision: str = "float32",
+        is_compiled: bool = False,
+    ) -> None:
+        self.device, self.precision, self.is_compiled = find_device(device), require_precision(precision), is_compiled
         self.generator = (generator or Generator.from_pretrained(INCLUDED)).to(self.device).eval()
         self._between: tuple[nn.Module, float, nn.Module] | None = None
 
@@ -64,6 +77,8 @@ class InpaintingPipeline:
         revision: str | None = None,
         device: torch.device | str | None = None,
         *,
+        precision: str = "float32",
+        is_compiled: bool = False,
         token: str | bool | None = None,
         cache_dir: str | Path | None = None,
         local_files_only: bool = False,
@@ -74,13 +89,13 @@ class InpaintingPipeline:
 
         Raises:
             InpaintError: not found, no access, or not the files of such a generator.
-            UsageError: there is no such device.
+            UsageError: there is no such device or precision.
         """
-        device = find_device(device)
+        device, precision = find_device(device), require_precision(precision)
         generator = Generator.from_pretrained(
             id_or_dir, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only
         )
-        return cls(generator, device)
+        return cls(generator, device, precision=precision, is_compiled=is_compiled)
 
     def to(self, device: torch.device | str) -> InpaintingPipeline:
         """Move the generator, as a module's `to` does; returns the pipeline itself.
@@ -143,6 +158,7 @@ class InpaintingPipeline:
         fidelity: float | None = None,
         grow_mask_px: int = 0,
         resize_mask: bool = False,
+        invert_mask: bool = False,
     ) -> Image.Image | list[Image.Image]:
         """The image with the hole filled and all other pixels unchanged.
 
@@ -167,6 +183,7 @@ class InpaintingPipeline:
             grow_mask_px: make the hole larger by so many pixels all around, up to 1,000. By default no pixel outside
                 the mask changes; 2 to 10 help where a rim of what is to go is left, for masks are often drawn tight.
             resize_mask: scale a mask of another size to the image's instead of refusing it.
+            invert_mask: fill where the mask is black.
 
         Raises:
             InpaintError: an unreadable image, a mask of another size or without white, too little memory, a generator
@@ -184,11 +201,15 @@ class InpaintingPipeline:
             given = "a single one" if several is None else f"a list of {len(images)}"
             raise UsageError(f"give one mask for each image, or one for all; got {given} and a list of {len(masks)}")
         masks = [mask_image] * len(images) if masks is None else masks
-        jobs = [FillJob.of(*pair, resize_mask).grown(grow_mask_px) for pair in zip(images, masks, strict=True)]
+        jobs = [
+            FillJob.of(*pair, resize_mask, invert_mask).grown(grow_mask_px) for pair in zip(images, masks, strict=True)
+        ]
         for job in jobs:
             require_pillow(job.pixels)
-        filled = [filled.to_image() for filled in self._fill(jobs, network, how)]
-        return filled[0] if several is None else filled
+        filled = self._fill(jobs, network, how)
+        _warn(filled)
+        filled_images = [each.to_image() for each in filled]
+        return filled_images[0] if several is None else filled_images
 
     def fill(
         self,
@@ -200,51 +221,68 @@ class InpaintingPipeline:
         fidelity: float | None = None,
         grow_mask_px: int = 0,
         resize_mask: bool = False,
+        invert_mask: bool = False,
     ) -> Filled:
         """Like a call with one image, but also for 16-bit colour: known pixels keep 16 bits, the fill has 8 scaled up.
 
         Raises, warns: as a call does.
         """
         how, network = How(strategy, detail, grow_mask_px), self._at(fidelity)
-        return self._fill([FillJob.of(image, mask_image, resize_mask).grown(grow_mask_px)], network, how)[0]
+        job = FillJob.of(image, mask_image, resize_mask, invert_mask).grown(grow_mask_px)
+        (filled,) = self._fill([job], network, how)
+        _warn([filled])
+        return filled
+
+    def fill_jobs(self, jobs: Sequence[FillJob], how: How) -> list[Filled]:
+        """Fill what was read and grown already, those of one size together; warnings are in what is returned.
+
+        Raises: as a call does.
+        """
+        return self._fill(jobs, self._at(None), how)
 
     def _at(self, fidelity: float | None) -> Network:
         """The generator to fill with."""
         require_fidelity(fidelity)
         if fidelity is None:
-            return Network(self.generator, self.device)
+            return PreciseNetwork(self.generator, self.device, self.precision, self.is_compiled)
         if not isinstance(self.generator, Generator):
             raise InpaintError(ONE_END)
         if self._between is None or self._between[0] is not self.generator or self._between[1] != fidelity:
             self._between = None  # before another takes its memory
             self._between = self.generator, fidelity, self.generator.at_fidelity(fidelity)
-        return Network(self._between[2], self.device)
+        return PreciseNetwork(self._between[2], self.device, self.precision, self.is_compiled)
 
-    def _fill(self, jobs: list[FillJob], network: Network, how: How) -> list[Filled]:
+    def _fill(self, jobs: Sequence[FillJob], network: Network, how: How) -> list[Filled]:
         in_crops = [how.crops(job.hole.shape, network.size_px) for job in jobs]
         whole = [job for job, is_cropped in zip(jobs, in_crops, strict=True) if not is_cropped]
-        self._warn_of_large_holes(whole)
         of_whole = iter(fill_whole(whole, network))
         return [
             Filled(
                 fill_crops(job, network, how.detail) if is_cropped else next(of_whole),
                 job.icc_profile,
                 int(job.hole.sum()),
+                None if is_cropped else self._warning(job),
             )
             for job, is_cropped in zip(jobs, in_crops, strict=True)
         ]
 
-    def _warn_of_large_holes(self, jobs: list[FillJob]) -> None:
+    def _warning(self, job: FillJob) -> str | None:
+        """What to say of an image that is filled at its own size, if its hole is too large for that."""
         learnt_px = self.generator.config.hole_max_px if isinstance(self.generator, Generator) else None
-        largest_px = max((job.largest_square_px() for job in jobs), default=0) if learnt_px else 0
-        if learnt_px and largest_px > _TOO_LARGE * learnt_px:
-            warnings.warn(
-                f"a hole is up to {largest_px} px wide and high, but this generator was trained on holes of up to "
-                f"{learnt_px} px: the middle will be wrong; fill it hole by hole (strategy crop), or scale the image "
-                f"down by {largest_px / learnt_px:.1f} first",
-                InpaintWarning,
-                stacklevel=4,
-            )
+        largest_px = job.largest_square_px() if learnt_px else 0
+        if not learnt_px or largest_px <= _TOO_LARGE * learnt_px:
+            return None
+        return (
+            f"a hole is up to {largest_px} px wide and high, but this generator was trained on holes of up to "
+            f"{learnt_px} px: the middle will be wrong; fill it hole by hole (strategy crop), or scale the image "
+            f"down by {largest_px / learnt_px:.1f} first"
+        )
+
+
+def _warn(filled: Sequence[Filled]) -> None:
+    """Each warning once, as from the line that called the pipeline."""
+    for warning in dict.fromkeys(each.warning for each in filled if each.warning):
+        warnings.warn(warning, InpaintWarning, stacklevel=3)
 
 
 def _several(value: ImageLike | list[Any]) -> list[Any] | None:

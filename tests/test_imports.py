@@ -47,7 +47,7 @@ ORDER = [
         "studies",
         "reports",
     ),
-    *("photographs", "pipeline", "", "demo", "exports", "commands", "cli", "__main__"),
+    *("photographs", "precision", "pipeline", "", "filling", "demo", "exports", "commands", "cli", "__main__"),
 ]
 HEAVY = {"torch", "accelerate", "datasets", "transformers", "torchmetrics", "cv2", "matplotlib", "deepspeed"}
 

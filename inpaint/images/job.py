@@ -21,6 +21,14 @@ class Filled(NamedTuple):
     icc_profile: bytes | None
     num_filled: int
     """How many pixels were filled."""
+    warning: str | None = None
+    """Why it is likely not what was hoped for."""
+
+    @property
+    def told(self) -> str | None:
+        """What a command says of it."""
+        nothing = "the mask is all black, or all white and inverted: nothing was filled"
+        return self.warning or (None if self.num_filled else nothing)
 
     def to_image(self) -> Image.Image:
         """The same as a Pillow image.
@@ -43,10 +51,10 @@ class FillJob:
     hole: NDArray[np.bool_]
 
     @classmethod
-    def of(cls, image: ImageLike, mask_image: ImageLike, resize_mask: bool) -> FillJob:
+    def of(cls, image: ImageLike, mask_image: ImageLike, resize_mask: bool, invert_mask: bool = False) -> FillJob:
         """Read both; InpaintError if one cannot be read or they do not fit together."""
         pixels, icc_profile = read_image(image)
-        return cls(pixels, icc_profile, read_mask(mask_image, pixels.shape[:2], resize_mask))
+        return cls(pixels, icc_profile, read_mask(mask_image, pixels.shape[:2], resize_mask) ^ invert_mask)
 
     def grown(self, px: int) -> FillJob:
         """The same with a hole larger by so many pixels in every direction."""

@@ -1,0 +1,1 @@
+"""Filling files: one, or thousands."""
