@@ -70,7 +70,7 @@ def fill_many(
         while following or waiting or writing:
             while following:
                 num_pixels = _num_pixels(following.image)
-                held = [one.num_pixels for one in (*waiting, *writing.values())]
+                held = [*(one.num_pixels for one in waiting), *(one.num_pixels for one in writing.values())]
                 if held and (len(held) >= _MOST_HELD or sum(held) + num_pixels > HELD_PIXELS):
                     break
                 waiting.append(_Held(following, num_pixels, pool.submit(read, following)))
