@@ -48,6 +48,19 @@ def test_the_distance_is_the_one_between_two_normal_distributions() -> None:
     assert math.isnan(features.frechet_distance(first[:1], second))
 
 
+def test_the_distance_has_the_same_bits_whatever_the_number_of_threads() -> None:
+    first, second = (torch.randn(64, 1280, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    before, found = torch.get_num_threads(), set()
+    try:
+        for num_threads in (1, 2, 4):
+            torch.set_num_threads(num_threads)
+            found.add(features.frechet_distance(first, second))
+            assert torch.get_num_threads() == num_threads
+    finally:
+        torch.set_num_threads(before)
+    assert len(found) == 1
+
+
 def test_discriminative_scores() -> None:
     pytest.importorskip("sklearn", reason="scikit-learn, of the extra inpaint[features], is not installed")
     random = torch.Generator().manual_seed(2)

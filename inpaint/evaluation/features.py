@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 
 import torch
 from torch import Tensor
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Give every operation within one thread: the rounding of one that has several depends on their number."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def windows(images: Tensor, hole: Tensor) -> Tensor:
@@ -33,6 +46,7 @@ def windows(images: Tensor, hole: Tensor) -> Tensor:
     return images.movedim(1, 3)[which, rows[:, :, None], columns[:, None, :]].movedim(3, 1).contiguous()
 
 
+@one_thread()
 def frechet_distance(first: Tensor, second: Tensor) -> float:
     """Between two sets of feature vectors taken as normal distributions (Dowson & Landau 1982; Heusel et al. 2017).
 
@@ -53,6 +67,7 @@ def frechet_distance(first: Tensor, second: Tensor) -> float:
     return float(distance)
 
 
+@one_thread()
 def inception_discriminative_scores(truth: Tensor, filled: Tensor) -> tuple[float, float] | None:
     """P-IDS and U-IDS (Zhao et al. 2021), on these features instead of Inception's: how often a linear support vector
     machine, fitted to tell them apart, takes a fill for truer than its own truth, and how often it errs at all.

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from inpaint.distributed.collectives import Collectives
 from inpaint.evaluation.baselines import Fill
-from inpaint.evaluation.features import windows
+from inpaint.evaluation.features import one_thread, windows
 from inpaint.evaluation.metrics import Filled, Metric, rows_of
 from inpaint.evaluation.subject import Subject
 from inpaint.models.feature_network import NUM_FEATURES, FeatureNetwork
@@ -106,19 +106,13 @@ class Measuring:
     def _gather(self, compute: Callable[[NDArray[np.int64]], Tensor], width: int, name: str) -> Tensor:
         whole = torch.zeros(len(self.subject), width, dtype=torch.float64)
         mine: Sequence[NDArray[np.int64]] = self.chunks[self.collectives.rank :: self.collectives.world_size]
-        # Where one operation has several threads, its rounding depends on their number.
-        before = torch.get_num_threads()
-        torch.set_num_threads(1)
         bar = tqdm(desc=name, total=len(self.subject), unit="image", disable=not self.collectives.is_main)
-        try:
-            with bar, ThreadPoolExecutor(self.num_threads, thread_name_prefix="evaluate") as pool:
-                futures = [pool.submit(compute, chosen) for chosen in mine]
-                try:
-                    for chosen, future in zip(mine, futures, strict=True):
-                        whole[torch.from_numpy(chosen)] = future.result()
-                        bar.update(min(len(chosen) * self.collectives.world_size, len(self.subject) - bar.n))
-                finally:
-                    pool.shutdown(cancel_futures=True)
-        finally:
-            torch.set_num_threads(before)
+        with one_thread(), bar, ThreadPoolExecutor(self.num_threads, thread_name_prefix="evaluate") as pool:
+            futures = [pool.submit(compute, chosen) for chosen in mine]
+            try:
+                for chosen, future in zip(mine, futures, strict=True):
+                    whole[torch.from_numpy(chosen)] = future.result()
+                    bar.update(min(len(chosen) * self.collectives.world_size, len(self.subject) - bar.n))
+            finally:
+                pool.shutdown(cancel_futures=True)
         return self.collectives.reduce_sum(whole)
