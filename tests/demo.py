@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from browsing import complaints, until
 from PIL import Image
 
 from inpaint.data.synthetic.landscapes import render
 from inpaint.models.generator import Generator, GeneratorConfig
 
-PATIENCE_S = 120.0
 SIZE_PX = 32
 
 
@@ -34,14 +31,6 @@ def make_photo(path: Path, width: int = 96, height: int = 64, **options: Any) ->
     pixels = render(7, np.arange(1), 128)[0]
     Image.fromarray(pixels).resize((width, height)).save(path, **options)
     return path
-
-
-def until(condition: Callable[[], Any], what: str) -> Any:
-    deadline = time.monotonic() + PATIENCE_S
-    while not (found := condition()):
-        assert time.monotonic() < deadline, what
-        time.sleep(0.05)
-    return found
 
 
 class Page:
@@ -126,11 +115,4 @@ class Page:
         return pixels
 
     def said(self) -> list[str]:
-        """What it complained of on the console, and where it asked anybody but its own server."""
-        complaints = [entry["message"] for entry in self.driver.get_log("browser")]
-        for entry in self.driver.get_log("performance"):
-            message = json.loads(entry["message"])["message"]
-            if message["method"] == "Network.requestWillBeSent":
-                url = message["params"]["request"]["url"]
-                complaints += [] if url.startswith((self.address, "data:", f"blob:{self.address}")) else [url]
-        return complaints
+        return complaints(self.driver, self.address)

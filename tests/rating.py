@@ -1,17 +1,13 @@
-"""What rating is tested on: a few landscapes, two folders of fills, and the page served to a real browser."""
+"""What rating is tested on: a few landscapes, two folders of fills, and the page served."""
 
 from __future__ import annotations
 
-import shutil
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 from running import ROOT, Job, start
@@ -83,31 +79,6 @@ def served(site: Site, ratings: Path, port: int) -> Iterator[Job]:
     with start(*arguments, script=ROOT / "inpaint" / "__main__.py") as job:
         job.until(lambda: "Ctrl-C stops" in job.stdout)
         yield job
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
-
-
-@contextmanager
-def browser(width_px: int = 1280, height_px: int = 900) -> Iterator[Any]:
-    """A headless Chromium with a log of its requests; the test is skipped where there is none."""
-    webdriver = pytest.importorskip("selenium.webdriver", reason="a real browser is driven by selenium: pip install it")
-    driver = shutil.which("chromedriver")
-    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if driver is None or chromium is None:
-        pytest.skip("there is no Chromium with its driver here: apt-get install chromium chromium-driver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for flag in ("--headless=new", "--no-sandbox", f"--window-size={width_px},{height_px}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    started = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    try:
-        yield started
-    finally:
-        started.quit()
 
 
 def _save(path: Path, image: Image.Image) -> None:

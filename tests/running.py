@@ -19,10 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch.distributed as dist
 import yaml
 from safetensors.torch import load_file
 from torch import Tensor
+
+from inpaint.cli import main
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = ROOT / "accelerate_configs"
@@ -212,6 +215,17 @@ def train(*arguments: str | Path, timeout_s: float = 150.0, **how: Any) -> Ended
     """`start`, and wait for the end."""
     with start(*arguments, **how) as job:
         return job.wait(timeout_s)
+
+
+def refused(command: Sequence[str], capsys: pytest.CaptureFixture[str], code: int, *arguments: str | Path) -> str:
+    """The one line with which a command, called in this process, refuses its arguments."""
+    capsys.readouterr()
+    assert main([*command, *map(str, arguments)]) == code
+    captured = capsys.readouterr()
+    line = captured.err.strip().splitlines()[-1]
+    assert line.startswith(f"inpaint {command[0]}: error: ") and "Traceback" not in captured.err
+    assert not captured.out
+    return line
 
 
 def environment() -> dict[str, str]:

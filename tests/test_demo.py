@@ -12,7 +12,8 @@ import httpx2
 import numpy as np
 import pytest
 import uvicorn
-from demo import make_model, make_photo, until
+from browsing import until
+from demo import make_model, make_photo
 from PIL import Image
 from starlette.testclient import TestClient
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from browsing import browser, free_port
 from demo import Page, make_model, make_photo
 from PIL import Image, ImageOps
-from rating import browser, free_port
 from running import ROOT, start
 
 pytest.importorskip("selenium", reason="a real browser is driven by selenium: pip install it")

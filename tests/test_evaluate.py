@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
-from running import ROOT, start
+from running import ROOT, refused, start
 
 from inpaint.cli import main
 from inpaint.data.decoded import SyntheticSpec, open_images
@@ -162,13 +163,7 @@ def test_an_image_keeps_its_seeded_hole_whatever_is_beside_it(photos: Path, cach
 # --- bad input
 
 
-def refusal(capsys: pytest.CaptureFixture[str], code: int, *arguments: str | Path) -> str:
-    assert main(["evaluate", "--device", "cpu", *map(str, arguments)]) == code
-    captured = capsys.readouterr()
-    line = captured.err.strip().splitlines()[-1]
-    assert line.startswith("inpaint evaluate: error: ") and "Traceback" not in captured.err
-    assert not captured.out
-    return line
+refusal = partial(refused, ["evaluate", "--device", "cpu"])
 
 
 def test_what_makes_no_sense_is_refused_in_a_line(

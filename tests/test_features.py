@@ -80,7 +80,7 @@ def test_the_network_folds_its_batch_norm_and_gives_a_vector_an_image(features_f
     assert found.shape == (3, feature_network.NUM_FEATURES) and found.isfinite().all()
     assert torch.allclose(network(image[1:2])[0], found[1], atol=1e-4)
     assert (found[0] - found[1]).abs().max() > 1e-3
-    weights = torch.load(features_file, weights_only=True)
+    weights = feature_network.read_tensors(features_file.read_bytes())
     seen = torch.nn.functional.interpolate(image, (128, 128), mode="bilinear")
     stem = torch.nn.functional.conv2d(
         torch.nn.functional.pad((seen - 0.498) / 0.502, (0, 1, 0, 1)), weights["_conv_stem.weight"], stride=2
@@ -96,8 +96,7 @@ def test_its_file_is_read_as_torch_reads_it() -> None:
     file = Path(spec.origin).parent / feature_network.FILE
     expected = torch.load(file, weights_only=True)
     found = feature_network.read_tensors(file.read_bytes())
-    assert found.keys() == expected.keys() and len(found) == 296
-    assert all(value.dtype == found[name].dtype and torch.equal(value, found[name]) for name, value in expected.items())
+    assert len(found) == 165 and all(torch.equal(value, expected[name]) for name, value in found.items())
 
 
 @needs_features

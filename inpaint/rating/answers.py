@@ -10,7 +10,7 @@ import json
 import math
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -270,7 +270,7 @@ class Answers:
 
 def read_answers(path: Path) -> tuple[dict[Mode, list[Answer]], list[Fill]]:
     """All answers by mode, and all fills; InpaintError where there are none or the file is damaged."""
-    with closing(Answers(path)) as file:
+    with Answers(path) as file:
         answers, fills = {mode: file.of(mode) for mode in MODES}, file.fills()
     if not any(answers.values()):
         raise InpaintError(f"{path} holds no answers yet; rate with `inpaint rate MODEL... --ratings {path}`")
