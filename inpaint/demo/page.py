@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from inpaint.demo.line import BusyError, Line, TakenBackError
 from inpaint.errors import InpaintError, InpaintWarning, UsageError
-from inpaint.images import deep
+from inpaint.images.writing import save
 from inpaint.models.generator import Generator
 from inpaint.photographs.how import MOST_GROWN_PX, Strategy
 from inpaint.pipeline import InpaintingPipeline
@@ -184,12 +184,7 @@ def _asked(request: Request) -> Asked:
 
 def _png(filled: Filled) -> bytes:
     """A file of the same bit depth and colour profile."""
-    if filled.pixels.dtype == "uint16" and filled.pixels.ndim == 3:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "filled.png"
-            deep.write(path, "PNG", filled.pixels, filled.icc_profile)
-            return path.read_bytes()
-    written = io.BytesIO()
-    # A page waits for it, and a photograph gets hardly smaller with more.
-    filled.to_image().save(written, "PNG", icc_profile=filled.icc_profile, compress_level=1)
-    return written.getvalue()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "filled.png"
+        save(filled, path)
+        return path.read_bytes()

@@ -15,11 +15,10 @@ from inpaint.files import read_object
 from inpaint.hints import hint
 from inpaint.resolve import preset_names
 from inpaint.studies.published import load_study, study_names
-from inpaint.training.checkpoint import CheckpointStore
 from inpaint.training.identity import differences
 from inpaint.training.opening import settled
-from inpaint.training.run_directory import RunDirectory, finished_step
-from inpaint.training.standing import is_run
+from inpaint.training.run_directory import RunDirectory
+from inpaint.training.standing import is_finished, is_run
 
 EVALUATION = Path("evaluation", "evaluation.json")
 
@@ -48,7 +47,7 @@ class Planned:
 
     def is_finished(self) -> bool:
         """Whether its training has come to an end, with these settings or those of before."""
-        return finished_step(self.run_dir) in CheckpointStore(self.run_dir / "checkpoints").steps()[-1:]
+        return is_finished(self.run_dir)
 
     def is_trained(self) -> bool:
         """Whether nothing of its training is left to do with these settings."""

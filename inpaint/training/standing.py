@@ -49,24 +49,29 @@ def is_run(folder: Path) -> bool:
     return (folder / CONFIG).is_file() or bool(CheckpointStore(folder / "checkpoints").steps())
 
 
+def is_finished(folder: Path) -> bool:
+    """Whether the run's last checkpoint is the one it was to end with."""
+    return finished_step(folder) in CheckpointStore(folder / "checkpoints").steps()[-1:]
+
+
 def read_standing(folder: Path) -> Standing:
     """InpaintError if `folder` holds no run."""
     if not is_run(folder):
         raise InpaintError(f"{folder} holds no run (no {CONFIG}); give the --run-dir of a training")
-    is_finished = finished_step(folder) in CheckpointStore(folder / "checkpoints").steps()[-1:]
+    is_whole = is_finished(folder)
     if holder := live_holder(folder / LOCK):
-        state, is_finished = f"running: process {holder.get('pid')} on {holder.get('host')}", False
+        state, is_whole = f"running: process {holder.get('pid')} on {holder.get('host')}", False
     elif (folder / PREEMPTED).exists():
         state = "stopped on request; the same command resumes it"
     else:
-        state = "finished" if is_finished else "not running; the same command resumes it"
+        state = "finished" if is_whole else "not running; the same command resumes it"
     lines, damaged = read_json_lines(folder / METRICS)
     faults = []
     if damaged:
         every = (folder / METRICS).read_bytes().split(b"\n")
         numbers = [str(number) for number, line in enumerate(every, 1) if line in damaged]
         faults = [f"{METRICS}: {len(damaged)} damaged line(s) are left out: {', '.join(first_few(numbers, 5))}"]
-    return Standing(state, is_finished, lines, faults, _is_cut(folder / METRICS))
+    return Standing(state, is_whole, lines, faults, _is_cut(folder / METRICS))
 
 
 def read_progress(folder: Path) -> list[str]:
