@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d, interpolate, pad
+from torch.nn.functional import avg_pool2d, conv2d, interpolate, pad
 
 from inpaint.models.generator import GeneratorConfig
 from inpaint.models.generators.dilated import DilatedGenerator
@@ -43,7 +43,7 @@ def smooth_fill(masked_image: Tensor, mask: Tensor) -> Tensor:
         for _ in range(NUM_LEVELS):
             # By unknown. Of an odd number of rows the last needs one; a second keeps every level at two rows or more,
             # for an exported graph takes a size of 1 for fixed.
-            level = avg_pool2d(pad(level, (0, 2, 0, 2)), 2)
+            level = _halved(pad(level, (0, 2, 0, 2)))
             sizes.append(((sizes[-1][0] + 1) // 2, (sizes[-1][1] + 1) // 2))
             # What a cell knows counts in full from here on, however little it is; else the hole's rim would count less.
             share = level[:, 3:]
@@ -59,6 +59,14 @@ def smooth_fill(masked_image: Tensor, mask: Tensor) -> Tensor:
             known = level[:, 3:]
             fill = level[:, :3] * known + above[:, :, : level.shape[2], : level.shape[3]] * (1 - known)
         return fill
+
+
+def _halved(level: Tensor) -> Tensor:
+    """The means of 2 x 2 cells, [B, 4, H // 2, W // 2]."""
+    if torch.compiler.is_exporting():
+        # onnxruntime-web 1.30 takes padding into a pooling, and then refuses it for being as large as the pool.
+        return conv2d(level, level.new_full((4, 1, 2, 2), 0.25), stride=2, groups=4)
+    return avg_pool2d(level, 2)
 
 
 class SmoothPriorGenerator(DilatedGenerator):
