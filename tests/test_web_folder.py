@@ -1,0 +1,133 @@
+"""What `inpaint export --format web` writes and refuses, without the npm package that it needs in earnest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tarfile
+from pathlib import Path
+
+import pytest
+import torch
+from demo import make_model
+from test_export import Unexportable
+
+from inpaint.cli import main
+from inpaint.exports import browser_runtime
+from inpaint.exports.web_folder import OFFLINE
+from inpaint.models.generator import Generator, GeneratorConfig
+from inpaint.tables import GENERATORS
+
+NAMES = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder like the npm package's, whose files are taken for the real ones."""
+    folder = tmp_path / "package"
+    (folder / "dist").mkdir(parents=True)
+    for name in NAMES:
+        (folder / "dist" / name).write_text(f"stands for {name}")
+        digest = hashlib.sha256((folder / "dist" / name).read_bytes()).hexdigest()
+        monkeypatch.setitem(browser_runtime.SHA256, name, digest)
+    return folder
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return make_model(tmp_path / "secret-place" / "mine")
+
+
+def archive_of(package: Path, path: Path) -> Path:
+    with tarfile.open(path, "w:gz") as archive:
+        archive.add(package, "package")
+    return path
+
+
+def export(*words: str | Path) -> int:
+    return main(["export", "--format", "web", *map(str, words)])
+
+
+def test_the_folder_has_all_that_the_page_asks_for_and_nothing_of_this_machine(
+    package: Path, model: Path, tmp_path: Path
+) -> None:
+    page = tmp_path / "sites" / "page"
+    archive = archive_of(package, tmp_path / "ort.tgz")
+    assert export(model, "-o", page, "--fidelity", "0.5", "--runtime", archive) == 0
+    about = json.loads((page / "about.json").read_text())
+    assert (about["model"], about["size_px"], about["multiple_px"]) == ("mine", 32, 4)
+    assert "Fidelity 0.5, fixed." in about["notes"] and about["strategies"] == ["auto", "crop", "whole"]
+    cards = {
+        "README.md",
+        "MODEL_CARD.md",
+        "onnxruntime-LICENSE.txt",
+        "onnxruntime-ThirdPartyNotices.txt",
+    }
+    assert {path.name for path in page.iterdir()} == cards | set(about["files"])
+    assert all((page / path.name).read_bytes() == path.read_bytes() for path in OFFLINE.iterdir())
+    assert (page / NAMES[1]).read_text() == f"stands for {NAMES[1]}"
+    text = (page / "index.html").read_text()
+    assert text.index("Content-Security-Policy") < text.index("<link") and "default-src 'self'; " in text
+    assert "http" not in text.replace("http-equiv", "")
+    assert "MIT License" in (page / "onnxruntime-LICENSE.txt").read_text()
+    assert "sdk: static" in (page / "README.md").read_text().split("---")[1]
+    assert (page / "MODEL_CARD.md").read_bytes() == (model / "README.md").read_bytes()
+    assert not [path for path in page.iterdir() if b"secret-place" in path.read_bytes()]
+    assert [path.name for path in page.parent.iterdir()] == ["page"]
+
+
+def test_npm_is_asked_once_and_what_it_gave_is_kept(
+    package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An npm of our own, which writes down how often it was called."""
+    archive, bin_folder = archive_of(package, tmp_path / "made.tgz"), tmp_path / "bin"
+    bin_folder.mkdir()
+    npm = bin_folder / "npm"
+    npm.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/calls\ncp {archive} "$4/onnxruntime-web-1.30.0.tgz"\n')
+    npm.chmod(0o755)
+    monkeypatch.setenv("PATH", str(bin_folder) + os.pathsep + os.environ["PATH"])
+    monkeypatch.setenv("INPAINT_CACHE", str(tmp_path / "cache"))
+    first, second = browser_runtime.runtime_files(None), browser_runtime.runtime_files(None)
+    assert first == second and {*first} == {*NAMES}
+    calls = (tmp_path / "calls").read_text().splitlines()
+    assert len(calls) == 1 and calls[0].split()[0] == "pack" and calls[0].split()[-1] == "onnxruntime-web@1.30.0"
+
+
+def test_faults_are_one_line_and_leave_nothing(
+    package: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+
+    def ends(code: int, told: str, *words: str | Path) -> None:
+        assert export(*words) == code
+        said = capsys.readouterr().err
+        assert told in said and said.startswith("inpaint export: error: ") and said.count("\n") == 1, said
+        assert not list(out.iterdir())
+
+    runtime = ("--runtime", package)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "notes.txt").write_text("mine")
+    ends(2, "full is not empty; give a new folder", model, "-o", tmp_path / "full", *runtime)
+    assert (tmp_path / "full" / "notes.txt").read_text() == "mine"
+    ends(2, "notes.txt is a file; give a new folder", model, "-o", tmp_path / "full" / "notes.txt", *runtime)
+    ends(1, "cannot write", model, "-o", tmp_path / "full" / "notes.txt" / "page", *runtime)
+    ends(2, "two models are given", model, "--model", model, "-o", out / "page", *runtime)
+    ends(2, "--precision is fp16", model, "-o", out / "page", "--precision", "fp16", *runtime)
+    ends(2, "fidelity is 2", model, "-o", out / "page", "--fidelity", "2", *runtime)
+    ends(2, "holds no dist/ort.wasm.bundle.min.mjs; give the folder or", model, "-o", out / "page", "--runtime", out)
+    (tmp_path / "text.tgz").write_text("no archive")
+    ends(2, "text.tgz cannot be read", model, "-o", out / "page", "--runtime", tmp_path / "text.tgz")
+    torch.manual_seed(0)
+    monkeypatch.setitem(GENERATORS, "unexportable", f"{Unexportable.__module__}:Unexportable")
+    Generator(GeneratorConfig(architecture="unexportable")).save_pretrained(tmp_path / "odd")
+    ends(1, "'unexportable' cannot be exported", tmp_path / "odd", "-o", out / "page", *runtime)
+    (package / "dist" / NAMES[1]).write_text("damaged")
+    ends(2, f"dist/{NAMES[1]} is another file (SHA-256 ", model, "-o", out / "page", *runtime)
+    monkeypatch.setenv("INPAINT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    ends(1, "npm is not installed here; where there is npm, run: npm pack", model, "-o", out / "page")
+    (tmp_path / "npm").write_text("#!/bin/sh\necho 'npm error code ENOTFOUND' >&2\nexit 1\n")
+    (tmp_path / "npm").chmod(0o755)
+    ends(1, "npm could not fetch onnxruntime-web@1.30.0: npm error code ENOTFOUND; where", model, "-o", out / "page")
