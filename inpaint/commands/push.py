@@ -1,11 +1,15 @@
-"""Publish a run on the Hugging Face Hub, or finish what its training could not push.
+"""Publish a run on the Hugging Face Hub, or finish what its training could not push; or a page as a Space.
 
 First everything in the run's queue is pushed, one commit and one tag each, then the run as it is now. What is on the
 Hub already is not sent again. The token comes from `hf auth login` or from HF_TOKEN.
 
+--space takes the folder of a page that `inpaint export --format web` wrote, and makes it a static Space: visitors
+fill photographs in their own browser, with no server to pay for.
+
 examples:
   inpaint push runs/quickstart --repo-id ORG/NAME --private
   inpaint push runs/quickstart            (to the repository that the run pushed to before)
+  inpaint push page/ --space ORG/NAME
 """
 
 from __future__ import annotations
@@ -20,7 +24,9 @@ LONGEST_TIMEOUT_S = 604_800
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run_dir", type=Path, metavar="RUN", help="a run directory, such as runs/quickstart")
+    of_what = "a run directory, such as runs/quickstart; with --space, an exported page"
+    parser.add_argument("run_dir", type=Path, metavar="RUN", help=of_what)
+    parser.add_argument("--space", metavar="ORG/NAME", help="push an exported page as this static Space")
     parser.add_argument(
         "--repo-id", metavar="ORG/NAME", help="default: the repository that the run pushed to, or tried to"
     )
@@ -31,6 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.space is not None:
+        return _push_space(args)
     from inpaint.files import read_object
     from inpaint.hub.publisher import HubPublisher
     from inpaint.hub.queue import PushQueue
@@ -56,4 +64,15 @@ def run(args: argparse.Namespace) -> int:
     print(publisher.close(args.timeout_s))
     if left := len(queue.waiting()) + (not is_queued):
         raise InpaintError(f"{left} of this run's snapshots could not be pushed; see above")
+    return 0
+
+
+def _push_space(args: argparse.Namespace) -> int:
+    from inpaint.hub.push import limit_waiting
+    from inpaint.hub.space import push_space
+
+    if args.repo_id is not None:
+        raise UsageError("--space and --repo-id are given; a page is pushed to a Space, a run to a repository: give one")
+    limit_waiting()
+    print(f"pushed: {push_space(args.run_dir, args.space, args.private)}")
     return 0

@@ -15,6 +15,7 @@ from inpaint.errors import InpaintError, UsageError
 from inpaint.exports.browser_runtime import PACKAGE, runtime_files
 from inpaint.exports.onnx_file import require_packages, write_onnx
 from inpaint.hub.errors import CLIENT_ERRORS
+from inpaint.hub.ids import HUB_ID
 from inpaint.included import INCLUDED
 from inpaint.models.generator import Generator
 
@@ -146,6 +147,7 @@ def _readme(name: str) -> str:
         license="apache-2.0",
         short_description="Paint over what is to go: filled in your browser",
         tags=["inpaint", "image-inpainting"],
+        models=[name] if HUB_ID.fullmatch(name) else None,
     )
     return f"""---
 {data.to_yaml()}

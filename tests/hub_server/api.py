@@ -57,7 +57,7 @@ class Api:
             del self.state.repositories[kind, name]
             return json_response({})
         private = body.get("visibility") == "private" or bool(body.get("private"))
-        self.state.create(kind, name, private, account)
+        self.state.create(kind, name, private, account, body.get("sdk"))
         return json_response({"url": self._page(kind, name), "name": name, "id": name})
 
     def _page(self, kind: str, name: str) -> str:
@@ -171,6 +171,8 @@ def _information(repository: Repository, commit: Commit, request: Request) -> di
         "tags": card.get("tags") or [],
         "cardData": card,
         "siblings": siblings,
+        # A Space's is what its README says from the first one on.
+        **({"sdk": card.get("sdk") or repository.sdk} if repository.kind == "spaces" else {}),
         **{name: card[name] for name in ("library_name", "pipeline_tag") if name in card},
     }
 

@@ -15,7 +15,8 @@ from .messages import HubError
 
 LFS_SUFFIXES = (".safetensors", ".bin", ".pt", ".parquet", ".arrow", ".npz", ".gz", ".zip", ".png", ".jpg")
 LFS_THRESHOLD_BYTES = 10 * 2**20
-KINDS = ("models", "datasets")
+KINDS = ("models", "datasets", "spaces")
+SDKS = ("gradio", "docker", "static")
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,7 @@ class Repository:
     kind: str
     name: str
     private: bool
+    sdk: str | None = None
     branches: dict[str, Commit] = field(default_factory=dict)
     tags: dict[str, Commit] = field(default_factory=dict)
 
@@ -136,14 +138,16 @@ class State:
             raise HubError(401, None, "Invalid credentials in Authorization header")
         return account
 
-    def create(self, kind: str, name: str, private: bool, account: Account) -> Repository:
+    def create(self, kind: str, name: str, private: bool, account: Account, sdk: str | None = None) -> Repository:
         namespace = name.split("/")[0]
         if not account.owns(namespace):
             text = f'You don\'t have the rights to create a {kind[:-1]} under the namespace "{namespace}"'
             raise HubError(403, None, text)
         if (kind, name) in self.repositories:
             raise HubError(409, None, f"You already created this {kind[:-1]} repo")
-        repository = Repository(kind, name, private)
+        if kind == "spaces" and sdk not in SDKS:
+            raise HubError(400, None, f"Invalid input: sdk of a Space is one of {SDKS}")
+        repository = Repository(kind, name, private, sdk)
         attributes = "".join(f"*{suffix} filter=lfs diff=lfs merge=lfs -text\n" for suffix in LFS_SUFFIXES)
         repository.commit("main", {".gitattributes": File(attributes.encode(), False)}, "initial commit", account.name)
         self.repositories[kind, name] = repository
