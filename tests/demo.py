@@ -105,14 +105,20 @@ class Page:
         done = "document.getElementById('working').hidden && document.getElementById('fill').disabled"
         self.until(done, "it never was filled")
 
-    def download(self) -> Any:
-        """The file's pixels."""
-        self.click("download")
-        (path,) = until(lambda: list(self.downloads.glob("*.png")), "nothing was downloaded")
+    def download(self, button: str = "download", kind: str = "PNG") -> Any:
+        """The file's pixels, [H, W, 3]."""
+        path = self.download_file(button)
         with Image.open(path) as image:
-            pixels = np.asarray(image)
+            assert image.format == kind
+            pixels = np.asarray(image)[:, :, :3]
         path.unlink()
         return pixels
+
+    def download_file(self, button: str) -> Path:
+        self.click(button)
+        found = [*until(lambda: [*self.downloads.glob("*.png"), *self.downloads.glob("*.jpg")], "nothing came")]
+        assert len(found) == 1
+        return found[0]
 
     def said(self) -> list[str]:
         return complaints(self.driver, self.address)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from running import ROOT, start
 pytest.importorskip("selenium", reason="a real browser is driven by selenium: pip install it")
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.keys import Keys
+
+THUMBNAIL = b"\xff\xd8thumb\xff\xd9"
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +135,50 @@ def test_a_mask_is_uploaded_grown_inverted_and_refused(address: str, tmp_path: P
         page.drag((0, 0), (0.01, 0))
         page.click("fill")
         page.until("document.getElementById('notice').textContent.includes('Nothing is painted over')", "not told")
+        assert page.said() == []
+
+
+def exif_of(order: str) -> bytes:
+    """EXIF in either order of bytes: to be turned, a maker, and a thumbnail."""
+
+    def entry(tag: int, kind: int, count: int, value: bytes) -> bytes:
+        return struct.pack(f"{order}HHI", tag, kind, count) + value.ljust(4, b"\0")
+
+    def number(value: int) -> bytes:
+        return struct.pack(f"{order}I", value)
+
+    head = (b"II" if order == "<" else b"MM") + struct.pack(f"{order}HI", 42, 8)
+    first = [entry(0x010F, 2, 4, b"Our\0"), entry(0x0112, 3, 1, struct.pack(f"{order}H", 6))]
+    second = [entry(0x0201, 4, 1, number(68)), entry(0x0202, 4, 1, number(len(THUMBNAIL)))]
+    count = struct.pack(f"{order}H", 2)
+    parts = [head, count, *first, number(38), count, *second, number(0)]
+    assert len(b"".join(parts)) == 68
+    return b"Exif\0\0" + b"".join(parts) + THUMBNAIL
+
+
+def test_a_jpeg_keeps_its_exif_without_turning_or_thumbnail(address: str, tmp_path: Path) -> None:
+    with browser() as driver:
+        page = Page(driver, address, tmp_path / "downloads")
+        for order, given in (("<", "kept"), (">", "kept"), ("", "none"), ("", "damaged")):
+            exif = {"kept": lambda o=order: exif_of(o), "none": lambda: b"", "damaged": lambda: exif_of("<")[:30]}[
+                given
+            ]()
+            photo = make_photo(tmp_path / f"{given}{len(order)}{order == '>'}.jpg", 240, 160, exif=exif, quality=95)
+            page.open(photo)
+            page.drag((-0.02, 0), (0.02, 0))
+            page.fill()
+            png, path = page.download(), page.download_file("download-jpeg")
+            written = path.read_bytes()
+            assert written.startswith(b"\xff\xd8\xff\xe0") and THUMBNAIL[:4] not in written
+            with Image.open(path) as image:
+                assert image.format == "JPEG" and dict(image.getexif()) == (
+                    {0x010F: "Our", 0x0112: 1} if given == "kept" else {}
+                )
+                assert np.abs(np.asarray(image).astype(int) - png).mean() < 3
+            path.unlink()
+            assert "All its pixels were written anew" in page.text("notice")
+        page.open(make_photo(tmp_path / "photo.png"))
+        assert page.run("return document.getElementById('download-jpeg').hidden")
         assert page.said() == []
 
 

@@ -100,7 +100,8 @@ def test_the_file_is_one_that_every_runtime_reads(exported: Path, name: str) -> 
 
 def test_readme_exports_and_fills_where_there_is_no_torch(exported: Path, tmp_path: Path) -> None:
     """Both lines as written, the second where nothing but onnxruntime, what it needs, and Pillow can be imported."""
-    lines = re.findall(r"^(?:inpaint export|python examples/fill_onnx.py) .*$", (ROOT / "README.md").read_text(), re.M)
+    wanted = r"^(?:inpaint export .*--format onnx|python examples/fill_onnx.py) .*$"
+    lines = re.findall(wanted, (ROOT / "README.md").read_text(), re.M)
     assert [line.split()[0] for line in lines] == ["inpaint", "python"]
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "photos").symlink_to(exported / "dilated")

@@ -71,6 +71,40 @@ def test_its_own_page_is_answered_and_kept_to_itself(client: TestClient, headers
     assert (reply.status_code, reply.json()) == (400, {"error": "not this"})
 
 
+def test_with_another_address_the_same_holds_for_it(tmp_path: Path) -> None:
+    (tmp_path / "index.html").write_text("the page")
+    own = socket.gethostname()
+    answered = {
+        "192.168.1.7": ["192.168.1.7:8000", "localhost"],
+        "fe80::7": ["[fe80::7]:8000"],
+        "0.0.0.0": ["192.168.1.7:8000", "[fe80::7]:8000", own, f"{own}:8000", "127.0.0.1"],
+        "::": ["10.0.0.1", own],
+    }
+    for host, names in answered.items():
+        client = TestClient(web.application([], tmp_path, host=host))
+        for name in names:
+            assert client.get("/", headers={"Host": name, "Origin": f"http://{name}"}).text == "the page", name
+            assert client.get("/", headers={"Host": name, "Origin": "http://10.0.0.9"}).status_code == 403
+        for name in ("evil.example", "evil.example:8000", "192.168.1.7.evil.example", "10.0.0.1:80:80", ""):
+            assert client.get("/", headers={"Host": name}).status_code == 403, name
+    assert TestClient(web.application([], tmp_path, host="10.1.1.1")).get("/", headers={"Host": "10.1.1.2"}).is_error
+
+
+def test_it_listens_where_it_is_told(client: TestClient) -> None:
+    said: list[str] = []
+
+    def announce(address: str) -> None:
+        said.append(address)
+        raise KeyboardInterrupt
+
+    web.serve(client.app, 0, announce, "0.0.0.0")
+    web.serve(client.app, 0, announce, "127.0.0.2")
+    assert [address.rpartition(":")[0] for address in said] == ["http://0.0.0.0", "http://127.0.0.2"]
+    for host in ("203.0.113.9", "no such host"):
+        with pytest.raises(InpaintError, match=f"--host is '{host}', which is no address of this machine"):
+            web.serve(client.app, 0, announce, host)
+
+
 def test_a_port_that_cannot_be_had_is_told(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     # Such as this process has: a test of training may have left another one than the default.

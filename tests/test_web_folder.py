@@ -5,12 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
+import shlex
+import sys
 import tarfile
 from pathlib import Path
 
+import httpx2
 import pytest
 import torch
+from browsing import free_port
 from demo import make_model
+from hub_server import LoopbackHub
+from running import ROOT, Job, environment
 from test_export import Unexportable
 
 from inpaint.cli import main
@@ -19,6 +26,7 @@ from inpaint.exports.web_folder import OFFLINE
 from inpaint.models.generator import Generator, GeneratorConfig
 from inpaint.tables import GENERATORS
 
+README = ROOT / "README.md"
 NAMES = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
 
 
@@ -77,21 +85,49 @@ def test_the_folder_has_all_that_the_page_asks_for_and_nothing_of_this_machine(
     assert [path.name for path in page.parent.iterdir()] == ["page"]
 
 
-def test_npm_is_asked_once_and_what_it_gave_is_kept(
-    package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """An npm of our own, which writes down how often it was called."""
-    archive, bin_folder = archive_of(package, tmp_path / "made.tgz"), tmp_path / "bin"
-    bin_folder.mkdir()
-    npm = bin_folder / "npm"
-    npm.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/calls\ncp {archive} "$4/onnxruntime-web-1.30.0.tgz"\n')
+@pytest.fixture
+def npm(package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An npm of our own that gives that package; the file in which it writes down how it was called."""
+    archive, npm, calls = archive_of(package, tmp_path / "made.tgz"), tmp_path / "bin" / "npm", tmp_path / "calls"
+    npm.parent.mkdir()
+    npm.write_text(f'#!/bin/sh\necho "$@" >> {calls}\ncp {archive} "$4/onnxruntime-web-1.30.0.tgz"\n')
     npm.chmod(0o755)
-    monkeypatch.setenv("PATH", str(bin_folder) + os.pathsep + os.environ["PATH"])
+    monkeypatch.setenv("PATH", str(npm.parent) + os.pathsep + os.environ["PATH"])
     monkeypatch.setenv("INPAINT_CACHE", str(tmp_path / "cache"))
+    return calls
+
+
+def test_npm_is_asked_once_and_what_it_gave_is_kept(npm: Path) -> None:
     first, second = browser_runtime.runtime_files(None), browser_runtime.runtime_files(None)
     assert first == second and {*first} == {*NAMES}
-    calls = (tmp_path / "calls").read_text().splitlines()
+    calls = npm.read_text().splitlines()
     assert len(calls) == 1 and calls[0].split()[0] == "pack" and calls[0].split()[-1] == "onnxruntime-web@1.30.0"
+
+
+def test_readme_exports_serves_and_pushes(
+    npm: Path, model: Path, tmp_path: Path, hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its three lines as written; the server answers on a port of its own."""
+    monkeypatch.setattr("inpaint.hub.push.limit_waiting", lambda: None)
+    found = re.findall(r"^(inpaint export .*web.*)\n(python -m http.*)\n(inpaint push .*)$", README.read_text(), re.M)
+    export_words, serve_words, push_words = (shlex.split(line) for line in found[0])
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "photos").symlink_to(model)
+    assert main(export_words[1:]) == 0
+    port = free_port()
+    with Job([[sys.executable, *serve_words[1:], str(port)]], [environment()], cwd=tmp_path) as server:
+        server.until(lambda: _served(port) == (tmp_path / "page" / "index.html").read_text())
+    assert main([word.replace("ORG/NAME", "alice/filling") for word in push_words[1:]]) == 0
+    space = hub.repository("alice/filling", "spaces")
+    assert space.head.card_data()["sdk"] == "static" and "model.onnx" in space.head.files
+
+
+def _served(port: int) -> str:
+    try:
+        return httpx2.get(f"http://127.0.0.1:{port}/").text
+    except httpx2.TransportError:
+        return ""
 
 
 def test_faults_are_one_line_and_leave_nothing(

@@ -1,4 +1,4 @@
-"""The page that `inpaint export --format web` writes, as it is used: a real Chromium, a plain file server, no network."""
+"""The page that `inpaint export --format web` writes, as it is used: a real Chromium, a plain file server."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_it_fills_as_the_pipeline_does_and_goes_on_without_its_server(folder: Pa
         page.open(photo)
         paint(page, mask, tmp_path / "mask.png")
         page.fill()
-        filled = page.download()[:, :, :3]
+        filled = page.download()
         assert np.array_equal(filled[mask == 0], known[mask == 0])
         expected = np.asarray(pipe(known, Image.fromarray(mask), strategy="crop", detail=False))
         # The network takes and gives bytes here and floats there, which is 1 of 255, and its windows see one another's.
@@ -81,7 +81,7 @@ def test_it_fills_as_the_pipeline_does_and_goes_on_without_its_server(folder: Pa
         page.run("document.getElementById('strategy').value = 'whole'")
         page.fill()
         expected = np.asarray(pipe(known, Image.fromarray(mask), strategy="whole"))
-        assert np.abs(page.download()[:, :, :3].astype(int) - expected).max() <= 1
+        assert np.abs(page.download().astype(int) - expected).max() <= 1
         # All that the page needs is here: what it has still to do, and opening it again, need nobody.
         cached = "return caches.open('inpaint').then((kept) => kept.keys()).then((all) => all.length)"
         until(lambda: page.run(cached) >= 15, "the page is not kept")
@@ -94,7 +94,7 @@ def test_it_fills_as_the_pipeline_does_and_goes_on_without_its_server(folder: Pa
         page.click("cancel")
         page.until("document.getElementById('working').hidden", "it was not cancelled")
         page.fill()
-        assert np.array_equal(page.download()[:, :, :3], filled)
+        assert np.array_equal(page.download(), filled)
         page.run("onbeforeunload = null; document.getElementById('undo').click()")
         driver.get(address)
         if driver.title == "":
@@ -103,7 +103,7 @@ def test_it_fills_as_the_pipeline_does_and_goes_on_without_its_server(folder: Pa
         page.open(photo)
         paint(page, mask, tmp_path / "mask.png")
         page.fill()
-        assert np.array_equal(page.download()[:, :, :3], filled)
+        assert np.array_equal(page.download(), filled)
         assert said == [] and [line for line in page.said() if not line.startswith(address)] == []
     asked = {line.split('"')[1].split()[1] for line in server.stderr.splitlines() if '"' in line}
     assert asked <= {"/", *(f"/{path.name}" for path in folder.iterdir())}
@@ -119,7 +119,7 @@ def test_twelve_megapixels_fit_a_phone(folder: Path, tmp_path: Path) -> None:
         assert page.run("return document.documentElement.scrollWidth") <= 390
         page.drag((-0.1, 0), (0.1, 0))
         page.fill()
-        filled, known = page.download()[:, :, :3], np.asarray(Image.open(photo))
+        filled, known = page.download(), np.asarray(Image.open(photo))
         rows, columns = np.nonzero((filled != known).any(2))
         assert filled.shape == known.shape
         assert 1300 < columns.min() < 1700 and 2300 < columns.max() < 2700 and 1200 < rows.min() < rows.max() < 1800

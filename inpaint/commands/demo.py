@@ -2,15 +2,21 @@
 
 Open, drop or paste a photograph, paint over what is to disappear, and press Fill. Masks can be uploaded, grown,
 shrunk and inverted, fills compared with the photograph and taken back. The download is a PNG in which every pixel that
-was not painted over is the photograph's, with its bit depth and colour profile, turned as its EXIF says.
+was not painted over is the photograph's, with its bit depth and colour profile, turned as its EXIF says; or, of a JPEG,
+a JPEG with its EXIF, in which all pixels are written anew.
 
 The page is for browsers of this machine alone; from another one, use a tunnel: ssh -L 8000:localhost:8000 HOST. It
 asks nobody but this server for anything. Fills are made one at a time; others wait in a queue whose length they see.
+
+--host lets other machines in. Whoever reaches that address can then use the page and this machine's time, without a
+password, and whoever can read the network on the way sees the photographs, for nothing is encrypted: use it only where
+all are trusted. A page of another site is still refused.
 
 examples:
   inpaint demo
   inpaint demo --model runs/quickstart
   inpaint demo --model ORG/NAME --device cuda --port 8080
+  inpaint demo --host 0.0.0.0
 """
 
 from __future__ import annotations
@@ -26,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--model", default=INCLUDED, metavar="DIR_OR_ID", help=of_model)
     add("--revision", help="branch, tag or commit of a model on the Hub")
     add("--device", default="auto", help="auto (default: CUDA, else MPS, else CPU), cuda, mps or cpu")
+    add("--host", default="127.0.0.1", metavar="ADDRESS", help="of this machine; 0.0.0.0 is all; default: %(default)s")
     add("--port", type=int, metavar="N", help="0 is any free one; default: 8000, or any free one if it is in use")
     add("--max-upload-mb", type=float, default=64, metavar="N", help="of a photo and its mask; default: %(default)g")
     add("--max-megapixels", type=float, default=64, metavar="N", help="of a photo; default: %(default)g")
@@ -46,6 +53,6 @@ def run(args: argparse.Namespace) -> int:
         print(f"filling with {args.model} on {pipeline.device}")
         print(f"open {address} (Ctrl-C stops)", flush=True)
 
-    serve(DemoPage(pipeline, args.model, limits).app(), args.port, announce)
+    serve(DemoPage(pipeline, args.model, limits, args.host).app(), args.port, announce, args.host)
     print("\nstopped")
     return 0

@@ -72,7 +72,9 @@ def _push_space(args: argparse.Namespace) -> int:
     from inpaint.hub.space import push_space
 
     if args.repo_id is not None:
-        raise UsageError("--space and --repo-id are given; a page is pushed to a Space, a run to a repository: give one")
+        raise UsageError(
+            "--space and --repo-id are given; a page is pushed to a Space, a run to a repository: give one"
+        )
     limit_waiting()
     print(f"pushed: {push_space(args.run_dir, args.space, args.private)}")
     return 0

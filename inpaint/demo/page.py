@@ -19,7 +19,7 @@ from inpaint.images.writing import save
 from inpaint.models.generator import Generator
 from inpaint.photographs.how import MOST_GROWN_PX, Strategy
 from inpaint.pipeline import InpaintingPipeline
-from inpaint.web import application
+from inpaint.web import HOST, application
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -89,10 +89,12 @@ class DemoPage:
         pipeline: what fills; nothing else may use it while the page is served.
         model: its name, as the user knows it.
         limits: of what is sent.
+        host: where it will be served.
     """
 
-    def __init__(self, pipeline: InpaintingPipeline, model: str, limits: Limits) -> None:
+    def __init__(self, pipeline: InpaintingPipeline, model: str, limits: Limits, host: str = HOST) -> None:
         self._pipeline, self._model, self._limits, self._line = pipeline, model, limits, Line()
+        self._host = host
 
     def app(self) -> Starlette:
         from starlette.routing import Route
@@ -102,7 +104,8 @@ class DemoPage:
             Route("/api/queue", self._queue),
             Route("/api/fill", self._fill, methods=["POST"]),
         ]
-        return application(routes, STATIC, {InpaintError: 422, BusyError: 503, TooLargeError: 413, TakenBackError: 499})
+        statuses = {InpaintError: 422, BusyError: 503, TooLargeError: 413, TakenBackError: 499}
+        return application(routes, STATIC, statuses, self._host)
 
     async def _about(self, request: Request) -> Response:
         from starlette.responses import JSONResponse

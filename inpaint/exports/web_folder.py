@@ -1,4 +1,4 @@
-"""Owns the page of `inpaint demo` as a folder that needs no server of ours: the network runs in the visitor's browser."""
+"""Owns the page of `inpaint demo` as a folder that needs no server of ours: it fills in the visitor's own browser."""
 
 from __future__ import annotations
 

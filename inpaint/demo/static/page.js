@@ -1,6 +1,7 @@
 // The page: which photo is open, what was done to it, and what each button and key does. What fills is engine.js.
 
 import { about, fill } from "./engine.js";
+import { asJpeg } from "./jpeg.js";
 import { fromImage, Mask } from "./mask.js";
 import { View } from "./view.js";
 
@@ -54,7 +55,8 @@ function refresh() {
   $("redo").disabled = !isFree || num === steps.length;
   $("brushes").disabled = $("how").disabled = !isFree;
   $("compare-tools").disabled = photo === steps[0];
-  $("download").disabled = !isFree || photo === steps[0];
+  $("download-jpeg").hidden = steps[0].blob.type !== "image/jpeg";
+  $("download").disabled = $("download-jpeg").disabled = !isFree || photo === steps[0];
   $("open").disabled = $("next-photo").disabled = !isFree;
   $("working").hidden = isFree;
   if (photo === steps[0]) setSplit(0);
@@ -162,10 +164,19 @@ async function fillHole() {
   }
 }
 
-function download() {
-  const link = Object.assign(document.createElement("a"), { href: URL.createObjectURL(lastPhoto().blob), download: `${name}-filled.png` });
+function download(blob, ending) {
+  const link = Object.assign(document.createElement("a"), { href: URL.createObjectURL(blob), download: `${name}-filled.${ending}` });
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+}
+
+async function downloadJpeg() {
+  try {
+    download(await asJpeg(lastPhoto().image, steps[0].blob), "jpg");
+    tell("The JPEG has the photo's EXIF, with place and time if those were in it. All its pixels were written anew and differ a little; in the PNG every pixel that was not painted over is the photo's own.");
+  } catch (error) {
+    tell(error.message);
+  }
 }
 
 // --- buttons and keys
@@ -207,7 +218,8 @@ const clicks = {
   empty: () => $("photo-file").click(),
   mask: () => $("mask-file").click(),
   "next-photo": nextPhoto,
-  download,
+  download: () => download(lastPhoto().blob, "png"),
+  "download-jpeg": downloadJpeg,
   fill: fillHole,
   undo: () => go(num - 1),
   redo: () => go(num + 1),
