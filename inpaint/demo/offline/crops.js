@@ -1,7 +1,7 @@
 // A photo's holes filled one by one, each seen in a square around it, scaled down to what the network was trained on: the
 // same as `inpaint fill --strategy crop --no-detail` does in inpaint/photographs/crops.py.
 
-import { bilinear, enlargedRow, enlargedUnder, halved, met, newScaled } from "./smooth.js";
+import { bilinear, enlargedRow, enlargedUnder, halved, meansOf, met, newScaled } from "./smooth.js";
 import { plan, targetsIn } from "./windows.js";
 
 const MET_PIXELS = 2 ** 20; // colours of larger windows are made to meet as seen at a smaller scale
@@ -42,9 +42,10 @@ async function fillWindow({ window, targets, unknown, pixels, photoWidth, multip
   for (const scaled of scales.slice(1, -1).reverse()) fill = enlargedUnder(fill, scaled);
   // The photo's own scale is passed twice, row by row, since all of it would not fit into a phone.
   const level = Math.max(0, Math.ceil(Math.log2((photo.width * photo.height) / MET_PIXELS) / 2));
-  const surface = met(reduced(photo, fill, scales[level] ?? scaledOnce(photo), level), knownIn(scales[level] ?? scaledOnce(photo)));
+  const scaled = scales[level] ?? scaledOnce(photo);
+  const surface = met(reduced(photo, fill, scaled, level), knownIn(scaled));
   const added = [0, 0, 0];
-  rows(photo, fill, (x, y, colours) => {
+  rows(photo, fill, scaled, level, (x, y, colours) => {
     if (!isTarget(x, y)) return;
     bilinear(surface, (y + 0.5) / 2 ** level - 0.5, (x + 0.5) / 2 ** level - 0.5, added, 0);
     set(inPhoto(x, y), [colours[0] + added[0], colours[1] + added[1], colours[2] + added[2]]);
@@ -87,10 +88,7 @@ function scalesOf(photo, factor) {
   for (let y = 0; y < photo.height; y++) {
     for (let x = 0; x < photo.width; x++) if (photo.isKnown(x, y)) write(photo, x, y, half, (y >> 1) * half.width + (x >> 1), 0.25);
   }
-  half.share.forEach((share, at) => {
-    if (share) for (let c = 0; c < 3; c++) half.values[3 * at + c] /= share;
-  });
-  const scales = [half];
+  const scales = [meansOf(half)];
   for (let reached = 2; reached < factor; reached *= 2) scales.push(halved(scales.at(-1)));
   return scales;
 }
@@ -110,27 +108,29 @@ function add({ values }, { values: more }) {
 }
 
 // The fill at 1 / 2 ** level of the photo's scale: means of what it is there, where any of that is unknown.
-function reduced(photo, fill, { width, height, values, share }, level) {
+function reduced(photo, fill, scaled, level) {
+  const { width, height, values, share } = scaled;
   const small = { width, height, values: values.map((value, at) => (share[Math.floor(at / 3)] === 1 ? value : 0)) };
-  rows(photo, fill, (x, y, colours) => {
+  rows(photo, fill, scaled, level, (x, y, colours) => {
     const to = (y >> level) * width + (x >> level);
-    if (share[to] !== 1) for (let c = 0; c < 3; c++) small.values[3 * to + c] += colours[c] / 4 ** level;
+    for (let c = 0; c < 3; c++) small.values[3 * to + c] += colours[c] / 4 ** level;
   });
   return small;
 }
 
-// Calls `each` with the place and colours of every pixel of the photo's own scale; unknown ones are of the fill of half
-// that scale, enlarged.
-function rows(photo, fill, each) {
-  const colours = [0, 0, 0];
+// Calls `each` with the place and colours of the pixels of the photo's own scale, of all cells of 2 ** level pixels a side
+// that are not known (share 1); unknown pixels are of the fill of half that scale, enlarged.
+function rows(photo, fill, { width, share }, level, each) {
+  const side = 2 ** level, colours = [0, 0, 0];
   for (let y = 0; y < photo.height; y++) {
-    let row = null;
-    for (let x = 0; x < photo.width; x++) {
-      if (photo.isKnown(x, y)) for (let c = 0; c < 3; c++) colours[c] = photo.bytes[photo.at(x, y) + c] / 255;
-      else {
-        row ??= enlargedRow(fill, y, 0, photo.width);
-        for (let c = 0; c < 3; c++) colours[c] = row[3 * x + c];
-      }
+    const cells = share.subarray((y >> level) * width, ((y >> level) + 1) * width);
+    const isHole = (value) => value !== 1, first = cells.findIndex(isHole) * side, end = (cells.findLastIndex(isHole) + 1) * side;
+    if (!end) continue;
+    const row = enlargedRow(fill, y, first, end);
+    for (let x = first; x < end; x++) {
+      if (cells[x >> level] === 1) continue;
+      const isKnown = photo.isKnown(x, y), from = isKnown ? photo.at(x, y) : 3 * (x - first);
+      for (let c = 0; c < 3; c++) colours[c] = isKnown ? photo.bytes[from + c] / 255 : row[from + c];
       each(x, y, colours);
     }
   }

@@ -8,15 +8,23 @@ const EDGE = 0.2; // colours that differ by so much are an edge in the photo, wh
 // Half the size: the means of the known part of each 2 x 2 pixels, and its share. share: 1 where known, to 0.
 export function halved({ width, height, values, share }) {
   const half = newScaled(width >> 1, height >> 1);
-  for (let y = 0, at = 0; y < half.height; y++) {
-    for (let x = 0; x < half.width; x++, at++) {
-      const from = 2 * y * width + 2 * x, four = [from, from + 1, from + width, from + width + 1];
-      const known = four.reduce((sum, pixel) => sum + share[pixel], 0);
-      half.share[at] = known / 4;
-      if (known) for (let c = 0; c < 3; c++) half.values[3 * at + c] = four.reduce((sum, pixel) => sum + values[3 * pixel + c] * share[pixel], 0) / known;
+  for (let y = 0; y < 2 * half.height; y++) {
+    for (let x = 0, from = y * width; x < 2 * half.width; x++, from++) {
+      const to = (y >> 1) * half.width + (x >> 1);
+      half.share[to] += share[from] / 4;
+      for (let c = 0; c < 3; c++) half.values[3 * to + c] += (values[3 * from + c] * share[from]) / 4;
     }
   }
-  return half;
+  return meansOf(half);
+}
+
+// Divides what was added up by its share.
+export function meansOf(scaled) {
+  const { values, share } = scaled;
+  for (let at = 0; at < share.length; at++) {
+    if (share[at]) for (let c = 0; c < 3; c++) values[3 * at + c] /= share[at];
+  }
+  return scaled;
 }
 
 export function newScaled(width, height) {
@@ -123,12 +131,10 @@ export function bilinear({ width, height, values }, y, x, into, to) {
   y = Math.max(0, y);
   x = Math.max(0, x);
   const top = Math.floor(y), left = Math.floor(x), down = y - top, across = x - left;
-  const rows = [top, Math.min(top + 1, height - 1)], columns = [left, Math.min(left + 1, width - 1)];
+  const right = 3 * Math.min(left + 1, width - 1), above = 3 * top * width, below = 3 * Math.min(top + 1, height - 1) * width;
   for (let c = 0; c < 3; c++) {
-    const [above, below] = rows.map((row) => {
-      const [first, second] = columns.map((column) => values[3 * (row * width + column) + c]);
-      return first + (second - first) * across;
-    });
-    into[to + c] = above + (below - above) * down;
+    const first = values[above + 3 * left + c], second = values[below + 3 * left + c];
+    const high = first + (values[above + right + c] - first) * across, low = second + (values[below + right + c] - second) * across;
+    into[to + c] = high + (low - high) * down;
   }
 }

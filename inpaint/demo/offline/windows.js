@@ -86,11 +86,10 @@ function components({ width, height, bytes }, near) {
   for (let y = 0, at = 0; y < height; y++) {
     for (let x = 0; x < width; x++, at++) {
       if (!grown[at]) continue;
-      let own = 0;
-      const above = y ? [x && labels[at - width - 1], labels[at - width], x + 1 < width && labels[at - width + 1]] : [];
-      for (const label of [x && labels[at - 1], ...above]) {
-        if (!label) continue;
-        const found = root(label);
+      let own = x ? root(labels[at - 1]) : 0;
+      for (let near = Math.max(0, x - 1); y && near <= Math.min(width - 1, x + 1); near++) {
+        const found = root(labels[(y - 1) * width + near]);
+        if (!found) continue;
         if (own && own !== found) parents[Math.max(own, found)] = Math.min(own, found);
         own = own ? Math.min(own, found) : found;
       }
