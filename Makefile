@@ -8,8 +8,11 @@ BIN := $(VENV)/bin
 train: $(VENV)/.installed
 	$(BIN)/python train.py $(ARGS)
 
+# Files side by side, one worker a core; a worker with its trainings may want 3 GiB. PARALLEL= runs all in one process.
+PARALLEL ?= -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -m "not soak" $(ARGS)
+	$(BIN)/python -m pytest -m "not soak" $(PARALLEL) $(ARGS)
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -58,9 +58,9 @@ def compare(config: Config, folder: Path, rounds: int) -> list[Figure]:
     runtime = Runtime(config.training.precision, batch_size)
     directory = RunDirectory(folder / "run")
     directory.open(config, resume=False, overwrite=False)
-    heartbeat = Heartbeat(0, 1, 600.0)
+    heartbeat, stop = Heartbeat(0, 1, 600.0), StopRequest()
     splits = dict.fromkeys(("train", "validation", "test"), images)
-    trainer = Trainer(config, Options(folder / "run"), runtime, directory, StopRequest(), heartbeat, splits)
+    trainer = Trainer(config, Options(folder / "run"), runtime, directory, stop, heartbeat, splits)
     waiting = Waiting(trainer.feed.batches(1, 0))
     bare = BareLoop(config, runtime.device)
     num_steps = 3 * STEPS_PER_PHASE
@@ -87,6 +87,7 @@ def compare(config: Config, folder: Path, rounds: int) -> list[Figure]:
 
     seconds = take_turns({"trainer": train_and_watch, "bare": train_bare}, rounds)
     heartbeat.close(in_order=True)
+    stop.restore()
     waiting.close()
     directory.close(preempted=False)
     costs = [ours / theirs - 1 for ours, theirs in zip(seconds["trainer"], seconds["bare"], strict=True)]

@@ -2,17 +2,38 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from inpaint.processes import wait_passively
+from inpaint.processes import num_cores, wait_passively
 
+if (num_workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))) > 1:  # each has its share of the cores
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, num_cores() // num_workers)))
 wait_passively()  # before torch is imported, as train.py does: tests run beside other programs too
 
 from hub_server import LoopbackHub  # noqa: E402
 from slurm_site import Site, make_site, train_undisturbed  # noqa: E402
+
+from inpaint.distributed.signals import STOPPING  # noqa: E402
+
+# What takes longest, in that order: side by side, a long file that began last would be waited for alone.
+LONGEST = ("test_slurm", "test_slurm_faults", "test_grid", "test_study", "test_launchers", "test_benchmarks")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """One for each core that this process may use, where xdist would count those of the machine."""
+    return num_cores()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if num_workers > 1:
+        places = {name: place for place, name in enumerate(LONGEST)}
+        items.sort(key=lambda item: places.get(item.path.stem, len(places)))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -57,6 +78,14 @@ def datasets_hub(hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(datasets.config, "HF_ENDPOINT", hub.endpoint)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "arrow"))
     return hub
+
+
+@pytest.fixture(autouse=True)
+def handlers() -> Iterator[None]:
+    """What a signal does is after each test as before: else one that should end the tests is only noted down."""
+    before = [signal.getsignal(number) for number in STOPPING]
+    yield
+    assert [signal.getsignal(number) for number in STOPPING] == before
 
 
 @pytest.fixture(scope="session")

@@ -68,7 +68,7 @@ class Recorded:
 
 
 def record(
-    folder: Path, config: str | Path, scenarios: list[dict[str, Any]], processes: int, timeout_s: float = 550
+    folder: Path, config: str | Path, scenarios: list[dict[str, Any]], processes: int, timeout_s: float = 3000
 ) -> Path:
     """Train the `scenarios`, each under its own engine, on top of a preset or config file in one start."""
     (folder / "scenarios.json").write_text(json.dumps(scenarios))

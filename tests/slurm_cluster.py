@@ -92,13 +92,13 @@ class SlurmCluster:
     def __exit__(self, *error: object) -> None:
         try:
             self.call("scancel", "--user=root")
-            _until(lambda: not self.call("squeue", "--noheader"), 20, "the jobs would not end")
+            _until(lambda: not self.call("squeue", "--noheader"), 300, "the jobs would not end")
         finally:
             self._stop()
 
     def call(self, *command: str) -> str:
         """What a SLURM command prints; CalledProcessError, with its words, if it fails."""
-        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=300)
         if done.returncode:
             raise subprocess.CalledProcessError(done.returncode, " ".join(command), done.stdout, done.stderr)
         return done.stdout.strip()
@@ -116,7 +116,7 @@ class SlurmCluster:
             cwd=script.parent.parent,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=300,
         )
         assert done.returncode == 0, f"{command}: {done.stderr}"
         return done.stdout.strip()
@@ -130,7 +130,7 @@ class SlurmCluster:
         words = self.call("scontrol", "--oneliner", "show", "job", job).split()
         return dict(word.split("=", 1) for word in words if "=" in word)
 
-    def wait(self, job: str, states: set[str], timeout_s: float = 400, hurry: bool = True) -> dict[str, str]:
+    def wait(self, job: str, states: set[str], timeout_s: float = 900, hurry: bool = True) -> dict[str, str]:
         """Until the job is in one of `states`; if in a `hurry`, a requeued job need not wait its two minutes.
 
         After a node has failed it must: a slurmd that was cut off kills what comes too early with the same job id.
@@ -149,7 +149,7 @@ class SlurmCluster:
             elif hurry and state not in states and time.monotonic() - pending_since > 3:
                 # Refused while the life before is still being cleared away; asked again at the next look.
                 command = ["scontrol", "update", f"jobid={job}", "StartTime=now"]
-                subprocess.run(command, env=self.environment, capture_output=True, timeout=60)
+                subprocess.run(command, env=self.environment, capture_output=True, timeout=300)
             return state in states
 
         try:
@@ -195,12 +195,12 @@ class SlurmCluster:
         self.root.chmod(0o755)
         munge = [f"--{name}-file={self.root}/munge/{name}" for name in ("key", "pid", "log", "seed")]
         self._daemon("munged", "munged", "--foreground", "--force", f"--socket={self.root}/munge/socket", *munge)
-        _until((self.root / "munge/socket").exists, 20, "munged did not start")
+        _until((self.root / "munge/socket").exists, 300, "munged did not start")
         self._daemon("slurmctld", "slurmctld", "-D", "-f", self.environment["SLURM_CONF"])
         for node in self.nodes:
             script = 'hostname "$0" && mount --bind "$1/hosts" /etc/hosts && exec slurmd -D -f "$1/slurm.conf" -N "$0"'
             self._daemon(node, "unshare", "--uts", "--mount", "sh", "-c", script, node, str(self.root))
-        _until(self._is_up, 30, "the nodes did not come up")
+        _until(self._is_up, 300, "the nodes did not come up")
 
     def _is_up(self) -> bool:
         try:

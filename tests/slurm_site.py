@@ -59,7 +59,7 @@ class Site:
     def wait_for_step(self, run: str, step: int = 4, folder: Path | None = None) -> None:
         """Until the run has logged `step`."""
         path = (folder or self.runs) / run / "metrics.jsonl"
-        deadline = time.monotonic() + 300
+        deadline = time.monotonic() + 900
         while not path.exists() or f'"step": {step},' not in path.read_text():
             assert time.monotonic() < deadline, f"{run} did not come to step {step}"
             time.sleep(0.1)
@@ -102,13 +102,13 @@ def train_undisturbed(site: Site) -> dict[str, bytes]:
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "accelerate_configs/cpu.yaml"]
     command += ["train.py", "--config", "tiny.yaml", "--run-dir", str(site.runs / "reference")]
     environment = os.environ | site.settings | {"PYTHONPATH": str(site.repository)}
-    done = subprocess.run(command, cwd=site.repository, env=environment, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(command, cwd=site.repository, env=environment, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-3000:]
     return site.weights("reference")
 
 
 def assert_back_and_equal(site: Site, job: str, run: str, undisturbed: dict[str, bytes], hurry: bool = True) -> None:
-    facts = site.cluster.wait(job, ENDED, 400, hurry)
+    facts = site.cluster.wait(job, ENDED, hurry=hurry)
     log = site.cluster.log(job)
     assert (facts["JobState"], facts["Restarts"]) == ("COMPLETED", "1"), log
     assert "resuming at step" in log
@@ -116,7 +116,7 @@ def assert_back_and_equal(site: Site, job: str, run: str, undisturbed: dict[str,
 
 
 def assert_refused(site: Site, job: str, *messages: str) -> None:
-    facts = site.cluster.wait(job, ENDED, 90)
+    facts = site.cluster.wait(job, ENDED)
     log = site.cluster.log(job)
     assert [message for message in messages if message not in log] == [], log
     assert "Traceback" not in log

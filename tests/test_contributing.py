@@ -100,7 +100,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     starts = [[*example.flags, *TINY, "--run-dir", f"runs/{title}"] for title, example in EXAMPLES.items()]
     environment = os.environ | {"PYTHONPATH": str(root)}
     program = [sys.executable, "-c", TRAINING, str(root), json.dumps(starts)]
-    ended = subprocess.run(program, cwd=root, env=environment, capture_output=True, text=True, timeout=300)
+    ended = subprocess.run(program, cwd=root, env=environment, capture_output=True, text=True, timeout=1800)
     assert ended.returncode == 0, ended.stderr[-3000:]
     return root
 

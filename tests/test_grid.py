@@ -88,7 +88,7 @@ def scenarios_of(row: Row, number: int, engines: dict[str, str]) -> tuple[list[d
 @pytest.fixture(
     scope="module",
     params=[
-        pytest.param(2, marks=pytest.mark.timeout(1800)),
+        2,
         pytest.param(3, marks=[pytest.mark.soak, pytest.mark.timeout(7200)]),
     ],
 )

@@ -50,7 +50,7 @@ def test_without_the_store_there_is_time_to_save_and_leave_in_order(monkeypatch:
 def test_but_not_for_ever(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(heartbeats, "_SILENCE_S", 1.0)
     heartbeat, codes = orphaned(monkeypatch)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 600
     while not codes and time.monotonic() < deadline:
         time.sleep(0.1)
     assert codes and set(codes) == {1}
@@ -105,7 +105,7 @@ def test_who_does_not_come_is_named(
     connect(5.0).set("here/1", "node2")
     said = ""
     with pytest.raises(InpaintError) as caught, meeting(0, 4, timeout_s=0.5):
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 600
         while "waiting" not in said and time.monotonic() < deadline:
             time.sleep(0.1)
             said += capfd.readouterr().err

@@ -89,7 +89,6 @@ def test_a_hub_that_is_away_changes_nothing_and_the_push_is_made_up_for(
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("fault", [{"status": 503, "times": 4}, {"status": 429, "headers": {"Retry-After": "1"}}])
 @pytest.mark.parametrize(
     "request_line",

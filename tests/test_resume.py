@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from running import LAST, assert_same_end, differences, launch, metrics, start, steps, weights
+from running import LAST, PATIENCE_S, assert_same_end, differences, launch, metrics, start, steps, weights
 from stopping import at_step, killed
 
 from inpaint import Generator
@@ -232,7 +232,7 @@ def test_no_worker_outlives_its_launcher(config: Path, tmp_path: Path) -> None:
         job.until(lambda: steps(run)[-1:] > [3])
         rank0 = int((run / "rank0.pid").read_text())
         job.processes[0].kill()
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + PATIENCE_S
         while Path(f"/proc/{rank0}").exists() and time.monotonic() < deadline:
             time.sleep(0.1)
         assert not Path(f"/proc/{rank0}").exists(), "rank 0 goes on without its launcher"

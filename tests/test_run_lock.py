@@ -239,7 +239,7 @@ def test_one_whose_lock_another_has_taken_leaves_without_saving(path: Path) -> N
     path.unlink()
     lock = RunLock(path)
     lock.take()
-    holder.wait(60)
+    holder.wait(600)
     said = holder.communicate()[1]
     assert holder.returncode == 1
     assert f"inpaint: process {os.getpid()} on " in said and "leaves without saving" in said

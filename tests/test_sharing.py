@@ -52,7 +52,7 @@ def test_once_for_all_however_long_it_takes_and_alike_where_it_fails(free_port: 
         )
         for rank in "01"
     ]
-    said = [worker.communicate(timeout=120)[0].splitlines() for worker in workers]
+    said = [worker.communicate(timeout=900)[0].splitlines() for worker in workers]
     assert said == [["acts", "by 0;own 0;no such folder"], ["by 0;own 1;no such folder"]]
 
 

@@ -98,7 +98,6 @@ def test_wrong_usage_that_only_training_finds_is_not_tried_again(site: Site) -> 
 
 @on_slurm
 @pytest.mark.soak
-@pytest.mark.timeout(1500)
 def test_a_real_time_limit(site: Site) -> None:
     """Set in the middle of a training that lasts longer than SLURM takes to look at its limits, every half minute."""
     epochs = ("--training.epochs", "120", "--evaluation.every_epochs", "60")
@@ -118,7 +117,6 @@ def test_a_real_time_limit(site: Site) -> None:
 
 @on_slurm
 @pytest.mark.soak
-@pytest.mark.timeout(1500)
 def test_table1_runs_all_eight(site: Site) -> None:
     smaller = (
         *("--training.epochs", "1", "--training.global_batch_size", "16", "--data.synthetic_train", "64"),

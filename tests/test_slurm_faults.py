@@ -177,7 +177,6 @@ def table(request: pytest.FixtureRequest) -> Iterator[list[str]]:
 
 @on_slurm
 @pytest.mark.soak
-@pytest.mark.timeout(1500)
 @pytest.mark.parametrize("name", FAULTS)
 def test_struck_it_comes_back(name: str, site: Site, undisturbed: dict[str, bytes], table: list[str]) -> None:
     fault = FAULTS[name]

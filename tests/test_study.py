@@ -24,8 +24,6 @@ from inpaint.training.run_directory import finished_step
 
 SAID = pytest.CaptureFixture[str]
 NUM_TRAINED = 160
-# Many processes one after another, each of which imports torch: on a busy machine that takes its time.
-PATIENCE_S = 900.0
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +54,6 @@ def last_step(run: Path) -> int:
     return path.read_bytes().count(b'"total_steps"') if path.exists() else 0
 
 
-@pytest.mark.timeout(4 * PATIENCE_S)
 def test_killed_in_the_middle_it_loses_nothing_and_leaves_no_process(
     configs: list[str], photos: Path, tmp_path: Path
 ) -> None:
@@ -64,26 +61,26 @@ def test_killed_in_the_middle_it_loses_nothing_and_leaves_no_process(
     out, mark = tmp_path / "study", uuid.uuid4().hex
     command = [*configs, "--out", out, "--", "--data.path", photos]
     with study(*command, env={MARK: mark}) as job:
-        job.until(lambda: last_step(out / "one") >= 7, PATIENCE_S)
+        job.until(lambda: last_step(out / "one") >= 7)
         os.kill(job.processes[0].pid, signal.SIGKILL)
         job.processes[0].wait()
-        assert_gone(mark, within_s=PATIENCE_S)
+        assert_gone(mark)
     assert 7 <= steps(out / "one")[-1] < LAST
     assert not (out / "other").exists()
     with study(*command, env={MARK: mark}) as job:
-        job.until(lambda: last_step(out / "other") >= 4, PATIENCE_S)
+        job.until(lambda: last_step(out / "other") >= 4)
         os.kill(job.processes[0].pid, signal.SIGTERM)
-        stopped = job.wait(PATIENCE_S)
+        stopped = job.wait()
     assert stopped.codes == [130] and "asked to stop: all runs are saved" in stopped.stderr
     assert not alive(mark)
     assert (out / "other" / "PREEMPTED").exists() and finished_step(out / "one") == LAST
     before = (out / "one" / "generator" / "model.safetensors").stat().st_mtime_ns
     with study(*command) as job:
-        ended = job.wait(PATIENCE_S).ok()
+        ended = job.wait().ok()
     assert "one (1 of 2): finished before, passed over" in ended.stderr
     assert (out / "one" / "generator" / "model.safetensors").stat().st_mtime_ns == before
     with study(*configs, "--out", tmp_path / "straight", "--jobs", 2, "--", "--data.path", photos) as job:
-        job.wait(PATIENCE_S).ok()
+        job.wait().ok()
     for name in ("one", "other"):
         assert_same_end(out / name, tmp_path / "straight" / name, LAST)
         evaluation = json.loads((out / name / "evaluation" / "evaluation.json").read_text())
@@ -92,13 +89,12 @@ def test_killed_in_the_middle_it_loses_nothing_and_leaves_no_process(
         assert "95% intervals" in text and "| one " in text and "| other " in text
 
 
-@pytest.mark.timeout(4 * PATIENCE_S)
 def test_one_that_fails_is_named_and_the_others_go_on(configs: list[str], photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "study"
     nowhere = tiny_config(tmp_path, "nowhere", data={"path": str(tmp_path / "nothing")})
     here = tiny_config(tmp_path, "here", data={"path": str(photos)})
     with study(nowhere, here, "--out", out, "--seeds", 2) as job:
-        ended = job.wait(PATIENCE_S)
+        ended = job.wait()
     assert ended.codes == [1] and "Traceback" not in ended.stderr
     (said,) = [line for line in ended.stderr.splitlines() if line.startswith("inpaint study")]
     assert "2 of 4 runs failed" in said and "nowhere: training ended with code" in said and "nowhere.log" in said
