@@ -110,10 +110,11 @@ def run_tests(check: Check) -> None:
     """Those marked `gpu`, in a process of their own; what is compiled takes minutes and comes last, here."""
     command = [sys.executable, "-m", "pytest", "-m", "gpu", "-k", "not compiled", "-q", "-p", "no:cacheprovider"]
     command += ["tests/test_gpu.py", *(["--collect-only"] if check.rehearse else [])]
+    limit_s = check.left_s if check.rehearse else min(180, check.left_s)
     with tempfile.TemporaryFile("w+") as output:
         try:
             code = subprocess.run(
-                command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, timeout=min(180, check.left_s)
+                command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, timeout=limit_s
             ).returncode
         finally:  # cut off, too, it has told something
             output.seek(0)

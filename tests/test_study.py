@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
-from running import LAST, Job, assert_same_end, environment, steps, tiny_config
+from running import LAST, Ended, Job, assert_same_end, environment, steps, tiny_config
 from test_orphans import MARK, alive, assert_gone
 
 from inpaint.cli import main
@@ -38,15 +38,19 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def configs(tmp_path: Path) -> list[str]:
-    one = tiny_config(tmp_path, "one", checkpointing={"every_steps": 3})
-    return [str(one), str(tiny_config(tmp_path, "other", loss={"reconstruction_weight": 10.0}))]
-
-
 def study(*arguments: str | Path, env: Mapping[str, str] | None = None) -> Job:
     command = [sys.executable, "-m", "inpaint", "study", *map(str, arguments)]
     return Job([command], [{**environment(), **(env or {})}])
+
+
+@pytest.fixture(scope="module")
+def undisturbed(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Ended]:
+    """The folder of a study of two configs with two seeds each, of which one finds no images, and how it ended."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    nowhere = tiny_config(folder, "nowhere", data={"path": str(folder / "nothing")})
+    one = tiny_config(folder, "one", data={"path": str(photos)})
+    with study(nowhere, one, "--out", folder / "study", "--seeds", 2, "--jobs", 2) as job:
+        return folder / "study", job.wait()
 
 
 def last_step(run: Path) -> int:
@@ -55,11 +59,14 @@ def last_step(run: Path) -> int:
 
 
 def test_killed_in_the_middle_it_loses_nothing_and_leaves_no_process(
-    configs: list[str], photos: Path, tmp_path: Path
+    undisturbed: tuple[Path, Ended], photos: Path, tmp_path: Path
 ) -> None:
     """kill -9 in the first run and, when it goes on, SIGTERM in the second; the ends are those of undisturbed runs."""
     out, mark = tmp_path / "study", uuid.uuid4().hex
-    command = [*configs, "--out", out, "--", "--data.path", photos]
+    one = tiny_config(tmp_path, "one", checkpointing={"every_steps": 3})
+    # Another setting, but trained as the second seed of `one` is.
+    other = tiny_config(tmp_path, "other", training={"seed": 1}, evaluation={"num_samples": 3})
+    command = [one, other, "--out", out, "--", "--data.path", photos]
     with study(*command, env={MARK: mark}) as job:
         job.until(lambda: last_step(out / "one") >= 7)
         os.kill(job.processes[0].pid, signal.SIGKILL)
@@ -79,27 +86,21 @@ def test_killed_in_the_middle_it_loses_nothing_and_leaves_no_process(
         ended = job.wait().ok()
     assert "one (1 of 2): finished before, passed over" in ended.stderr
     assert (out / "one" / "generator" / "model.safetensors").stat().st_mtime_ns == before
-    with study(*configs, "--out", tmp_path / "straight", "--jobs", 2, "--", "--data.path", photos) as job:
-        job.wait().ok()
-    for name in ("one", "other"):
-        assert_same_end(out / name, tmp_path / "straight" / name, LAST)
+    for name, straight in (("one", "one"), ("other", "one-seed1")):
+        assert_same_end(out / name, undisturbed[0] / straight, LAST)
         evaluation = json.loads((out / name / "evaluation" / "evaluation.json").read_text())
         assert evaluation["data"]["split"] == "test" and evaluation["data"]["num_images"] == 12
     for text in (ended.stdout, (out / "report" / "report.md").read_text()):
         assert "95% intervals" in text and "| one " in text and "| other " in text
 
 
-def test_one_that_fails_is_named_and_the_others_go_on(configs: list[str], photos: Path, tmp_path: Path) -> None:
-    out = tmp_path / "study"
-    nowhere = tiny_config(tmp_path, "nowhere", data={"path": str(tmp_path / "nothing")})
-    here = tiny_config(tmp_path, "here", data={"path": str(photos)})
-    with study(nowhere, here, "--out", out, "--seeds", 2) as job:
-        ended = job.wait()
+def test_one_that_fails_is_named_and_the_others_go_on(undisturbed: tuple[Path, Ended]) -> None:
+    out, ended = undisturbed
     assert ended.codes == [1] and "Traceback" not in ended.stderr
     (said,) = [line for line in ended.stderr.splitlines() if line.startswith("inpaint study")]
     assert "2 of 4 runs failed" in said and "nowhere: training ended with code" in said and "nowhere.log" in said
-    assert str(tmp_path / "nothing") in said
-    for name, seed in (("here", 0), ("here-seed1", 1)):
+    assert str(out.parent / "nothing") in said
+    for name, seed in (("one", 0), ("one-seed1", 1)):
         assert finished_step(out / name) == LAST
         assert yaml.safe_load((out / name / "config.yaml").read_text())["training"]["seed"] == seed
     assert " ± " in ended.stdout
