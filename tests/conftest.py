@@ -21,7 +21,19 @@ from slurm_site import Site, make_site, train_undisturbed  # noqa: E402
 from inpaint.distributed.signals import STOPPING  # noqa: E402
 
 # What takes longest, in that order: side by side, a long file that began last would be waited for alone.
-LONGEST = ("test_slurm", "test_slurm_faults", "test_grid", "test_study", "test_launchers", "test_benchmarks")
+LONGEST = [
+    "slurm",
+    "slurm_faults",
+    "grid",
+    "study",
+    "launchers",
+    "benchmarks",
+    "kills",
+    "export",
+    "distributed",
+    "resume",
+    "contributing",
+]
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -32,7 +44,7 @@ def pytest_xdist_auto_num_workers() -> int:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if num_workers > 1:
-        places = {name: place for place, name in enumerate(LONGEST)}
+        places = {f"test_{name}": place for place, name in enumerate(LONGEST)}
         items.sort(key=lambda item: places.get(item.path.stem, len(places)))
 
 

@@ -99,8 +99,8 @@ def test_a_failing_rank_says_its_rank_and_error_in_one_line(endless: Path, tmp_p
 
 def test_a_process_may_take_longer_over_its_images_than_the_others_wait_elsewhere(tmp_path: Path) -> None:
     """As on a machine that decodes what the others have in their own caches."""
-    config = tiny_config(tmp_path, training={"max_steps": 2, "timeout_s": 10})
-    job = ("fault", "late", 1, 15, "--config", config, "--run-dir", tmp_path / "run")
+    config = tiny_config(tmp_path, training={"max_steps": 2, "timeout_s": 20})
+    job = ("fault", "late", 1, 25, "--config", config, "--run-dir", tmp_path / "run")
     train(*job, processes=2, script=WORKER).ok()
 
 
