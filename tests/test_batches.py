@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from inpaint.config import DataConfig
-from inpaint.data import draws
-from inpaint.data.batches import Batch, BatchLoader, make_batch, plan_epoch
+from inpaint.data import batches, draws
+from inpaint.data.batches import Batch, BatchLoader, draw_rows, make_batch
 from inpaint.data.decoded import DecodedSplit
 from inpaint.holes.kinds import HoleMixture
 from inpaint.holes.rectangle import rasterise
 from inpaint.holes.spec import HoleSpec
 from inpaint.models.discriminators.judgement import crop
+from inpaint.tables import HOLES
 
 SIZE, NUM = 16, 25
 SPEC = HoleSpec.scaled(SIZE)
@@ -135,7 +136,7 @@ def test_micro_batches_are_the_batch_cut_in_order() -> None:
 def test_a_mirrored_images_hole_is_mirrored_with_it(holes: str) -> None:
     settings_ = [config(flip=flip, holes=holes, local_real="hole") for flip in (True, False)]
     (chosen, seen), (_, plain) = (BatchLoader(PICTURES, each, 0, NUM).global_batch(1, 0) for each in settings_)
-    flips = plan_epoch(PICTURES, settings_[0], 0, 1)[1][chosen, 1]
+    flips = draw_rows(chosen, NUM, settings_[0], 0, 1)[:, 1]
     assert 0 < flips.sum() < NUM
     for index, is_flipped in enumerate(flips):
         mask, (x, y) = plain.mask[index], plain.windows[index].tolist()
@@ -150,23 +151,60 @@ def test_stored_holes_stay_and_resampled_ones_change_with_the_epoch() -> None:
         chosen, batch = BatchLoader(PICTURES, config(holes="stored"), 0, NUM).global_batch(epoch, 0)
         assert torch.equal(batch.mask, PICTURES.masks(chosen))
         assert np.array_equal(batch.windows, PICTURES.windows[chosen])
-    fresh = [plan_epoch(PICTURES, config(holes="resampled"), 0, epoch) for epoch in (1, 2)]
-    assert not np.array_equal(fresh[0][1][:, 6:], fresh[1][1][:, 6:])
-    for epoch, (order, rows) in enumerate(fresh, start=1):
+    fresh = [draw_rows(np.arange(NUM), NUM, config(holes="resampled"), 0, epoch) for epoch in (1, 2)]
+    assert not np.array_equal(fresh[0][:, 6:], fresh[1][:, 6:])
+    for epoch, rows in enumerate(fresh, start=1):
         holes, windows = draws.resampled_holes(NUM, RECTANGLES, 0, epoch)
         assert np.array_equal(rows[:, 6:].copy().view(np.float32), holes)
         assert np.array_equal(rows[:, 4:6], windows)
         assert np.array_equal(rows[:, 2:4], draws.real_windows(NUM, SPEC, 0, epoch))
-        assert np.array_equal(order, draws.epoch_order(NUM, 0, epoch))
 
 
 def test_options_do_not_shift_one_anothers_numbers() -> None:
     plain, other = (
-        plan_epoch(PICTURES, config(**changes), 3, 2)  # type: ignore[arg-type]
+        draw_rows(np.arange(NUM), NUM, config(**changes), 3, 2)  # type: ignore[arg-type]
         for changes in ({}, {"holes": "resampled", "flip": True})
     )
-    assert np.array_equal(plain[0], other[0])
-    assert np.array_equal(plain[1][:, 2:4], other[1][:, 2:4])
+    assert np.array_equal(plain[:, 2:4], other[:, 2:4])
+
+
+@pytest.mark.parametrize("name", HOLES)
+def test_what_is_drawn_for_some_images_is_what_is_drawn_for_all(name: str) -> None:
+    """To the last bit, whichever they are and however many: else it would depend on the number of processes."""
+    num, settings = 500, config(holes="resampled", hole_kinds={name: 1.0}, flip=True)
+    everything = draw_rows(np.arange(num), num, settings, 3, 2)
+    order = np.random.default_rng(0).permutation(num)
+    for chosen in (order[:1], order[1:4], order[4:41], order[41:]):
+        assert np.array_equal(draw_rows(chosen, num, settings, 3, 2), everything[chosen])
+
+
+def test_numbers_at_places_are_those_of_numpys_own_generator() -> None:
+    for stream, epoch, num in (("holes", 1, 1003), ("flips", 7, 5)):
+        expected = draws.make_rng(2**40 + 3, stream, epoch).random(num)
+        places = np.random.default_rng(0).permutation(num)
+        assert np.array_equal(draws.uniforms_at(places, 2**40 + 3, stream, epoch), expected[places])
+    far = 2**35 + 3  # beyond what 32 bits hold
+    numbers = draws.make_rng(1, "holes", 1)
+    numbers.bit_generator.advance(far // 4)
+    assert np.array_equal(draws.uniforms_at(far + np.arange(5), 1, "holes", 1), numbers.random(8)[3:])
+
+
+@pytest.mark.parametrize("world_size", [1, 4])
+def test_a_process_draws_for_its_own_images_and_not_far_ahead(world_size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Holes of millions of images, drawn for an epoch in every process, would keep the first step for minutes."""
+    monkeypatch.setattr(batches, "DRAWN_AT_ONCE", 8)
+    num, drawn = 4000, []
+    draw = batches.draw_rows
+    monkeypatch.setattr(batches, "draw_rows", lambda chosen, *rest: drawn.extend(chosen) or draw(chosen, *rest))
+    feed = BatchLoader(make_images(num), config(holes="resampled"), 0, 8, world_size - 1, world_size)
+    steps = feed.batches(1, 0)
+    for _ in range(20):
+        next(steps)
+    steps.close()
+    # 20 steps, the block that is ahead, and the first one of the next epoch.
+    assert len(drawn) <= 20 * feed.share + 2 * 8
+    own = draws.epoch_order(num, 0, 1)[: 20 * 8].reshape(20, world_size, -1)[:, -1]
+    assert set(own.flatten().tolist()) <= set(drawn)
 
 
 # --- the feed
@@ -174,10 +212,10 @@ def test_options_do_not_shift_one_anothers_numbers() -> None:
 
 def direct(batch_size: int, count: int, seed: int = 0) -> list[Batch]:
     """The first batches of a run, worked out one by one."""
-    settings, found, epoch = config(holes="resampled", flip=True), [], 0
+    found, epoch = [], 0
     while len(found) < count:
         epoch += 1
-        order, _ = plan_epoch(PICTURES, settings, seed, epoch)
+        order = draws.epoch_order(NUM, seed, epoch)
         holes, windows_of = draws.resampled_holes(NUM, RECTANGLES, seed, epoch)
         real_of, flips = draws.real_windows(NUM, SPEC, seed, epoch), draws.flips(NUM, seed, epoch)
         for start in range(0, NUM - batch_size + 1, batch_size):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -51,23 +51,37 @@ class Batch:
         return [Batch(*part) for part in parts]
 
 
-def plan_epoch(
-    split: TrainingSplit, config: DataConfig, seed: int, epoch: int
-) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-    """Everything random about `epoch` (from 1), for the whole split at once: the same on every machine.
+# Images whose holes are drawn at once: few, since the first step waits for the first ones.
+DRAWN_AT_ONCE = 1024
+
+
+def draw_rows(
+    chosen: NDArray[np.integer], num: int, config: DataConfig, seed: int, epoch: int, mixture: HoleMixture | None = None
+) -> NDArray[np.int32]:
+    """Everything random in `epoch` (from 1) about `chosen` [n] of a split's `num` images: the same on every machine.
 
     Returns:
-        The order: images by position. And of each of N images [N, 4 or more]: its index, whether it is mirrored, the
-        window of the real image as it is seen; where holes are drawn, their window before that is mirrored, and the
-        hole (see `HoleMixture`), whose float32 stand bit for bit.
+        [n, 4 or more]: the image's index, whether it is mirrored, the window of the real image as it is seen; where
+        holes are drawn, their window before that is mirrored, and the hole (see `HoleMixture`), whose float32 stand bit
+        for bit.
     """
-    num, spec = len(split), config.hole_spec
-    flips = draws.flips(num, seed, epoch) if config.flip else np.zeros(num, dtype=np.bool_)
-    columns = [np.arange(num)[:, None], flips[:, None], draws.real_windows(num, spec, seed, epoch)]
+    spec = config.hole_spec
+    flips = draws.flips(num, seed, epoch, chosen) if config.flip else np.zeros(len(chosen), dtype=np.bool_)
+    columns = [chosen[:, None], flips[:, None], draws.real_windows(num, spec, seed, epoch, chosen)]
     if config.holes == "resampled":
-        holes, windows = draws.resampled_holes(num, HoleMixture(config.hole_kinds, spec), seed, epoch)
+        mixture = mixture or HoleMixture(config.hole_kinds, spec)
+        holes, windows = draws.resampled_holes(num, mixture, seed, epoch, chosen)
         columns += [windows, holes.view(np.int32)]
-    return split.order(seed, epoch), np.concatenate(columns, axis=1, dtype=np.int32)
+    return np.concatenate(columns, axis=1, dtype=np.int32)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """A process's part of an epoch: its images int32 [steps, share], and what is drawn for those of the first steps."""
+
+    epoch: int
+    images: Tensor
+    rows: Tensor
 
 
 class BatchLoader:
@@ -97,6 +111,7 @@ class BatchLoader:
         self.batch_size, self.share = global_batch_size, global_batch_size // world_size
         self.rank, self.device, self.dtype = rank, torch.device(device), dtype
         self.steps_per_epoch = len(split) // global_batch_size
+        self._steps_at_once = max(1, DRAWN_AT_ONCE // self.share)
         self._mixture = HoleMixture(config.hole_kinds, config.hole_spec)
         self._reader = split.reader(self.device, config.device_cache)
 
@@ -104,44 +119,67 @@ class BatchLoader:
         """Batches from step `position` of `epoch` on, for ever; close the iterator to stop its threads."""
         # Apple's copies without waiting read memory that may have been handed on meanwhile.
         unawaited = self.device.type != "mps"
-        rows: deque[Tensor] = deque()
+        plans: deque[_Plan] = deque()
         with (
             ThreadPoolExecutor(max_workers=2, thread_name_prefix="loader") as pool,
-            closing(self._reader.follow(self._indices(epoch, position, rows, pool), pool)) as steps,
+            ThreadPoolExecutor(max_workers=1, thread_name_prefix="loader-draws") as drawer,
+            closing(self._reader.follow(self._indices(epoch, position, plans, pool), pool)) as steps,
         ):
+            rows = self._rows(plans, drawer)
             for images in steps:
-                tensors = (*images, rows.popleft())
+                tensors = (*images, next(rows))
                 yield self._batch(*(tensor.to(self.device, non_blocking=unawaited) for tensor in tensors))
 
     def global_batch(self, epoch: int, position: int) -> tuple[NDArray[np.int64], Batch]:
         """What all processes together see at a step (from 0), and which images of the split these are."""
-        order, rows = plan_epoch(self.split, self.config, self.seed, epoch)
+        order = self.split.order(self.seed, epoch)
         chosen = order[position * self.batch_size :][: self.batch_size]
-        return chosen, self._batch(*self.split.take(chosen), torch.from_numpy(rows[chosen]))
+        return chosen, self._batch(*self.split.take(chosen), torch.from_numpy(self._drawn(chosen, epoch)))
 
-    def _indices(self, epoch: int, position: int, rows: deque[Tensor], pool: ThreadPoolExecutor) -> Iterator[Tensor]:
-        """For each epoch this process's images; what is drawn for them goes to `rows`, step by step.
+    def _indices(self, epoch: int, position: int, plans: deque[_Plan], pool: Executor) -> Iterator[Tensor]:
+        """For each epoch this process's images, where the reader wants them; its plan goes to `plans`.
 
-        The next epoch is drawn while this one is trained on.
+        The next epoch is begun while this one is trained on.
         """
-        coming = pool.submit(self._table, epoch)
+        coming = pool.submit(self._plan, epoch, position)
         while True:
-            table = coming.result()[position:]
-            epoch, position = epoch + 1, 0
-            coming = pool.submit(self._table, epoch)
-            rows.extend(table)
-            yield table[..., 0]
+            plan = coming.result()
+            epoch += 1
+            coming = pool.submit(self._plan, epoch, 0)
+            plans.append(plan)
+            yield self._to_reader(plan.images)
 
-    def _table(self, epoch: int) -> Tensor:
-        """int32 [steps, share, 4 or more], where the reader wants the indices: see `plan_epoch`."""
-        order, rows = plan_epoch(self.split, self.config, self.seed, epoch)
-        order = order[: self.steps_per_epoch * self.batch_size].reshape(-1, self.batch_size)
-        table = torch.from_numpy(rows[order[:, self.rank * self.share : (self.rank + 1) * self.share]])
-        table = table.pin_memory() if self.device.type == "cuda" else table
-        return table.to(self._reader.device, non_blocking=table.is_pinned())
+    def _plan(self, epoch: int, position: int) -> _Plan:
+        order = self.split.order(self.seed, epoch)[: self.steps_per_epoch * self.batch_size]
+        own = order.reshape(-1, self.batch_size)[position:, self.rank * self.share : (self.rank + 1) * self.share]
+        images = torch.from_numpy(own.astype(np.int32))
+        return _Plan(epoch, images, self._draw(epoch, images[: self._steps_at_once]))
+
+    def _rows(self, plans: deque[_Plan], drawer: Executor) -> Iterator[Tensor]:
+        """What is drawn for each step; some steps at a time, while those before are trained on."""
+        while True:
+            plan = plans.popleft()
+            rows = plan.rows
+            for following in range(self._steps_at_once, len(plan.images) + self._steps_at_once, self._steps_at_once):
+                some = plan.images[following : following + self._steps_at_once]
+                coming = drawer.submit(self._draw, plan.epoch, some)
+                yield from (rows[step] for step in range(len(rows)))
+                rows = coming.result()
+
+    def _draw(self, epoch: int, images: Tensor) -> Tensor:
+        """int32 [steps, share, 4 or more] for images [steps, share], where the reader wants the indices."""
+        rows = self._drawn(images.flatten().numpy(), epoch)
+        return self._to_reader(torch.from_numpy(rows).unflatten(0, tuple(images.shape)))
+
+    def _drawn(self, chosen: NDArray[np.integer], epoch: int) -> NDArray[np.int32]:
+        return draw_rows(chosen, len(self.split), self.config, self.seed, epoch, self._mixture)
+
+    def _to_reader(self, tensor: Tensor) -> Tensor:
+        tensor = tensor.pin_memory() if self.device.type == "cuda" else tensor
+        return tensor.to(self._reader.device, non_blocking=tensor.is_pinned())
 
     def _batch(self, pixels: Tensor, coordinates: Tensor, rows: Tensor) -> Batch:
-        """From what was read and what was drawn (`plan_epoch`)."""
+        """From what was read and what was drawn (`draw_rows`)."""
         size, spec = pixels.shape[1], self.config.hole_spec
         if self.config.holes == "stored":
             mask, windows = rectangle.rasterise(coordinates[:, :4], size), coordinates[:, 4:]

@@ -76,7 +76,8 @@ class TrainingSplit(Protocol):
 
 def gather_ahead(take: Callable[[Tensor], Images], epochs: Iterator[Tensor], executor: Executor) -> Generator[Images]:
     """What `take` gives for each step's indices, two steps ahead."""
-    return map_ahead(executor, take, (indices for epoch in epochs for indices in epoch), 2)
+    # By number: to walk through a tensor makes views of all its steps at once.
+    return map_ahead(executor, take, (epoch[step] for epoch in epochs for step in range(len(epoch))), 2)
 
 
 def map_ahead(executor: Executor, do: Callable[[A], T], things: Iterator[A], num: int) -> Generator[T]:
