@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules import _functions
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from waits import BATCH_NORM_KERNELS, Waits, batch_norm_kernels
 
 from inpaint.distributed.batch_norm import SyncBatchNorm, synchronise_batch_norm
@@ -148,5 +149,34 @@ def test_gpus_are_asked_what_torchs_own_layer_asks_them_and_nobody_waits(
     running = (layer.running_mean, layer.running_var, layer.eps, layer.momentum)
     with Calls() as theirs:
         _functions.SyncBatchNorm.apply(input, layer.weight, layer.bias, *running, dist.group.WORLD, 2).sum().backward()
-    assert [name for name, _ in ours.seen] == list(BATCH_NORM_KERNELS)
-    assert ours.seen == theirs.seen
+    # All but the gathering.
+    assert [name for name, _ in theirs.seen] == list(BATCH_NORM_KERNELS)
+    assert ours.seen == [each for each in theirs.seen if each[0] != "batch_norm_gather_stats_with_counts"]
+
+
+def test_what_is_exchanged_does_not_grow_with_the_processes() -> None:
+    """Torch's own layer gathers: of a thousand processes a thousand times as much, one after another."""
+    exchanged = []
+    for world_size in (2, 1000):
+        dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=world_size)
+        layers = nn.Sequential(nn.BatchNorm2d(5))
+        synchronise_batch_norm(layers)
+        with Exchanges() as seen:
+            layers(torch.randn(4, 5, 6, 6, requires_grad=True)).sum().backward()
+        exchanged.append(seen.num_bytes)
+        dist.destroy_process_group()
+    assert exchanged[0] == exchanged[1] == [2 * 5 * 8, 2 * 5 * 4]
+
+
+class Exchanges(TorchDispatchMode):
+    """Counts the bytes of each collective."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_bytes: list[int] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.namespace == "c10d":
+            tensors = [leaf for leaf in tree_leaves(args) if isinstance(leaf, Tensor)]
+            self.num_bytes.append(sum(tensor.nbytes for tensor in tensors))
+        return func(*args, **(kwargs or {}))

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from inpaint.distributed.heartbeat import meeting
 from inpaint.distributed.launcher import env_true, refuse_lost_gpus
+from inpaint.distributed.tree import Tree
 from inpaint.processes import rank_and_world_size, start_prefix
 
 
@@ -25,6 +26,7 @@ class Collectives:
     def __init__(self, group: dist.ProcessGroup | None) -> None:
         self.rank, self.world_size = rank_and_world_size()
         self.is_main, self.group = self.rank == 0, group
+        self._tree: Tree | None = None
 
     def on_main(self, tensors: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
         """Copies on the CPU in the main process, nothing in the others; all must call it: a gather may be due."""
@@ -38,16 +40,21 @@ class Collectives:
 
     def all_reduce_max_async(self, value: int) -> Callable[[], int]:
         """Begin the maximum over all processes of a small number; what is returned waits for it and tells it."""
-        result = torch.tensor(value)
         if self.world_size == 1:
             return lambda: value
-        work = dist.all_reduce(result, dist.ReduceOp.MAX, group=self.group, async_op=True)
+        if self._tree is None:
+            assert self.group is not None
+            self._tree = Tree(self.group, self.rank, self.world_size)
+        return self._tree.begin_max(value)
 
-        def wait() -> int:
-            work.wait()
-            return int(result)
+    def others_than(self, wanted: str, text: str) -> dict[int, str]:
+        """By rank the `text` of those processes that have another than `wanted`, which is the same in all.
 
-        return wait
+        Only where there are any is it gathered, which takes the longer the more processes there are.
+        """
+        if not self.all_reduce_max_async(int(text != wanted))():
+            return {}
+        return {rank: theirs for rank, theirs in enumerate(self.all_gather(text)) if theirs != wanted}
 
     def all_gather(self, text: str) -> list[str]:
         """What every process has for `text`, by rank."""

@@ -210,6 +210,8 @@ class Runtime(Collectives):
         gc.collect()
         if self.world_size > 1:
             self.barrier()
+            if self._tree is not None:
+                self._tree.close()
             dist.destroy_process_group()
 
 

@@ -144,8 +144,8 @@ class Evaluator:
                 own = slice(start + self.runtime.rank, start + len(chunk), world)
                 for place, images in enumerate((filled.image, filled.composite)):
                     features[place, own] = network(windows(images, filled.hole) / 255).cpu().double()
-        if failures := [*filter(None, self.runtime.all_gather(failure))]:
-            raise InpaintError(failures[0])
+        for failed in self.runtime.others_than("", failure).values():
+            raise InpaintError(failed)
         figures = means(self.runtime.reduce_sum(sums), metrics)
         if network is not None:
             figures["distance"] = frechet_distance(*self.runtime.reduce_sum(features))

@@ -142,12 +142,12 @@ def _train(config: Config, options: Options) -> str:
     torch.set_num_threads(config.training.num_threads or num_threads)
     try:
         runtime = Runtime.of(config, group)
-        fingerprints = runtime.all_gather(config.fingerprint())
+        fingerprint = config.fingerprint()
         # They would train different things.
-        if different := [str(rank) for rank, theirs in enumerate(fingerprints) if theirs != fingerprints[0]]:
+        if different := runtime.others_than(runtime.broadcast(fingerprint), fingerprint):
             raise UsageError(
-                f"rank(s) {', '.join(different)} have other settings than rank 0; start all processes with the same "
-                "--config and flags"
+                f"rank(s) {', '.join(map(str, different))} have other settings than rank 0; start all processes with "
+                "the same --config and flags"
             )
         # Only now: until all have met there is nothing to save, and a process that waits in vain shall be stoppable.
         stop = StopRequest(runtime.is_main)
