@@ -15,6 +15,7 @@ SUITES = (
     "busy",
     "reduce",
     "scaling",
+    "growth",
     "inference",
     "filling",
     "prepare",

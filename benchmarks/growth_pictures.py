@@ -23,6 +23,7 @@ from inpaint.data.batches import BatchLoader
 from inpaint.data.decoded import DecodedSplit, _open_split
 from inpaint.data.filling import fill
 from inpaint.data.recipes import SyntheticRecipe, SyntheticSpec
+from inpaint.holes.kinds import MIXED
 from inpaint.sources.keys import key_hash
 
 SIZE, SHARE = 16, 16
@@ -95,7 +96,8 @@ def longest_gap_s(act: Callable[[], object]) -> float:
 
 def measure(folder: Path, num: int, processes: int, holes: str) -> dict[str, tuple[float, float]]:
     measured = Measured()
-    config = DataConfig(image_size=SIZE, holes="resampled", hole_kinds=holes, flip=True)  # type: ignore[arg-type]
+    kinds = MIXED if holes == "mixed" else {holes: 1.0}
+    config = DataConfig(image_size=SIZE, holes="resampled", hole_kinds=kinds, flip=True)
     with measured.part("open the memory map"):
         split: DecodedSplit = _open_split(folder, "train", config.hole_spec)
     with measured.part("order of an epoch"):

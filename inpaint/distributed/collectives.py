@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from datetime import timedelta
@@ -15,6 +16,9 @@ from inpaint.distributed.heartbeat import meeting
 from inpaint.distributed.launcher import env_true, refuse_lost_gpus
 from inpaint.distributed.tree import Tree
 from inpaint.processes import rank_and_world_size, start_prefix
+
+# Of so many processes a ring takes some milliseconds and no thread of Python's.
+RING_AT_MOST = 32
 
 
 class Collectives:
@@ -42,10 +46,19 @@ class Collectives:
         """Begin the maximum over all processes of a small number; what is returned waits for it and tells it."""
         if self.world_size == 1:
             return lambda: value
-        if self._tree is None:
-            assert self.group is not None
-            self._tree = Tree(self.group, self.rank, self.world_size)
-        return self._tree.begin_max(value)
+        if self.world_size > RING_AT_MOST:
+            if self._tree is None:
+                assert self.group is not None
+                self._tree = Tree(self.group, self.rank, self.world_size)
+            return self._tree.begin_max(value)
+        result = torch.tensor(value)
+        work = dist.all_reduce(result, dist.ReduceOp.MAX, group=self.group, async_op=True)
+
+        def wait() -> int:
+            work.wait()
+            return int(result)
+
+        return wait
 
     def others_than(self, wanted: str, text: str) -> dict[int, str]:
         """By rank the `text` of those processes that have another than `wanted`, which is the same in all.
@@ -94,6 +107,9 @@ def meet(timeout_s: float) -> dist.ProcessGroup | None:
     if world_size == 1:
         return None
     backend, timeout = dist.get_default_backend_for_device(device_type(world_size)), timedelta(seconds=timeout_s)
+    # gloo would connect each process with every other at once: of a thousand each would hold a thousand sockets, which
+    # many systems forbid, and the store be asked for millions of addresses. So it connects those that have to talk.
+    os.environ.setdefault("TORCH_GLOO_LAZY_INIT", "1")
     with nullcontext() if dist.is_initialized() else meeting(rank, world_size, timeout_s):
         if not dist.is_initialized():
             store, *_ = next(dist.rendezvous("env://", timeout=timeout))

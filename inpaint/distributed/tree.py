@@ -1,7 +1,7 @@
 """Owns the largest of small numbers over all processes, found in the background by a tree of messages.
 
-gloo's own reductions go round a ring, from one process to the next and twice: of a thousand processes each would take a
-tenth of a second, and there is one in every step. Up and down a tree it is ten messages after one another.
+gloo's own reductions go round a ring, from one process to the next and twice: two thousand messages after one another
+for a thousand processes, in every step. Up and down a tree they are ten.
 """
 
 from __future__ import annotations

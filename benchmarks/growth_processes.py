@@ -1,0 +1,147 @@
+"""One job of the suite `growth`: so many processes of this machine train, save, judge and leave, and are counted.
+
+`python -m benchmarks.growth_processes RUN_DIR PROCESSES STEPS`, twice for what a resume costs; prints JSON. The
+processes are forks of one that has imported all, so that they share its memory and what is counted is their own work;
+each trains as many images a step, whatever their number.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from benchmarks.store_traffic import CountingRelay
+from inpaint.arguments import Options
+from inpaint.distributed import heartbeat as heartbeats
+from inpaint.distributed.heartbeat import Heartbeat
+from inpaint.resolve import load_config
+from inpaint.training import (
+    launch,
+    opening,  # noqa: F401 - imported for all before they are forked
+    trainer,  # noqa: F401
+)
+
+SHARE = 2
+FILE_EVENTS = ("open", "os.listdir", "os.scandir", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate")
+
+
+def settings(processes: int, steps: int) -> dict[str, Any]:
+    return {
+        "data.image_size": 16,
+        "data.synthetic_train": 2 * SHARE * 32,
+        "data.synthetic_held_out": 64,
+        "model.width": 4,
+        "model.norm": "batch",
+        "training.global_batch_size": SHARE * processes,
+        "training.epochs": 10**6,
+        "training.max_steps": steps,
+        "training.num_threads": 1,
+        "training.phases": [0.0, 0.0, 1.0],
+        "training.phases_per": "run",
+        "training.log_every": 4,
+        "training.timeout_s": 600.0,
+        "evaluation.every_epochs": 10**6,
+        "evaluation.num_samples": 4,
+        "evaluation.best_by": "last",
+    }
+
+
+class Counted:
+    """What this process does at each place that its heartbeat tells of: seconds of its processor, files, messages."""
+
+    def __init__(self) -> None:
+        self.by_place: dict[str, Counter[str]] = {}
+        self.num_beats = 0
+        self._place, self._files = "meeting", Counter[str]()
+        self._since = time.process_time()
+        sys.addaudithook(self._audit)
+        at, busy, beat = Heartbeat.at, Heartbeat.busy, Heartbeat._beat
+        Heartbeat.at = lambda one, where: (self.at(where), at(one, where))[1]  # type: ignore[assignment,method-assign]
+        Heartbeat.busy = lambda one, where: (self.at(where), busy(one, where))[1]  # type: ignore[assignment,method-assign]
+
+        def counted_beat(one: Heartbeat, **more: float) -> None:
+            self.num_beats += 1
+            beat(one, **more)
+
+        Heartbeat._beat = counted_beat  # type: ignore[method-assign]
+
+    def _audit(self, event: str, arguments: Any) -> None:
+        if event in FILE_EVENTS and not str(arguments[0]).startswith("/proc"):
+            self._files["files"] += 1
+
+    def at(self, where: str) -> None:
+        kind = "step" if where.startswith("step ") and "saving" not in where else where
+        kind = "saving" if "saving" in where else kind
+        so_far = self.by_place.setdefault(self._place, Counter())
+        now = time.process_time()
+        so_far["ms"] += round(1e3 * (now - self._since))
+        so_far["files"] += self._files.pop("files", 0)
+        self._place, self._since = kind, now
+
+
+def work(run_dir: Path, rank: int, processes: int, steps: int, port: int) -> dict[str, Any]:
+    where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    numbers = {"WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes, "RANK": rank, "LOCAL_RANK": rank}
+    os.environ.update(where | {name: str(number) for name, number in numbers.items()}, ACCELERATE_USE_CPU="true")
+    if processes == 1:
+        for name in (*where, *numbers):
+            os.environ.pop(name)
+    counted = Counted()
+    config = load_config("quickstart", settings(processes, steps))
+    # One process that is slow to come on a machine of two cores is not dead.
+    heartbeats._SILENCE_S = 600.0
+    launch._train(config, Options(run_dir))
+    counted.at("")
+    memory = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines() if "kB" in line)
+    own = Path("/proc/self/smaps_rollup").read_text()
+    private = sum(int(line.split()[1]) for line in own.splitlines() if line.startswith("Private_Dirty"))
+    return {
+        "by_place": counted.by_place,
+        "beats": counted.num_beats,
+        "private_mib": private / 1024,
+        "peak_mib": int(memory["VmHWM"].split()[0]) / 1024,
+    }
+
+
+def main(run_dir: Path, processes: int, steps: int) -> dict[str, Any]:
+    torch.set_num_threads(1)
+    told, tell_port = os.pipe()
+    children = []
+    # All are forked before there are threads, which a fork would leave behind with their locks held.
+    for rank in range(processes):
+        answer, give = os.pipe()
+        if (pid := os.fork()) == 0:
+            code = 1
+            try:
+                port = int(os.read(told, 6))
+                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+                result = work(run_dir, rank, processes, steps, port)
+                os.write(give, json.dumps(result).encode())
+                code = 0
+            finally:
+                os._exit(code)
+        os.close(give)
+        children.append((pid, answer))
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    began = time.monotonic()
+    with CountingRelay(store.port) as relay:
+        os.write(tell_port, (b"%06d" % relay.port) * processes)
+        codes = [os.waitpid(pid, 0)[1] for pid, _ in children]
+        seconds = time.monotonic() - began
+        messages = relay.counted()
+    if any(codes):
+        raise SystemExit(f"processes ended with {codes}")
+    results = [json.loads(os.read(answer, 1 << 16)) for _, answer in children]
+    return {"seconds": seconds, "store": messages, "processes": results}
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))))
