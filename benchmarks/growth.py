@@ -80,9 +80,11 @@ def by_pictures(folder: Path, sizes: Sequence[int] = PICTURES, decoded: Sequence
 def by_processes(folder: Path, sizes: Sequence[int] = PROCESSES, steps: int = STEPS) -> list[Figure]:
     """What a process of so many does in a run that is begun, and in one that goes on."""
     by_figure: dict[tuple[str, str], dict[int, float]] = {}
+    modules = folder / "modules.json"
+    modules.write_text(json.dumps(processes_measured(folder / "rehearsal", 2, 3)["processes"][0]["modules"]))
     for processes in sizes:
         for start, name in enumerate(("begun", "resumed"), start=1):
-            job = processes_measured(folder / f"run-{processes}", processes, start * steps)
+            job = processes_measured(folder / f"run-{processes}", processes, start * steps, str(modules))
             for key, value in _per_process(job, name).items():
                 by_figure.setdefault(key, {})[processes] = value
     lines = []
@@ -117,9 +119,9 @@ def _per_process(job: Mapping[str, Any], name: str) -> dict[tuple[str, str], flo
     }
 
 
-def processes_measured(run_dir: Path, processes: int, steps: int) -> dict[str, Any]:
+def processes_measured(run_dir: Path, processes: int, steps: int, *modules: str) -> dict[str, Any]:
     """See `growth_processes`."""
-    return _json("benchmarks.growth_processes", str(run_dir), str(processes), str(steps))
+    return _json("benchmarks.growth_processes", str(run_dir), str(processes), str(steps), *modules)
 
 
 def _measured(folder: Path, num: int, processes: int, holes: str) -> dict[str, tuple[float, float]]:

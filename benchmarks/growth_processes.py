@@ -1,22 +1,28 @@
 """One job of the suite `growth`: so many processes of this machine train, save, judge and leave, and are counted.
 
-`python -m benchmarks.growth_processes RUN_DIR PROCESSES STEPS`, twice for what a resume costs; prints JSON. The
-processes are forks of one that has imported all, so that they share its memory and what is counted is their own work;
-each trains as many images a step, whatever their number.
+`python -m benchmarks.growth_processes RUN_DIR PROCESSES STEPS [MODULES]`, twice for what a resume costs; prints JSON.
+The processes are forks of one that has imported all, so that they share its memory and what is counted is their own
+work; each trains as many images a step, whatever their number. MODULES is a JSON file with what an earlier job found
+that it imports while it trains.
 """
 
-from __future__ import annotations
-
+# Annotations stay what they are: DDP looks at those of its hook.
 import json
 import os
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks.store_traffic import CountingRelay
 from inpaint.arguments import Options
@@ -28,6 +34,7 @@ from inpaint.training import (
     opening,  # noqa: F401 - imported for all before they are forked
     trainer,  # noqa: F401
 )
+from inpaint.training.task import InpaintingTask
 
 SHARE = 2
 FILE_EVENTS = ("open", "os.listdir", "os.scandir", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate")
@@ -44,10 +51,11 @@ def settings(processes: int, steps: int) -> dict[str, Any]:
         "training.epochs": 10**6,
         "training.max_steps": steps,
         "training.num_threads": 1,
-        "training.phases": [0.0, 0.0, 1.0],
+        "training.phases": [0.34, 0.33, 0.33],
         "training.phases_per": "run",
         "training.log_every": 4,
         "training.timeout_s": 600.0,
+        "checkpointing.every_steps": 5,
         "evaluation.every_epochs": 10**6,
         "evaluation.num_samples": 4,
         "evaluation.best_by": "last",
@@ -61,7 +69,10 @@ class Counted:
         self.by_place: dict[str, Counter[str]] = {}
         self.num_beats = 0
         self._place, self._files = "meeting", Counter[str]()
-        self._since = time.process_time()
+        self._since, self._modules = time.process_time(), set(sys.modules)
+        self.reduced: dict[int, Counter[str]] = {}
+        self._step: Counter[str] = Counter()
+        self._count_reductions()
         sys.addaudithook(self._audit)
         at, busy, beat = Heartbeat.at, Heartbeat.busy, Heartbeat._beat
         Heartbeat.at = lambda one, where: (self.at(where), at(one, where))[1]  # type: ignore[assignment,method-assign]
@@ -72,6 +83,38 @@ class Counted:
             beat(one, **more)
 
         Heartbeat._beat = counted_beat  # type: ignore[method-assign]
+
+    def modules(self) -> list[str]:
+        """Imported since."""
+        return [name for name in sys.modules if name not in self._modules and name != "__main__"]
+
+    def _count_reductions(self) -> None:
+        """By phase what a process hands in: gradients by the buckets of DDP, BatchNorm's by their own calls."""
+        all_reduce, make, step = dist.all_reduce, InpaintingTask.__init__, InpaintingTask.step
+
+        def counted_reduce(tensor: Tensor, *rest: Any, **named: Any) -> Any:
+            if not named.get("group"):  # the others are flags and figures, over a group of their own
+                self._step.update(norm_reductions=1, norm_bytes=tensor.nbytes)
+            return all_reduce(tensor, *rest, **named)
+
+        def hook(state: None, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+            self._step.update(gradient_bytes=bucket.buffer().nbytes)
+            return allreduce_hook(dist.group.WORLD, bucket)
+
+        def counted_make(task: InpaintingTask, *arguments: Any) -> None:
+            make(task, *arguments)
+            for network in task.networks.values():
+                if isinstance(network.engine, DistributedDataParallel):
+                    network.engine.register_comm_hook(None, hook)
+
+        def counted_step(task: InpaintingTask, phase: int, *rest: Any) -> Any:
+            self._step = self.reduced.setdefault(phase, Counter())
+            self._step["steps"] += 1
+            return step(task, phase, *rest)
+
+        dist.all_reduce = counted_reduce
+        InpaintingTask.__init__ = counted_make  # type: ignore[method-assign]
+        InpaintingTask.step = counted_step  # type: ignore[method-assign]
 
     def _audit(self, event: str, arguments: Any) -> None:
         if event in FILE_EVENTS and not str(arguments[0]).startswith("/proc"):
@@ -105,14 +148,19 @@ def work(run_dir: Path, rank: int, processes: int, steps: int, port: int) -> dic
     private = sum(int(line.split()[1]) for line in own.splitlines() if line.startswith("Private_Dirty"))
     return {
         "by_place": counted.by_place,
+        "reduced": counted.reduced,
+        "modules": counted.modules() if rank == 0 else [],
         "beats": counted.num_beats,
         "private_mib": private / 1024,
         "peak_mib": int(memory["VmHWM"].split()[0]) / 1024,
     }
 
 
-def main(run_dir: Path, processes: int, steps: int) -> dict[str, Any]:
+def main(run_dir: Path, processes: int, steps: int, modules: Sequence[str] = ()) -> dict[str, Any]:
     torch.set_num_threads(1)
+    for name in modules:
+        with suppress(ImportError):
+            import_module(name)
     told, tell_port = os.pipe()
     children = []
     # All are forked before there are threads, which a fork would leave behind with their locks held.
@@ -124,24 +172,28 @@ def main(run_dir: Path, processes: int, steps: int) -> dict[str, Any]:
                 port = int(os.read(told, 6))
                 os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
                 result = work(run_dir, rank, processes, steps, port)
-                os.write(give, json.dumps(result).encode())
+                Path(f"/dev/fd/{give}").write_text(json.dumps(result))
                 code = 0
+            except BaseException as error:  # noqa: BLE001 - the parent says that it failed, this one why
+                print(f"rank {rank}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
             finally:
                 os._exit(code)
-        os.close(give)
+        os.close(give)  # else its end would never be read
         children.append((pid, answer))
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     began = time.monotonic()
     with CountingRelay(store.port) as relay:
         os.write(tell_port, (b"%06d" % relay.port) * processes)
+        said = [Path(f"/dev/fd/{answer}").read_bytes() for _, answer in children]
         codes = [os.waitpid(pid, 0)[1] for pid, _ in children]
         seconds = time.monotonic() - began
         messages = relay.counted()
     if any(codes):
         raise SystemExit(f"processes ended with {codes}")
-    results = [json.loads(os.read(answer, 1 << 16)) for _, answer in children]
+    results = [json.loads(text) for text in said]
     return {"seconds": seconds, "store": messages, "processes": results}
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))))
+    names = json.loads(Path(sys.argv[4]).read_text()) if len(sys.argv) > 4 else []
+    print(json.dumps(main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), names)))

@@ -18,12 +18,21 @@ import torch.distributed as dist
 CHILDREN = 4
 
 
+def parent_of(rank: int) -> int:
+    """Of any but the first."""
+    return (rank - 1) // CHILDREN
+
+
+def children_of(rank: int, world_size: int) -> range:
+    return range(min(CHILDREN * rank + 1, world_size), min(CHILDREN * (rank + 1) + 1, world_size))
+
+
 class Tree:
     """Every process calls `begin_max` equally often; messages go over `group`, which is of gloo."""
 
     def __init__(self, group: dist.ProcessGroup, rank: int, world_size: int) -> None:
-        self.group, self.parent = group, (rank - 1) // CHILDREN if rank else None
-        self.children = range(min(CHILDREN * rank + 1, world_size), min(CHILDREN * (rank + 1) + 1, world_size))
+        self.group, self.parent = group, parent_of(rank) if rank else None
+        self.children = children_of(rank, world_size)
         self._asked: SimpleQueue[tuple[int, Future[int]] | None] = SimpleQueue()
         # Not an executor's: Python would wait for that at its end, also where a message never comes.
         self._thread = threading.Thread(target=self._run, name="agreement", daemon=True)

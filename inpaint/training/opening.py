@@ -31,6 +31,7 @@ from inpaint.models.generator import Generator, GeneratorConfig
 from inpaint.processes import rank_and_world_size
 from inpaint.sources.keys import SPLITS, Split
 from inpaint.tables import ADVERSARIAL_LOSSES, DISCRIMINATOR_LOSSES, DISCRIMINATORS, LOSSES, METRICS, load
+from inpaint.training.estimate import estimate
 from inpaint.training.evaluator import distance_network
 from inpaint.training.run_directory import RunDirectory
 from inpaint.training.saved_generator import init_generator
@@ -153,6 +154,8 @@ def dry_run(config: Config, world_size: int) -> None:
     facts["steps"] = min(steps * config.training.epochs, config.training.max_steps or steps * config.training.epochs)
     phases = Phases(config.training, steps, facts["steps"] * config.training.global_batch_size)
     facts["steps_per_phase"] = dict(zip((1, 2, 3), phases.steps, strict=True))
+    shares = facts["steps_per_phase"]
+    facts["estimate"] = estimate(config, num, facts["steps"], shares, micro, world_size)
     facts["metrics"] = list(METRICS)
     if config.data.holes == "resampled":
         facts["holes"] = hole_statistics(config.data, config.training.seed)
