@@ -1,4 +1,8 @@
-"""Images a second that `inpaint prepare` turns into a dataset, and how its memory grows."""
+"""Images a second that `inpaint prepare` turns into a dataset, and how its memory grows.
+
+`python -m benchmarks.prepare 100000 300000` makes up so many images of 16 px, prepares them with two workers, and says
+by a straight line through both what 1.8 million would take.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +12,20 @@ import sys
 import tarfile
 import tempfile
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from benchmarks.measuring import Figure, rate, ratio, take_turns, watched
+from benchmarks.measuring import Figure, rate, ratio, table, take_turns, watched
 from benchmarks.step import image_files
 from benchmarks.subject import reset_threads
 from inpaint.images.pixels import open_image, square
 
 NUM, ROUNDS = 2000, 3
+ALL, SMALL_PX = 1_800_000, 16
 GROWING = (1_000, 10_000, 100_000)
 
 
@@ -88,13 +94,48 @@ def _prepare(source: Path, out: Path, *flags: str) -> tuple[str, float]:
     return watched(command, environment)
 
 
-def _write_tar(path: Path, num: int) -> None:
-    """Smooth JPEGs of 64 px, no two alike."""
+def straight(folder: Path, nums: Sequence[int]) -> list[Figure]:
+    """Seconds and memory at each of `nums`, the line through the last two at `ALL`, and the shards."""
+    figures: list[Figure] = []
+    measured: list[tuple[int, float, float]] = []
+    tar, flags = folder / "photos.tar", ("--size", f"{SMALL_PX}", "--workers", "2")
+    for num in nums:
+        _write_tar(tar, num, SMALL_PX)
+        start = time.perf_counter()
+        _, mib = _prepare(tar, folder / f"{num}", *flags)
+        measured.append((num, time.perf_counter() - start, mib))
+    for column, unit in ((1, "s"), (2, "MiB")):
+        what = "seconds by the clock" if column == 1 else "most memory of the main process"
+        figures += [Figure(f"{what}, {row[0]:,} images", row[column], unit) for row in measured]
+        if len(measured) > 1:
+            (few, less), (many, more) = ((row[0], row[column]) for row in measured[-2:])
+            whole = more + (more - less) / (many - few) * (ALL - many)
+            figures.append(Figure(f"{what}, {ALL:,} images by a straight line", whole, unit))
+    shards = sorted((folder / f"{nums[-1]}").rglob("*.parquet"))
+    sizes = [shard.stat().st_size / 2**20 for shard in shards]
+    figures.append(Figure(f"shards of {nums[-1]:,} images", len(shards), "", None, f"the largest {max(sizes):.1f} MiB"))
+    figures.append(Figure("repeated when it is finished", _resumed_s(tar, folder / f"{nums[-1]}", *flags), "s"))
+    return figures
+
+
+def _resumed_s(tar: Path, out: Path, *flags: str) -> float:
+    start = time.perf_counter()
+    _prepare(tar, out, *flags)
+    return time.perf_counter() - start
+
+
+def _write_tar(path: Path, num: int, size: int = 64) -> None:
+    """Smooth JPEGs of `size` px, no two alike."""
     random = np.random.default_rng(0)
     with tarfile.open(path, "w") as tar:
         for index in range(num):
             coarse = random.integers(0, 256, (6, 6, 3), dtype=np.uint8)
-            data = cv2.imencode(".jpg", cv2.resize(coarse, (64, 64), interpolation=cv2.INTER_CUBIC))[1].tobytes()
+            data = cv2.imencode(".jpg", cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC))[1].tobytes()
             entry = tarfile.TarInfo(f"field/{index:07d}.jpg")
             entry.size = len(data)
             tar.addfile(entry, io.BytesIO(data))
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as temporary:
+        print(table(straight(Path(temporary), [int(word) for word in sys.argv[1:]])))

@@ -110,8 +110,9 @@ def test_the_model_of_many_gpus_reckons_with_what_real_steps_exchange(jobs: Jobs
             counted = process["reduced"][str(phase)]
             assert counted["steps"] == 2
             assert counted["gradient_bytes"] == 2 * predicted.gradient_bytes
-            assert counted["norm_reductions"] == 2 * predicted.norm_reductions > 0
-            assert counted["norm_bytes"] == 2 * predicted.norm_bytes
+            assert counted.get("norm_reductions", 0) == 2 * predicted.norm_reductions
+            assert counted.get("norm_bytes", 0) == 2 * predicted.norm_bytes
+            assert phase == 2 or predicted.norm_reductions
 
 
 def test_the_memory_of_a_process_does_not_follow_the_images(tmp_path: Path) -> None:

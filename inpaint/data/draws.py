@@ -16,6 +16,7 @@ from inpaint.holes import rectangle
 from inpaint.holes.kinds import HoleMixture
 from inpaint.holes.spec import HoleSpec
 
+_AT_ONCE = 1 << 16
 # One random stream for each thing drawn: adding a stream never shifts the numbers of another.
 STREAMS = {"order": 0, "holes": 1, "real_windows": 2, "flips": 3, "stored": 4, "window": 5, "hole_kinds": 6}
 
@@ -84,7 +85,11 @@ def stored_holes(hashed_keys: NDArray[np.uint64], spec: HoleSpec) -> tuple[NDArr
 
     Used where a dataset brings no coordinates of its own, and by `inpaint prepare` to write them down.
     """
-    return rectangle.draw(keyed_uniforms(hashed_keys, rectangle.RECTANGLE.num_uniforms), spec)
+    # Some at a time: the numbers of millions would take half a gigabyte in every process.
+    some = np.array_split(hashed_keys, len(hashed_keys) // _AT_ONCE + 1)
+    parts = [rectangle.draw(keyed_uniforms(keys, rectangle.RECTANGLE.num_uniforms), spec) for keys in some]
+    holes, windows = zip(*parts, strict=True)
+    return np.concatenate(holes), np.concatenate(windows)
 
 
 def keyed_uniforms(hashed_keys: NDArray[np.uint64], num: int) -> NDArray[np.float64]:
