@@ -12,7 +12,7 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
@@ -75,14 +75,20 @@ class Counted:
         self._count_reductions()
         sys.addaudithook(self._audit)
         at, busy, beat = Heartbeat.at, Heartbeat.busy, Heartbeat._beat
-        Heartbeat.at = lambda one, where: (self.at(where), at(one, where))[1]  # type: ignore[assignment,method-assign]
-        Heartbeat.busy = lambda one, where: (self.at(where), busy(one, where))[1]  # type: ignore[assignment,method-assign]
+
+        def counted_at(one: Heartbeat, where: str) -> None:
+            self.at(where)
+            at(one, where)
+
+        def counted_busy(one: Heartbeat, where: str) -> None:
+            self.at(where)
+            busy(one, where)
 
         def counted_beat(one: Heartbeat, **more: float) -> None:
             self.num_beats += 1
             beat(one, **more)
 
-        Heartbeat._beat = counted_beat  # type: ignore[method-assign]
+        _replace(Heartbeat, at=counted_at, busy=counted_busy, _beat=counted_beat)
 
     def modules(self) -> list[str]:
         """Imported since."""
@@ -99,6 +105,7 @@ class Counted:
 
         def hook(state: None, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
             self._step.update(gradient_bytes=bucket.buffer().nbytes)
+            assert dist.group.WORLD is not None
             return allreduce_hook(dist.group.WORLD, bucket)
 
         def counted_make(task: InpaintingTask, *arguments: Any) -> None:
@@ -112,9 +119,8 @@ class Counted:
             self._step["steps"] += 1
             return step(task, phase, *rest)
 
-        dist.all_reduce = counted_reduce
-        InpaintingTask.__init__ = counted_make  # type: ignore[method-assign]
-        InpaintingTask.step = counted_step  # type: ignore[method-assign]
+        _replace(dist, all_reduce=counted_reduce)
+        _replace(InpaintingTask, __init__=counted_make, step=counted_step)
 
     def _audit(self, event: str, arguments: Any) -> None:
         if event in FILE_EVENTS and not str(arguments[0]).startswith("/proc"):
@@ -128,6 +134,12 @@ class Counted:
         so_far["ms"] += round(1e3 * (now - self._since))
         so_far["files"] += self._files.pop("files", 0)
         self._place, self._since = kind, now
+
+
+def _replace(owner: Any, **by: Callable[..., Any]) -> None:
+    """In this process alone, which ends with the job."""
+    for name, value in by.items():
+        setattr(owner, name, value)
 
 
 def work(run_dir: Path, rank: int, processes: int, steps: int, port: int) -> dict[str, Any]:

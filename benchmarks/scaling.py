@@ -80,7 +80,8 @@ class Exchanged:
 def exchanged(config: Config, phase: int) -> Exchanged:
     """Of each network that a step of `phase` trains: the gradients once, each BatchNorm's statistics and sums once."""
     generator, discriminator = build_networks(config)
-    trained: list[nn.Module] = {1: [generator], 2: [discriminator], 3: [generator, discriminator]}[phase]
+    by_phase: dict[int, list[nn.Module]] = {1: [generator], 2: [discriminator], 3: [generator, discriminator]}
+    trained = by_phase[phase]
     channels = [
         layer.num_features for network in trained for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)
     ]

@@ -33,7 +33,7 @@ def uniforms_at(places: NDArray[np.integer], seed: int, stream: str, epoch: int 
     counter = places // np.uint64(4) + np.uint64(1)  # numpy counts before it computes, four numbers at a time
     lane = (places % np.uint64(4)).astype(np.int64)
     numbers = _philox(counter, *(int(key) for key in state["key"]))
-    return (np.choose(lane, numbers) >> np.uint64(11)) * 2.0**-53
+    return (np.choose(lane, numbers) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 # Of Philox4x64-10 (Salmon et al. 2011): multipliers and what the keys rise by.
@@ -75,8 +75,8 @@ def resampled_holes(
 ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
     """Fresh holes (see `HoleMixture`) and local windows [n, 2] in `epoch` for the `chosen` [n] of a split of `num`."""
     images = _images(num, chosen)
-    rows = np.arange(mixture.num_uniforms, dtype=np.uint64)[:, None] * np.uint64(num)
-    uniform = uniforms_at(rows + images, seed, "holes", epoch)
+    places: NDArray[np.uint64] = np.arange(mixture.num_uniforms, dtype=np.uint64)[:, None] * np.uint64(num) + images
+    uniform = uniforms_at(places, seed, "holes", epoch)
     return mixture.draw(uniform, uniforms_at(images, seed, "hole_kinds", epoch))
 
 
@@ -100,7 +100,7 @@ def keyed_uniforms(hashed_keys: NDArray[np.uint64], num: int) -> NDArray[np.floa
 
 def real_windows(num: int, spec: HoleSpec, seed: int, epoch: int, chosen: Chosen = None) -> NDArray[np.int32]:
     """Random local windows [n, 2] for the real images (paper, Discriminator: "a randomly selected region")."""
-    places = _images(num, chosen)[:, None] * np.uint64(2) + np.arange(2, dtype=np.uint64)
+    places: NDArray[np.uint64] = _images(num, chosen)[:, None] * np.uint64(2) + np.arange(2, dtype=np.uint64)
     corners = uniforms_at(places, seed, "real_windows", epoch) * (spec.image_size - spec.window_px + 1)
     return corners.astype(np.int32)
 
