@@ -8,6 +8,8 @@ window costs more than a number, and for millions of images in every process it 
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -30,7 +32,9 @@ def uniforms_at(places: NDArray[np.integer], seed: int, stream: str, epoch: int 
     """What `make_rng(...).random(...)` gives at these places of its row of numbers, and none of the others."""
     state = make_rng(seed, stream, epoch).bit_generator.state["state"]
     places = places.astype(np.uint64)
-    counter = places // np.uint64(4) + np.uint64(1)  # numpy counts before it computes, four numbers at a time
+    counter: NDArray[Any] = places // np.uint64(4) + np.uint64(
+        1
+    )  # numpy counts before it computes, four numbers at a time
     lane = (places % np.uint64(4)).astype(np.int64)
     numbers = _philox(counter, *(int(key) for key in state["key"]))
     return (np.choose(lane, numbers) >> np.uint64(11)).astype(np.float64) * 2.0**-53
@@ -75,7 +79,7 @@ def resampled_holes(
 ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
     """Fresh holes (see `HoleMixture`) and local windows [n, 2] in `epoch` for the `chosen` [n] of a split of `num`."""
     images = _images(num, chosen)
-    places: NDArray[np.uint64] = np.arange(mixture.num_uniforms, dtype=np.uint64)[:, None] * np.uint64(num) + images
+    places: NDArray[Any] = np.arange(mixture.num_uniforms, dtype=np.uint64)[:, None] * np.uint64(num) + images
     uniform = uniforms_at(places, seed, "holes", epoch)
     return mixture.draw(uniform, uniforms_at(images, seed, "hole_kinds", epoch))
 
@@ -100,7 +104,7 @@ def keyed_uniforms(hashed_keys: NDArray[np.uint64], num: int) -> NDArray[np.floa
 
 def real_windows(num: int, spec: HoleSpec, seed: int, epoch: int, chosen: Chosen = None) -> NDArray[np.int32]:
     """Random local windows [n, 2] for the real images (paper, Discriminator: "a randomly selected region")."""
-    places: NDArray[np.uint64] = _images(num, chosen)[:, None] * np.uint64(2) + np.arange(2, dtype=np.uint64)
+    places: NDArray[Any] = _images(num, chosen)[:, None] * np.uint64(2) + np.arange(2, dtype=np.uint64)
     corners = uniforms_at(places, seed, "real_windows", epoch) * (spec.image_size - spec.window_px + 1)
     return corners.astype(np.int32)
 
