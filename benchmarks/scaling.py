@@ -153,6 +153,8 @@ def remedies(num_gpus: int, job: Job, wanted: float = 0.9) -> Iterator[tuple[str
     """The least of each change, and of two together, that reaches `wanted` there; with what they reach."""
     without_norm = replace(job.exchanged, norm_reductions=0, norm_bytes=0)
     for name, base in (("", job), ("GroupNorm and ", replace(job, exchanged=without_norm))):
+        if name and not job.exchanged.norm_reductions:
+            return
         if name and (reached := share_of_work(num_gpus, base)) >= wanted:
             yield "GroupNorm (model.norm = group)", reached
             return
