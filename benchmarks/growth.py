@@ -81,7 +81,7 @@ def by_processes(folder: Path, sizes: Sequence[int] = PROCESSES, steps: int = ST
     """What a process of so many does in a run that is begun, and in one that goes on."""
     by_figure: dict[tuple[str, str], dict[int, float]] = {}
     modules = folder / "modules.json"
-    modules.write_text(json.dumps(processes_measured(folder / "rehearsal", 2, 3)["processes"][0]["modules"]))
+    processes_measured(folder / "rehearsal", 2, 3, str(modules))
     for processes in sizes:
         for start, name in enumerate(("begun", "resumed"), start=1):
             job = processes_measured(folder / f"run-{processes}", processes, start * steps, str(modules))

@@ -2,8 +2,8 @@
 
 `python -m benchmarks.growth_processes RUN_DIR PROCESSES STEPS [MODULES]`, twice for what a resume costs; prints JSON.
 The processes are forks of one that has imported all, so that they share its memory and what is counted is their own
-work; each trains as many images a step, whatever their number. MODULES is a JSON file with what an earlier job found
-that it imports while it trains.
+work; each trains as many images a step, whatever their number. MODULES is a JSON file of what is imported while they
+train, which a job writes that does not find it.
 """
 
 # Annotations stay what they are: DDP looks at those of its hook.
@@ -207,5 +207,10 @@ def main(run_dir: Path, processes: int, steps: int, modules: Sequence[str] = ())
 
 
 if __name__ == "__main__":
-    names = json.loads(Path(sys.argv[4]).read_text()) if len(sys.argv) > 4 else []
-    print(json.dumps(main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), names)))
+    listed = Path(sys.argv[4]) if len(sys.argv) > 4 else None
+    names = json.loads(listed.read_text()) if listed and listed.exists() else []
+    measured = main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), names)
+    found = [process.pop("modules") for process in measured["processes"]]
+    if listed and not listed.exists():
+        listed.write_text(json.dumps(found[0]))
+    print(json.dumps(measured))

@@ -28,9 +28,7 @@ from inpaint.resolve import load_config
 
 def job(folder: Path, run_dir: Path, processes: int, num_steps: int) -> subprocess.Popen[str]:
     """In a session of its own, which all its processes are in."""
-    arguments = [str(run_dir), str(processes), str(num_steps)]
-    if (folder / "modules.json").exists():
-        arguments.append(str(folder / "modules.json"))
+    arguments = [str(run_dir), str(processes), str(num_steps), str(folder / "modules.json")]
     return subprocess.Popen(
         [sys.executable, "-m", "benchmarks.growth_processes", *arguments],
         cwd=ROOT,
@@ -64,13 +62,18 @@ Jobs = dict[int, dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
-def jobs(tmp_path_factory: pytest.TempPathFactory) -> Jobs:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of all jobs, so that one finds out for all what is imported."""
+    return tmp_path_factory.mktemp("growth")
+
+
+@pytest.fixture(scope="module")
+def jobs(folder: Path) -> Jobs:
     """Two processes, then eight, each with six steps."""
-    folder, found = tmp_path_factory.mktemp("growth"), {}
+    found = {}
     for processes in (2, 8):
         found[processes], said = ended(job(folder, folder / f"run-{processes}", processes, 6))
         assert "Traceback" not in said and "timeout" not in said
-        (folder / "modules.json").write_text(json.dumps(found[2]["processes"][0]["modules"]))
     return found
 
 
@@ -178,7 +181,9 @@ def test_the_tree_reaches_everyone_once() -> None:
 
 def killed_and_resumed(folder: Path, processes: int) -> None:
     """They meet, train ten steps, save, are all killed at once, and go on to the fourteenth."""
-    run = folder / "run"
+    run = folder / f"killed-{processes}"
+    if not (folder / "modules.json").exists():
+        ended(job(folder, folder / "rehearsal", 2, 3))
     first = job(folder, run, processes, 10**6)
     deadline = time.monotonic() + 900
     try:
@@ -198,14 +203,14 @@ def killed_and_resumed(folder: Path, processes: int) -> None:
     assert len(lines) <= 4 and sum("processes on 1 machine" in line for line in lines) == 1, lines
 
 
-def test_eight_processes_are_killed_and_go_on(jobs: Jobs, tmp_path: Path) -> None:
-    killed_and_resumed(tmp_path, 8)
+def test_eight_processes_are_killed_and_go_on(folder: Path) -> None:
+    killed_and_resumed(folder, 8)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
-def test_sixty_four_processes_are_killed_and_go_on(tmp_path: Path) -> None:
-    killed_and_resumed(tmp_path, 64)
+def test_sixty_four_processes_are_killed_and_go_on(folder: Path) -> None:
+    killed_and_resumed(folder, 64)
 
 
 def test_the_relay_counts_what_goes_through_it() -> None:
