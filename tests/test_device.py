@@ -112,10 +112,12 @@ def train_watched(config: Config, folder: Path) -> tuple[Waits, dict[int, tuple[
             return train_step(phase, *arguments)
 
         trainer._step, trainer.task.step = step, phase_of  # type: ignore[method-assign]
-        assert trainer.run() == "finished"
-        trainer.store.wait()
+        try:
+            assert trainer.run() == "finished"
+            trainer.store.wait()
+        finally:
+            stop.restore()
     heartbeat.close(in_order=True)
-    stop.restore()
     run.close(preempted=False)
     return seen, steps
 
