@@ -9,15 +9,16 @@ import torch
 import yaml
 from running import tiny_config
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from inpaint.resolve import load_config
+from inpaint.resolve import load_config, preset_names
 from inpaint.training import launch
 from inpaint.training.estimate import _measured, estimate
 
 
 def test_a_convolution_by_hand() -> None:
     """Forward 2 x 3 x 9 x 4 operations a pixel, as many for the weight's gradient; the image is kept for that."""
-    with torch.device("meta"):
+    with FakeTensorMode():
         measured = _measured(nn.Conv2d(3, 4, 3, padding=1, bias=False), torch.empty(2, 3, 8, 8))
     forward = 2 * 3 * 9 * 4 * 64
     assert measured == (forward, 2 * forward, 3 * 64)
@@ -33,6 +34,12 @@ def test_hours_follow_from_images_and_processes() -> None:
     assert many["hours"]["0.1_tflops"] == pytest.approx(one["hours"]["0.1_tflops"] / 8, rel=1e-2)
     assert many["memory_gib"]["activations"] == pytest.approx(one["memory_gib"]["activations"] / 8, rel=1e-2)
     assert one["gflop_per_image"][3] > max(one["gflop_per_image"][1], one["gflop_per_image"][2])
+
+
+@pytest.mark.parametrize("preset", preset_names())
+def test_every_preset_can_be_estimated(preset: str) -> None:
+    told = estimate(load_config(preset), 10_000, 1000, {1: 300, 2: 200, 3: 500}, 16, 1)
+    assert all(value > 0 for value in told["gflop_per_image"].values())
 
 
 def test_a_dry_run_prints_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -26,12 +27,13 @@ def estimate(
     judging add is left out: a few percent. Of `num_steps` the phases have `shares`.
     """
     size, batch = config.data.image_size, config.training.global_batch_size
-    with torch.device("meta"):
+    # Unlike those on `meta`, these may meet what numpy has worked out, and autocast knows their device.
+    with FakeTensorMode(allow_non_fake_inputs=True):
         generator, discriminator = build_networks(config)
         image, mask = torch.empty(2, 3, size, size), torch.empty(2, 1, size, size)
         windows = torch.empty(2, 2, dtype=torch.int64)
-    fill, filled, kept = _measured(generator, image, mask)
-    judge, judged, kept_judged = _measured(discriminator, image, mask, windows)
+        fill, filled, kept = _measured(generator, image, mask)
+        judge, judged, kept_judged = _measured(discriminator, image, mask, windows)
     # The discriminator sees two images for each, and in phase 3 once more, to pass a gradient through.
     gflop = {1: filled, 2: fill + 2 * judged, 3: filled + 2 * judged + judge + (judged - judge) / 2}
     gflop = {phase: value / 1e9 for phase, value in gflop.items()}
