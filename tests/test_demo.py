@@ -124,6 +124,8 @@ def test_limits_and_flags_that_let_nothing_in_are_refused(model: Path, capsys: p
     for flag, value in (("--max-upload-mb", "0"), ("--max-megapixels", "nan"), ("--port", "70000")):
         assert main(["demo", "--model", str(model), "--device", "cpu", flag, value]) == 2
         assert f"{flag} is {value}" in capsys.readouterr().err
+    assert main(["demo", "--model", str(model), "--device", "cpu", "--host", "203.0.113.9"]) == 1
+    assert "--host is '203.0.113.9', which is no address of this machine" in capsys.readouterr().err
     with pytest.raises(UsageError):
         Limits(-1)
 
