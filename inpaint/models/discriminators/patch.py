@@ -76,6 +76,9 @@ def spectral_norm(weight: Tensor) -> Tensor:
     """
     with torch.autocast(weight.device.type, enabled=False):
         matrix = weight.float().flatten(1) if weight.dtype != torch.float64 else weight.flatten(1)
+        # DeepSpeed's weights are parts of one buffer, and products round by where in memory their factors begin (seen
+        # on AMD EPYC); a tensor of its own begins as all do.
+        matrix = matrix.clone()
         with torch.no_grad():
             power = matrix @ matrix.T
             for _ in range(NUM_SQUARINGS):
