@@ -14,9 +14,10 @@ import httpx2
 import numpy as np
 import pytest
 import uvicorn
-from browsing import until
+from browsing import free_port, until
 from demo import make_model, make_photo
 from PIL import Image
+from running import ROOT, start
 from starlette.testclient import TestClient
 
 from inpaint.cli import main
@@ -128,6 +129,14 @@ def test_limits_and_flags_that_let_nothing_in_are_refused(model: Path, capsys: p
     assert "--host is '203.0.113.9', which is no address of this machine" in capsys.readouterr().err
     with pytest.raises(UsageError):
         Limits(-1)
+
+
+def test_without_a_model_it_fills_with_the_one_that_comes_with_the_package() -> None:
+    words = ["demo", "--device", "cpu", "--port", str(port := free_port())]
+    with start(*words, script=ROOT / "inpaint" / "__main__.py") as job:
+        job.until(lambda: "Ctrl-C stops" in job.stdout)
+        about = httpx2.get(f"http://127.0.0.1:{port}/api/about").json()
+    assert (about["model"], about["size_px"]) == ("the one that comes with inpaint", 64)
 
 
 class Slow:

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import argparse
 
-from inpaint.included import INCLUDED
+from inpaint.included import INCLUDED, name_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,12 +47,12 @@ def run(args: argparse.Namespace) -> int:
     from inpaint.training.saved_generator import load_generator
 
     limits = Limits(args.max_upload_mb, args.max_megapixels)
-    pipeline = InpaintingPipeline(load_generator(args.model, args.revision), args.device)
+    pipeline, name = InpaintingPipeline(load_generator(args.model, args.revision), args.device), name_of(args.model)
 
     def announce(address: str) -> None:
-        print(f"filling with {args.model} on {pipeline.device}")
+        print(f"filling with {name} on {pipeline.device}")
         print(f"open {address} (Ctrl-C stops)", flush=True)
 
-    serve(DemoPage(pipeline, args.model, limits, args.host).app(), args.port, announce, args.host)
+    serve(DemoPage(pipeline, name, limits, args.host).app(), args.port, announce, args.host)
     print("\nstopped")
     return 0

@@ -16,7 +16,7 @@ from inpaint.exports.browser_runtime import PACKAGE, runtime_files
 from inpaint.exports.onnx_file import require_packages, write_onnx
 from inpaint.hub.errors import CLIENT_ERRORS
 from inpaint.hub.ids import HUB_ID
-from inpaint.included import INCLUDED
+from inpaint.included import name_of
 from inpaint.models.generator import Generator
 
 # Its files take the place of those of the same name that the server has.
@@ -79,7 +79,7 @@ def write_web(
             (part / name).write_bytes(data)
         write_onnx(generator, part / "model.onnx")
         files = sorted(["about.json", *(path.name for path in part.iterdir())])
-        name = _name(source)
+        name = name_of(source)
         about = json.dumps({**_about(generator, name, fidelity), "files": files}, indent=2)
         (part / "about.json").write_text(about + "\n", encoding="utf-8")
         for name_there, name_here in _LICENCES.items():
@@ -113,16 +113,6 @@ def _about(generator: Generator, name: str, fidelity: float | None) -> dict[str,
         "smooth and colours are 8-bit sRGB; the page of inpaint demo copies detail from around the hole, and keeps 16 "
         "bits and colour profiles.".strip(),
     }
-
-
-def _name(source: str | Path) -> str:
-    """As visitors read it: no path of this machine."""
-    if Path(source) == INCLUDED:
-        return "the one that comes with inpaint"
-    if not Path(source).exists():
-        return str(source)  # of the Hub
-    path = Path(source).resolve()
-    return path.parent.name if path.name == "generator" else path.name
 
 
 def _card(generator: Generator, source: str | Path, revision: str | None) -> str:
