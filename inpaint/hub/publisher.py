@@ -17,12 +17,10 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
-from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id
-
 from inpaint.errors import UsageError
 from inpaint.hub.errors import Failure, describe
 from inpaint.hub.queue import PushQueue, Snapshot
+from inpaint.hub.repository import require_repo_id
 
 # The pause after a failure, doubled each time.
 FIRST_WAIT_S, LONGEST_WAIT_S = 2.0, 300.0
@@ -163,11 +161,6 @@ class HubPublisher:
 
 
 def _require(repo_id: str) -> None:
-    try:
-        validate_repo_id(repo_id)
-    except HFValidationError as error:
-        raise UsageError(f"{repo_id!r} cannot be a repository on the Hub: {error}") from error
-    if "/" not in repo_id:
-        raise UsageError(f"the Hub repository is {repo_id!r}; it must be ORG/NAME or USER/NAME")
+    require_repo_id(repo_id)
     if missing := [name for name in ("jinja2", "matplotlib") if find_spec(name) is None]:
         raise UsageError(f"the model card needs {' and '.join(missing)}: pip install 'inpaint[hub]'")

@@ -28,6 +28,7 @@ from inpaint.fidelity import RECONSTRUCTION_FILE
 from inpaint.hub.card import write_card
 from inpaint.hub.errors import CLIENT_ERRORS, Failure, describe
 from inpaint.hub.queue import PushQueue, Snapshot
+from inpaint.hub.repository import make_if_need_be
 
 REQUEST_TIMEOUT_S = 60.0
 _Result = TypeVar("_Result")
@@ -52,7 +53,7 @@ def push(api: HfApi, queue: PushQueue, snapshot: Snapshot) -> None:
     Raises whatever `inpaint.hub.errors.describe` takes, among it InpaintError where only a public one is there.
     """
     repo_id = snapshot.repo_id
-    if _create_repository(api, snapshot):
+    if make_if_need_be(api, snapshot.repo_id, snapshot.private):
         queue.record("created", repo_id=repo_id, private=snapshot.private)
     try:
         info = api.model_info(repo_id)
@@ -84,19 +85,6 @@ def push(api: HfApi, queue: PushQueue, snapshot: Snapshot) -> None:
     notes += _tag(api, queue, snapshot, commit.oid)
     url = f"{api.endpoint}/{repo_id}/tree/{commit.oid}"
     queue.finish(snapshot, "pushed", commit=commit.oid, url=url, notes=notes)
-
-
-def _create_repository(api: HfApi, snapshot: Snapshot) -> bool:
-    """Whether it had to be made: for the first time, or again because somebody deleted it."""
-    try:
-        api.create_repo(snapshot.repo_id, private=snapshot.private)
-    except HfHubHTTPError as error:
-        status = error.response.status_code
-        # Tokens for one repository may push to it and yet not make it, so a refusal counts only if it is not there.
-        if status == 409 or (status == 403 and api.repo_exists(snapshot.repo_id)):
-            return False
-        raise
-    return True
 
 
 def _others_commits(api: HfApi, queue: PushQueue, repo_id: str) -> list[str]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, HfApi, SpaceInfo
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.errors import RepositoryNotFoundError
 
 from inpaint.errors import InpaintError, UsageError
 from inpaint.hub.push import retried
+from inpaint.hub.repository import make_if_need_be, require_repo_id
 
 # What makes a folder an exported page (`inpaint.exports.web_folder`).
 _PAGE = ("README.md", "about.json", "index.html", "model.onnx")
@@ -34,12 +34,7 @@ def push_space(folder: Path, repo_id: str, private: bool = False) -> str:
             f"{folder} cannot be pushed as a Space: it has no {missing[0]}; give a folder that "
             "`inpaint export --format web` wrote"
         )
-    try:
-        validate_repo_id(repo_id)
-    except HFValidationError as error:
-        raise UsageError(f"{repo_id!r} cannot be a Space on the Hub: {error}") from error
-    if "/" not in repo_id:
-        raise UsageError(f"the Space is {repo_id!r}; it must be ORG/NAME or USER/NAME")
+    require_repo_id(repo_id, "Space")
     api, failed = HfApi(), f"{repo_id} could not be pushed"
     info = retried(lambda: _opened(api, repo_id, private), failed)
     if info.sdk not in (None, "static"):
@@ -57,13 +52,7 @@ def push_space(folder: Path, repo_id: str, private: bool = False) -> str:
 
 
 def _opened(api: HfApi, repo_id: str, private: bool) -> SpaceInfo:
-    try:
-        api.create_repo(repo_id, private=private, repo_type="space", space_sdk="static")
-    except HfHubHTTPError as error:
-        status = error.response.status_code
-        # Tokens for one repository may push to it and yet not make it, so a refusal counts only if it is not there.
-        if status != 409 and not (status == 403 and api.repo_exists(repo_id, repo_type="space")):
-            raise
+    make_if_need_be(api, repo_id, private, "space", space_sdk="static")
     try:
         return api.space_info(repo_id)
     except RepositoryNotFoundError as error:
