@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from running import LAST, differences, steps, weights
+from running import LAST, differences, finish_writing, steps, weights
 
 from inpaint.training.launch import main
 from inpaint.training.run_directory import finished_step
@@ -31,9 +31,13 @@ def at_step(number: int, act: Callable[[], None], patch: pytest.MonkeyPatch) -> 
 
 
 def killed(number: int, *arguments: str, at_last: Callable[[], object] = lambda: None) -> None:
-    """Train until the middle of step `number`, where `at_last` is called and the process ends."""
+    """Train until the middle of step `number`, where `at_last` is called and the process ends.
+
+    What it has begun to write is there by then: else its thread would write on beside the next life of the run.
+    """
 
     def kill() -> None:
+        finish_writing()
         at_last()
         raise Killed
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from running import LAST, finish_writing, metrics
+from running import LAST, metrics
 from stopping import assert_same_weights, finish, killed
 
 from inpaint.files import read_json_lines
@@ -26,11 +26,7 @@ def interrupted(config: Path) -> Path:
     """A run that was killed in the middle of its second epoch, with all that is left of such a one."""
     run, left = config.parent / "interrupted", config.parent / "left"
 
-    def copy() -> None:
-        finish_writing()
-        shutil.copytree(run, left)
-
-    killed(17, "--config", str(config), "--run-dir", str(run), at_last=copy)
+    killed(17, "--config", str(config), "--run-dir", str(run), at_last=lambda: shutil.copytree(run, left))
     assert {"config.yaml", "run.lock", "rank0.pid", "generator"} <= {path.name for path in left.iterdir()}
     return left
 

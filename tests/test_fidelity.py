@@ -18,7 +18,7 @@ import pytest
 import torch
 from hub_server import LoopbackHub
 from PIL import Image
-from running import LAST, finish_writing, tiny_config, train, weights
+from running import LAST, tiny_config, train, weights
 from safetensors.torch import load_file, save_file
 from stopping import at_step, killed
 from torch import Tensor
@@ -123,7 +123,7 @@ def test_however_it_is_interrupted_both_ends_are_the_same(
 ) -> None:
     path = config(tmp_path)
     if how == "killed":
-        killed(number, "--config", str(path), "--run-dir", str(tmp_path / "dial"), at_last=finish_writing)
+        killed(number, "--config", str(path), "--run-dir", str(tmp_path / "dial"))
     else:
         with monkeypatch.context() as patch:
             at_step(number, lambda: os.kill(os.getpid(), signal.SIGTERM), patch)
@@ -137,7 +137,7 @@ def test_however_it_is_interrupted_both_ends_are_the_same(
 
 def test_an_unfinished_run_gives_both_from_its_folder_and_from_its_checkpoint(straight: Path, tmp_path: Path) -> None:
     path, run = config(tmp_path), tmp_path / "dial"
-    killed(SWITCH + 8, "--config", str(path), "--run-dir", str(run), at_last=finish_writing)
+    killed(SWITCH + 8, "--config", str(path), "--run-dir", str(run))
     assert is_same(ends(run)[1], ends(straight)[1]), "the first epoch ends after the switch"
     shutil.rmtree(run / "generator")
     loaded = load_generator(run)

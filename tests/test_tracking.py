@@ -18,13 +18,13 @@ from inpaint.training.launch import main
 def test_a_tracker_has_each_point_of_a_resumed_run_once(
     kind: str, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Killed at the tenth step and, when it was resumed from the sixth, at the ninth."""
+    """Killed at the eleventh step and, when it was resumed from the ninth, at the twelfth."""
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))  # read when it is imported
     pytest.importorskip(kind, reason=f"{kind} is not installed")
     run = tmp_path / "run"
     arguments = ["--config", str(config), "--run-dir", str(run), "--training.tracker", kind]
-    for number in (10, 3):  # counted from each resume
+    for number in (11, 3):  # counted from each resume
         killed(number, *arguments)
     assert main(arguments) == 0
     points = POINTS[kind](run)

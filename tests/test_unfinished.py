@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from running import finish_writing, steps, tiny_config, weights
+from running import steps, tiny_config, weights
 from stopping import killed
 
 from inpaint import Generator, cli
@@ -31,14 +31,14 @@ def config(folder: Path) -> str:
 @pytest.fixture(scope="module")
 def early(config: str, folder: Path) -> Path:
     """Ended in its first epoch; nobody may change it."""
-    killed(8, "--config", config, "--run-dir", str(folder / "early"), at_last=finish_writing)
+    killed(8, "--config", config, "--run-dir", str(folder / "early"))
     return folder / "early"
 
 
 @pytest.fixture(scope="module")
 def later(config: str, folder: Path) -> Path:
     """Ended in its second epoch; nobody may change it."""
-    killed(18, "--config", config, "--run-dir", str(folder / "later"), at_last=finish_writing)
+    killed(18, "--config", config, "--run-dir", str(folder / "later"))
     return folder / "later"
 
 
@@ -135,7 +135,7 @@ def test_an_extended_run_that_died_is_not_finished(
     run, once, twice = tmp_path / "run", ["--training.epochs", "1"], ["--training.epochs", "2"]
     assert main(["--config", config, "--run-dir", str(run), *once]) == 0
     assert status(run, capsys).startswith("finished\n")
-    killed(1, "--config", config, "--run-dir", str(run), *twice, at_last=finish_writing)
+    killed(1, "--config", config, "--run-dir", str(run), *twice)
     assert steps(run)[-1] == 10 and (run / "report.md").is_file()
     assert status(run, capsys).startswith("not running; the same command resumes it\n")
     assert main(["--config", config, "--run-dir", str(run), *twice]) == 0
