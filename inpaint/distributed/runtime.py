@@ -36,6 +36,7 @@ from inpaint.distributed.launcher import (
 from inpaint.distributed.network import Network, StepSettings, memory_format
 from inpaint.distributed.zero import ZeroNetwork
 from inpaint.errors import UsageError
+from inpaint.memory import keep_freed_memory
 from inpaint.processes import rank_and_world_size
 
 log = logging.getLogger(__name__)
@@ -116,6 +117,8 @@ class Runtime(Collectives):
         self.device = self.accelerator.device
         if self.device.type == "cuda":  # with its number, for threads that have chosen none
             self.device = torch.device("cuda", torch.cuda.current_device())
+        if self.device.type == "cpu":
+            keep_freed_memory()
         if (self.accelerator.num_processes, self.accelerator.process_index) != (world_size, rank):
             raise UsageError(
                 f"the launcher started process {rank} of {world_size}, but Accelerate sees "
