@@ -10,6 +10,7 @@ from benchmarks.measuring import append_results, heading, load, table
 SUITES = (
     "start",
     "step",
+    "limit",
     "input",
     "overhead",
     "busy",

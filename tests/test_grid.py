@@ -1,7 +1,7 @@
 """The promises hold for all that the tables and settings combine: every pair in some small run; every three in a soak.
 
 One process trains each run in float64, also from its own middle; two of them train it in float64 and in float32, and
-go on with it under another engine and back. Two starts serve all runs and tests.
+go on with it under a stage of ZeRO, which is combined like a setting, and back. Two starts serve all runs and tests.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ FLOAT64 = {"training.precision": "float64"}
 # images cannot be cut and needs all of them.
 CUT = {"training.micro_batch_size": 1}
 IN_THE_MIDDLE, EACH_STEP = {"checkpointing.every_steps": MIDDLE}, {"checkpointing.every_steps": 1}
+# What a row calls the stage of ZeRO; no setting of the run.
+ENGINE = "engine"
 # Engines take the sums of a penalty on other than spectrally normalised layers in another order: seen 4e-8 apart.
 ROUNDING = 1e-6
 
@@ -41,13 +43,11 @@ ROUNDING = 1e-6
 class Grid(NamedTuple):
     folder: Path
     rows: list[Row]
-    engines: list[str]
 
     def runs(self, name: str) -> Iterator[tuple[Row, Recorded]]:
         """Those named so, with what they combine."""
         for number, row in enumerate(self.rows):
-            if engine_takes(name.removeprefix("back_from_"), row):
-                yield row, Recorded(self.folder, f"{number}_{name}")
+            yield row, Recorded(self.folder, f"{number}_{name}")
 
     def apart(self, one: str, other: str) -> dict[str, tuple[float, Row]]:
         """By run how far the two named so are apart, where they are, and what they combine."""
@@ -63,13 +63,13 @@ def penalises(row: Row) -> bool:
     return not PENALTIES.keys().isdisjoint(terms_of(row))
 
 
-def engine_takes(engine: str, row: Row) -> bool:
-    return not (engine == "zero3" and penalises(row))
+def settings_of(row: Row) -> Row:
+    return {name: level for name, level in row.items() if name != ENGINE}
 
 
 def scenarios_of(row: Row, number: int, engines: dict[str, str]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """The runs of one process, and those of two."""
-    flags = flags_of(row)
+    flags = flags_of(settings_of(row))
 
     def run(name: str, after: str | None = None, at: int = MIDDLE, engine: str | None = None, **own: Any) -> Any:
         made = {"name": f"{number}_{name}", "flags": flags | own, "engine": engine, "unjudged": True}
@@ -77,12 +77,8 @@ def scenarios_of(row: Row, number: int, engines: dict[str, str]) -> tuple[list[d
 
     cut = FLOAT64 if row["model.norm"] == "batch" else FLOAT64 | CUT
     one = [run("one", **cut, **IN_THE_MIDDLE), run("one_resumed", "one", **cut)]
-    two = [run("two", **FLOAT64), run("ddp", **IN_THE_MIDDLE)]
-    for engine, file in engines.items():
-        if engine_takes(engine, row):
-            two.append(run(engine, "ddp", engine=file, **EACH_STEP))
-            two.append(run(f"back_from_{engine}", engine, MIDDLE + 1))
-    return one, two
+    zero = run("zero", "ddp", engine=engines[str(row[ENGINE])], **EACH_STEP)
+    return one, [run("two", **FLOAT64), run("ddp", **IN_THE_MIDDLE), zero, run("back", "zero", MIDDLE + 1)]
 
 
 @pytest.fixture(
@@ -95,15 +91,17 @@ def scenarios_of(row: Row, number: int, engines: dict[str, str]) -> tuple[list[d
 def grid(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Grid:
     folder = tmp_path_factory.mktemp("grid")
     base = str(tiny_config(folder, **SECTIONS))
-    rows, _ = covering(factors(), request.param, lambda row: is_allowed(base, row))
-    files = {"zero2": str(CONFIGS / "deepspeed_zero2.json")}
-    if request.param > 2:
-        files |= {"zero1": str(CONFIGS / "deepspeed_zero1.json"), "zero3": divided_zero3(folder)}
-    both = [scenarios_of(row, number, files) for number, row in enumerate(rows)]
+    engines = {name: str(CONFIGS / f"deepspeed_{name}.json") for name in ENGINES} | {"zero3": divided_zero3(folder)}
+
+    def is_taken(row: Row) -> bool:
+        return not (row[ENGINE] == "zero3" and penalises(row)) and is_allowed(base, settings_of(row))
+
+    rows, _ = covering(factors() | {ENGINE: [*engines]}, request.param, is_taken)
+    both = [scenarios_of(row, number, engines) for number, row in enumerate(rows)]
     for processes in (1, 2):
         runs = [run for of_row in both for run in of_row[processes - 1]]
         record(folder, base, runs, processes, timeout_s=3500)
-    return Grid(folder, rows, [*files])
+    return Grid(folder, rows)
 
 
 def test_a_new_entry_meets_all_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,18 +139,17 @@ def test_a_run_goes_on_from_its_middle_in_the_same_bits(grid: Grid) -> None:
 
 def test_checkpoints_go_from_engine_to_engine_and_back(grid: Grid) -> None:
     """The first step after the change is taken under the other engine, the last under each."""
-    for engine in grid.engines:
-        found = grid.apart("ddp", engine) | grid.apart("ddp", f"back_from_{engine}")
-        rounded = {
-            name
-            for name, (by, row) in found.items()
-            if penalises(row) and row["model.discriminator"] == "fused" and by < ROUNDING
-        }
-        assert {name: apart for name, apart in found.items() if name not in rounded} == {}
+    found = grid.apart("ddp", "zero") | grid.apart("ddp", "back")
+    rounded = {
+        name
+        for name, (by, row) in found.items()
+        if penalises(row) and row["model.discriminator"] == "fused" and by < ROUNDING
+    }
+    assert {name: apart for name, apart in found.items() if name not in rounded} == {}
 
 
 def test_only_the_network_being_trained_pays(grid: Grid) -> None:
-    for name in ("one", "two", "ddp", *grid.engines):
+    for name in ("one", "two", "ddp", "zero"):
         assert {run.name: moved for _, run in grid.runs(name) if (moved := run.moved_another())} == {}
     for name in ("two", "ddp"):
         assert {run.name: steps for _, run in grid.runs(name) if (steps := run.reduced_otherwise())} == {}
