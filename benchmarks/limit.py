@@ -45,10 +45,10 @@ class Recorder(TorchDispatchMode):
 
 def run() -> list[Figure]:
     reset_threads()
-    return [figure for subject in SUBJECTS for figure in _limits(*subject)]
+    return [figure for subject in SUBJECTS for figure in limits(*subject)]
 
 
-def _limits(preset: str, flags: dict[str, Any], batch_size: int, rounds: int) -> list[Figure]:
+def limits(preset: str, flags: dict[str, Any], batch_size: int, rounds: int) -> list[Figure]:
     subject = Subject(configured(preset, batch_size, **flags))
     batch, figures = subject.batch(), []
     width = subject.config.model.width

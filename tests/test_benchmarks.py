@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import baseline_loop, busy, health, overhead, scaling, start, streaming
+from benchmarks import baseline_loop, busy, health, limit, overhead, scaling, start, streaming
 from benchmarks.measuring import Figure, middle, rate, ratio, table, take_turns
 from benchmarks.step import image_files
 from benchmarks.subject import Subject, configured
@@ -192,3 +192,14 @@ def test_streaming_is_measured_on_a_prepared_dataset(dataset: Path, monkeypatch:
     monkeypatch.setattr(streaming, "SECONDS", 0.1)
     assert streaming.measure(str(dataset), 64, 512) > 0
     assert streaming.measure(str(dataset), 64, 0) == 0
+
+
+def test_a_limit_is_of_all_convolutions_of_a_step() -> None:
+    """Of the generator's 17 layers forth and back in phase 1, forth alone in phase 2; of the other's 5 as it runs."""
+    figures = limit.limits("paper/final", TINY | {"model__discriminator": "patch"}, 2, 1)
+    assert [figure.what.rpartition("phase ")[2] for figure in figures[1::3]] == [
+        "1, its 34 convolutions",
+        "2, its 27 convolutions",
+        "3, its 54 convolutions",
+    ]
+    assert all("of the step: " in figure.note for figure in figures[2::3])
