@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from inpaint.errors import InpaintError
 from inpaint.images.pixels import IMAGE_SUFFIXES, UNREAD_SUFFIXES
@@ -37,7 +38,11 @@ class PathSource:
         """Of a folder the names and sizes of all images and the content of `NUM_PROBED` of them: that another one was
         replaced by a file of the very same size is not noticed. Of an archive its size and parts of it."""
         if self.path.is_dir():
-            return f"folder-{self._looked[2]}"
+            _, _, digest, probed = self._looked
+            digest = digest.copy()
+            for entry in probed:
+                digest.update(_tail(entry))
+            return f"folder-{digest.hexdigest()}"
         size = self.path.stat().st_size
         digest = hashlib.blake2b(str(size).encode(), digest_size=12)
         with self.path.open("rb") as file:
@@ -48,7 +53,7 @@ class PathSource:
         return f"archive-{digest.hexdigest()}"
 
     def entries(self, with_data: bool = True) -> Iterator[Entry]:
-        found, layout, _ = self._looked
+        found, layout, *_ = self._looked
         for entry in self._files(Survey(), with_data):
             *folders, _ = entry.source.split("/")
             if isinstance(read := layout.read(tuple(folders)), tuple):
@@ -57,9 +62,12 @@ class PathSource:
                     entry, source=below, split=read[0] if found.own_splits else None, label=read[1] or NO_CLASS
                 )
 
+    def located(self) -> Iterator[Entry]:
+        return self.entries()
+
     @cached_property
-    def _looked(self) -> tuple[Survey, Layout, str]:
-        """What is there, how its folders are read, and of a folder the fingerprint."""
+    def _looked(self) -> tuple[Survey, Layout, Any, list[Entry]]:
+        """What is there, how its folders are read, a digest of names and sizes, and whose content is to be probed."""
         found, digest = Survey(), hashlib.blake2b(digest_size=12)
         folders: Counter[tuple[str, ...]] = Counter()
 
@@ -70,10 +78,8 @@ class PathSource:
                 digest.update(line)
                 yield hashlib.blake2b(line, digest_size=8).digest(), entry
 
-        for _, entry in heapq.nsmallest(NUM_PROBED, seen(), key=lambda pair: pair[0]):
-            if self.path.is_dir():
-                digest.update(_tail(entry))
-        return found, self._lay_out(found, folders), digest.hexdigest()
+        probed = [entry for _, entry in heapq.nsmallest(NUM_PROBED, seen(), key=lambda pair: pair[0])]
+        return found, self._lay_out(found, folders), digest, probed
 
     def _lay_out(self, found: Survey, folders: Counter[tuple[str, ...]]) -> Layout:
         if not folders and not found.bad:
@@ -175,9 +181,13 @@ def _walk(
 def _tar_members(path: Path, found: Survey, with_data: bool) -> Iterator[Entry]:
     """The images in a tar. Of a plain tar only the headers are read; a compressed one is read through."""
     try:
-        with path.open("rb") as file:
-            compressed = file.read(6).startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0"))
-        with tarfile.open(path, "r|*" if compressed else "r:") as tar, path.open("rb") as file:
+        with path.open("rb") as start:
+            compressed = start.read(6).startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0"))
+        # Without a buffer, which would fill up with the images behind the headers.
+        with (
+            path.open("rb", buffering=0) as file,
+            tarfile.open(path, "r|*") if compressed else tarfile.open(mode="r:", fileobj=file) as tar,
+        ):
             while (member := tar.next()) is not None:
                 tar.members.clear()  # type: ignore[attr-defined]  # else it remembers all of them
                 name = member.name.removeprefix("./")
@@ -201,7 +211,7 @@ def _tar_members(path: Path, found: Survey, with_data: bool) -> Iterator[Entry]:
 def _zip_members(path: Path, found: Survey) -> Iterator[Entry]:
     """The images in a zip, by name; where the bytes lie says each one's own header."""
     try:
-        with zipfile.ZipFile(path) as members, path.open("rb") as file:
+        with zipfile.ZipFile(path) as members, path.open("rb", buffering=0) as file:
             for member in sorted(members.infolist(), key=lambda member: member.filename):
                 if member.is_dir() or not _is_usable(member.filename, member.file_size, found):
                     continue

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain, groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -19,6 +21,12 @@ from inpaint.sources.source import Entry
 if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
+    from datasets import Dataset
+
+ROWS_AT_ONCE = 256
+# A parquet row group can only be read from its beginning. Larger ones are read by every process instead of by the one
+# whose images it holds, or a chunk of images would have no end.
+MOST_ROWS = 2000
 
 
 @dataclass(frozen=True)
@@ -66,12 +74,12 @@ class Columns:
         )
 
     def wanted(self, schema: pa.Schema, with_data: bool = True) -> list[str]:
-        """The columns to read of a table of this schema; without data only what names images, if anything does."""
+        """The columns to read of a table of this schema; without data only what names images, perhaps none."""
         names = [column for column in (self.label, "source" if self.has_source else None) if column]
-        if with_data or not self.are_named:
+        if with_data:
             return [self.image, *names, *(["hole", "crop"] if self.has_coordinates else [])]
         is_cell = schema.field(self.image).type.num_fields > 0
-        return [f"{self.image}.path", *names] if is_cell else names or [self.image]
+        return [f"{self.image}.path", *names] if is_cell else names
 
     def label_of(self, name: str, value: Any) -> str:
         """A row's class; "" for none."""
@@ -84,6 +92,96 @@ class Columns:
             )
         label = str(value) if self.classes is None else self.classes[value]
         return official_class(label) or label
+
+
+class Group(NamedTuple):
+    """Rows of a table that are read together: their columns, number, and what reads columns of `ROWS_AT_ONCE` a time.
+
+    `sizes` changes with what they hold, as far as their table says that.
+    """
+
+    schema: pa.Schema
+    num_rows: int
+    sizes: str
+    read: Callable[[list[str]], Iterator[pa.Table]]
+
+
+@contextmanager
+def groups_of(table: str | Dataset) -> Iterator[Sequence[Group]]:
+    """The row groups of a parquet shard, here or on the Hub, or parts of a loaded dataset; to be read in the block."""
+    if not isinstance(table, str):
+        starts = range(0, len(table), ROWS_AT_ONCE)
+        parts = [range(start, min(start + ROWS_AT_ONCE, len(table))) for start in starts]
+        identity = getattr(table, "_fingerprint", "")
+        yield [Group(table.data.schema, len(part), identity, partial(_read_dataset, table, part)) for part in parts]
+        return
+    import pyarrow.parquet as pq
+
+    with ExitStack() as stack:
+        with in_one_line(f"{table} cannot be read"):
+            shard = pq.ParquetFile(stack.enter_context(opened(table)), pre_buffer=True)
+        schema, footer = shard.schema_arrow, shard.metadata
+        groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
+        reads = [partial(_read_group, table, shard, number) for number in range(len(groups))]
+        yield [Group(schema, group.num_rows, _sizes(group), read) for group, read in zip(groups, reads, strict=True)]
+
+
+def _sizes(group: pq.RowGroupMetaData) -> str:
+    columns = [group.column(number) for number in range(group.num_columns)]
+    return repr([(its.path_in_schema, its.total_compressed_size, its.total_uncompressed_size) for its in columns])
+
+
+def _read_group(name: str, shard: pq.ParquetFile, number: int, columns: list[str]) -> Iterator[pa.Table]:
+    import pyarrow as pa
+
+    with in_one_line(f"{name}, row group {number}, cannot be read"):
+        for batch in shard.iter_batches(ROWS_AT_ONCE, [number], columns):
+            yield pa.Table.from_batches([batch])
+
+
+def _read_dataset(dataset: Dataset, part: range, columns: list[str]) -> Iterator[pa.Table]:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    names = [column.partition(".")[0] for column in columns]
+    table = dataset.select_columns(names).with_format("arrow")[part.start : part.stop]
+
+    def picked(column: str) -> Any:
+        name, _, child = column.partition(".")
+        if not child:
+            return table[name]
+        return pa.StructArray.from_arrays([pc.struct_field(table[name], child).combine_chunks()], [child])
+
+    yield pa.table({name: picked(column) for name, column in zip(names, columns, strict=True)})
+
+
+@dataclass(frozen=True, eq=False)
+class RowGroup:
+    """Which rows some entries are that `located` gave: a shard or loaded dataset, the number of its group, and what
+    else `entries_of` wants to know. `identity` is equal for the same rows and no others of a source."""
+
+    name: str
+    table: str | Dataset
+    number: int
+    split: Split | None
+    columns: Columns
+    identity: str
+
+
+def loaded(entries: Sequence[Entry]) -> Iterator[Entry]:
+    """Entries that `located` gave, with what was left to read; each row group once, if its entries are neighbours."""
+    for table, some in groupby(entries, key=lambda entry: entry.rows and entry.rows.table):
+        if table is None:
+            yield from some
+            continue
+        with groups_of(table) as groups:
+            for rows, its in groupby(some, key=lambda entry: entry.rows):
+                splits, group = {entry.offset: entry.split for entry in its}, groups[rows.number]
+                parts = group.read(rows.columns.wanted(group.schema))
+                read = (entries_of(rows.name, part, rows.columns, rows.split) for part in parts)
+                for offset, entry in enumerate(chain.from_iterable(read)):
+                    if offset in splits:
+                        yield replace(entry, split=splits[offset])
 
 
 def entries_of(name: str, table: pa.Table, columns: Columns, split: Split | None) -> Iterator[Entry]:

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from inpaint.images.pixels import BadImage
 from inpaint.sources.keys import NO_CLASS, Split, key_hash, key_of
@@ -36,6 +36,7 @@ class Entry:
         size: of the file in bytes.
         file, offset: the file that holds the bytes; None and no `data`: there are none.
         data: the bytes themselves, where the source can only be read from front to back.
+        rows: of a row that is not read yet the `RowGroup` that it is in, where it has the number `offset`.
         hole, crop: [x, y, width, height] and [x, y] in pixels of the stored image, where the source has them.
     """
 
@@ -49,6 +50,7 @@ class Entry:
     data: bytes | None = None
     hole: Sequence[int] | None = None
     crop: Sequence[int] | None = None
+    rows: Any = None
 
     @property
     def key(self) -> str:
@@ -138,4 +140,8 @@ class Source(Protocol):
 
     def entries(self, with_data: bool = True) -> Iterator[Entry]:
         """Every image, in the same order each time; for their names alone without what is costly to read."""
+        ...
+
+    def located(self) -> Iterator[Entry]:
+        """Every image in that order, with no more read than says where it is: `rows.loaded` reads the rest."""
         ...

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,17 +20,24 @@ import yaml
 from inpaint.errors import InpaintError
 from inpaint.sources.keys import SPLIT_NAMES, SPLITS, Split
 from inpaint.sources.places365 import official_class, official_names
-from inpaint.sources.rows import Columns, entries_of, footer_of, in_one_line, opened
+from inpaint.sources.rows import (
+    MOST_ROWS,
+    Columns,
+    Group,
+    RowGroup,
+    entries_of,
+    footer_of,
+    groups_of,
+    in_one_line,
+    opened,
+)
 from inpaint.sources.source import Entry, Survey
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
     from datasets import Dataset
 
 SHARD_NAME = re.compile(rf"({'|'.join(sorted(SPLIT_NAMES, key=len, reverse=True))})(?:-|\.|_?\d)")
 SHARD_TAIL_BYTES = 1 << 20
-ROWS_AT_ONCE = 256
 # So many rows are looked at to see whether paths tell images apart: in some tables all are called `image.jpg`.
 NUM_PROBED = 1000
 
@@ -79,47 +86,57 @@ class TableSource:
         return found
 
     def entries(self, with_data: bool = True) -> Iterator[Entry]:
-        for split, schema, read in self._groups():
-            tables = read(self.columns.wanted(schema, with_data))
-            if not with_data:
-                listed = [entry for table in tables for entry in entries_of(self.name, table, self.columns, split)]
+        for split, group in self._groups():
+            if not with_data and self.columns.are_named:
+                listed = self._listed(split, group)
                 if not any(entry.source.endswith("/") or not entry.source for entry in listed):
                     yield from listed
-                    continue
-                tables = read(self.columns.wanted(schema))  # some have no name but their content
-            for table in tables:
+                    continue  # else some have no name but their content
+            for table in group.read(self.columns.wanted(group.schema)):
                 yield from entries_of(self.name, table, self.columns, split)
+
+    def located(self) -> Iterator[Entry]:
+        tables = [(split, table) for split, parts in self.parts.items() for table in parts]
+        for place, (split, table) in enumerate(tables):
+            with groups_of(table) as groups:
+                for number, group in enumerate(groups):
+                    if group.num_rows > MOST_ROWS:
+                        for some in group.read(self.columns.wanted(group.schema)):
+                            yield from entries_of(self.name, some, self.columns, split)
+                        continue
+                    rows = RowGroup(self.name, table, number, split, self.columns, f"{place} {number} {group.sizes}")
+                    for offset, entry in enumerate(self._listed(split, group)):
+                        yield replace(entry, rows=rows, offset=offset)
+
+    def _listed(self, split: Split | None, group: Group) -> list[Entry]:
+        """The rows without their images; those that are known by their content alone have no name."""
+        if not (names := self.columns.wanted(group.schema, with_data=False)):
+            return [Entry("", split=split)] * group.num_rows
+        return [entry for table in group.read(names) for entry in entries_of(self.name, table, self.columns, split)]
 
     @cached_property
     def columns(self) -> Columns:
         """See `Columns`; the first rows decide whether paths tell images apart."""
         from datasets import Features
 
-        _, schema, _ = next(self._groups(), (None, None, None))
-        if schema is None:
+        _, first = next(self._groups(), (None, None))
+        if first is None:
             raise InpaintError(f"{self.name} has no rows")
-        columns = Columns.of(self.name, self.features or Features.from_arrow_schema(schema))
+        columns = Columns.of(self.name, self.features or Features.from_arrow_schema(first.schema))
         listed = (
             entry.key
-            for split, schema, read in self._groups()
-            for table in read(columns.wanted(schema, with_data=False))
+            for split, group in self._groups()
+            if (names := columns.wanted(group.schema, with_data=False))
+            for table in group.read(names)
             for entry in entries_of(self.name, table, columns, split)
         )
         named = [key for key in islice(listed, NUM_PROBED) if not key.endswith("/") and key]
         return replace(columns, are_named=len(set(named)) == len(named) > 0)
 
-    def _groups(self) -> Iterator[tuple[Split | None, pa.Schema, Callable[[list[str]], Iterator[pa.Table]]]]:
-        """Of each row group its split, its columns, and what reads some of these, `ROWS_AT_ONCE` rows at a time."""
-        import pyarrow.parquet as pq
-
-        for split, part in ((split, part) for split, parts in self.parts.items() for part in parts):
-            if not isinstance(part, str):
-                yield split, part.data.schema, partial(_read_dataset, part)
-                continue
-            with in_one_line(f"{part} cannot be read"), opened(part) as file:
-                shard = pq.ParquetFile(file, pre_buffer=True)
-                for group in range(shard.num_row_groups):
-                    yield split, shard.schema_arrow, partial(_read_group, part, shard, group)
+    def _groups(self) -> Iterator[tuple[Split | None, Group]]:
+        for split, table in ((split, table) for split, parts in self.parts.items() for table in parts):
+            with groups_of(table) as groups:
+                yield from ((split, group) for group in groups)
 
 
 def open_shards(root: Path, shards: Sequence[str]) -> TableSource:
@@ -240,19 +257,6 @@ def _parts(name: str, splits: Mapping[Any, Sequence[Any]]) -> dict[Split | None,
 
 def _num_rows(part: str | Dataset) -> int:
     return footer_of(part).num_rows if isinstance(part, str) else len(part)
-
-
-def _read_group(name: str, shard: pq.ParquetFile, group: int, columns: list[str]) -> Iterator[pa.Table]:
-    import pyarrow as pa
-
-    with in_one_line(f"{name}, row group {group}, cannot be read"):
-        for batch in shard.iter_batches(ROWS_AT_ONCE, [group], columns):
-            yield pa.Table.from_batches([batch])
-
-
-def _read_dataset(dataset: Dataset, columns: list[str]) -> Iterator[pa.Table]:
-    names = [column.partition(".")[0] for column in columns]
-    yield from dataset.select_columns(names).with_format("arrow").iter(ROWS_AT_ONCE)
 
 
 def _has_places365_terms(readme: str | None) -> bool:
