@@ -75,10 +75,12 @@ def contents(out: Path) -> dict[str, str]:
     return {str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def ran(source: Path, out: Path, **environment: str) -> subprocess.Popen[bytes]:
-    """The command in a process of its own."""
-    command = [sys.executable, "-m", "inpaint", "prepare", "--source", str(source), "--out", str(out)]
-    limits = ["--workers", "1", "--chunk-images", "3", "--rank-timeout-s", "0.2"]
+def ran(source: Path, out: Path, *program: str, **environment: str) -> subprocess.Popen[bytes]:
+    """The command in a process of its own; `program` is what Python runs instead of it, with the same words."""
+    words = ["prepare", "--source", str(source), "--out", str(out), "--workers", "1", "--chunk-images", "3"]
     return subprocess.Popen(
-        [*command, *limits], env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        [sys.executable, *(program or ("-m", "inpaint")), *words],
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
     )

@@ -1,4 +1,4 @@
-"""`inpaint prepare`: the same bytes from a folder and its tar, by any number of workers and ranks."""
+"""`inpaint prepare`: the same bytes from a folder and its tar, by any number of workers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pandas
 import pytest
 from darknet import write_darknet
 from datasets import load_dataset
-from preparing import COUNTS, contents, landscape, options, ran
+from preparing import COUNTS, contents, landscape, options
 
 from inpaint.data.draws import stored_holes
 from inpaint.errors import UsageError
@@ -21,7 +21,7 @@ from inpaint.holes.spec import HoleSpec
 from inpaint.prepare import chunks
 from inpaint.prepare.check import faults
 from inpaint.prepare.people import PeopleFilter
-from inpaint.prepare.run import WORK_FOLDER, prepare
+from inpaint.prepare.run import prepare
 from inpaint.sources import places365
 from inpaint.sources.keys import SPLITS, class_of, key_hash, split_for, split_of
 from inpaint.sources.opening import open_source
@@ -109,19 +109,6 @@ def test_grey_images_are_kept_where_that_is_asked_for(places: Path, tmp_path: Pa
 def test_workers_and_chunks_do_not_change_a_byte(places: Path, dataset: Path, tmp_path: Path) -> None:
     prepare(replace(options(places, tmp_path / "out"), workers=2, chunk_images=20))
     assert contents(tmp_path / "out") == contents(dataset)
-
-
-def test_ranks_share_the_work_and_a_lost_one_costs_its_chunks_only(places: Path, dataset: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    ran(places, out, RANK="1", WORLD_SIZE="3").communicate()
-    of_rank_1 = {path: path.stat().st_ino for path in (out / WORK_FOLDER / "chunks").iterdir()}
-    assert 0 < len(of_rank_1) < 8 and not (out / "README.md").exists()
-    process = ran(places, out, RANK="0", WORLD_SIZE="3")  # rank 2 never comes
-    said = process.communicate()[0].decode()
-    assert process.returncode == 0, said
-    assert "no rank has finished anything for 0.2 s" in said
-    assert {path: path.stat().st_ino for path in of_rank_1} == of_rank_1
-    assert contents(out) == contents(dataset)
 
 
 def test_another_threshold_needs_no_new_detection(

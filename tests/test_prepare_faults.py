@@ -151,14 +151,8 @@ def test_a_full_disk_is_told_before_or_while_and_loses_nothing(
     assert contents(out) == contents(dataset)
 
 
-def test_two_at_once_in_one_folder_are_kept_apart(places: Path, tmp_path: Path) -> None:
-    import fcntl
-
+def test_another_source_or_size_is_refused(places: Path, tmp_path: Path) -> None:
     prepare(options(places, tmp_path / "out"))
-    with (tmp_path / "out" / WORK_FOLDER / "rank-0.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(InpaintError, match="another inpaint prepare is running"):
-            prepare(options(places, tmp_path / "out"))
     with pytest.raises(UsageError, match=r"was begun from .* at size 64"):
         prepare(replace(options(places, tmp_path / "out"), size=32))
 

@@ -154,15 +154,22 @@ def test_staged_images_are_read_from_the_nodes_own_disk(site: Site, undisturbed:
 
 @on_slurm
 @pytest.mark.soak
-def test_prepare_on_two_nodes(site: Site) -> None:
-    source, out = site.runs.parent / "source", site.runs.parent / "prepared"
+@pytest.mark.parametrize("kind", ["--nodes=2", "--array=0-3"])
+def test_prepare_on_two_nodes_and_as_an_array(site: Site, kind: str) -> None:
+    source, out = site.runs.parent / "source", site.runs.parent / f"prepared{kind}"
     for number in range(40):
         write_image(source / f"class{number % 2}" / f"{number}.png", seed=number)
     job = site.cluster.submit(
         site.repository / "slurm/prepare.sbatch",
-        *("--source", str(source), "--out", str(out), "--chunk-images", "10", "--workers", "1"),
-        options=("--nodes=2", "--cpus-per-task=1"),
+        *("--source", str(source), "--out", str(out), "--chunk-images", "4", "--workers", "1"),
+        options=(kind, "--cpus-per-task=1"),
         settings=site.settings,
     )
-    assert site.cluster.wait(job, ENDED)["JobState"] == "COMPLETED", site.cluster.log(job)
+    deadline = time.monotonic() + 900
+    while site.cluster.call("squeue", "--noheader", f"--jobs={job}"):
+        assert time.monotonic() < deadline
+        time.sleep(1)
+    for task in [f"{job}_{index}" for index in range(4)] if "array" in kind else [job]:
+        log = site.cluster.log(task)
+        assert "images kept" in log or "there is nothing left to do" in log or "run the same command again" in log
     assert len((out / "holes.csv").read_text().splitlines()) == 41

@@ -1,8 +1,9 @@
 """Make a training dataset of images: small squares without people or duplicates, with splits and fixed holes.
 
 SRC is the Places365 "easyformat" folder, a tar of it (read without unpacking), any folder of images, or a dataset on
-the Hub that has a column of images. If it is stopped, the same command continues. On several GPUs or machines:
-accelerate launch -m inpaint prepare ..., all with the same --out.
+the Hub that has a column of images. If it is stopped, the same command continues. Started several times, on one
+machine or on many that see the same --out, it shares the work, and who finishes last writes the dataset. On several
+GPUs: accelerate launch -m inpaint prepare ...
 
 examples:
   inpaint prepare --source places365_standard/ --out data/landscapes --people-filter darknet \\
@@ -68,8 +69,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     work.add_argument("--workers", type=int, metavar="N", help="number of processes; the result does not depend on it")
     chunk = "images that a worker does at a time (default: %(default)s)"
     work.add_argument("--chunk-images", "--chunk-pictures", type=int, default=500, metavar="N", help=chunk)
-    waits = "how long rank 0 waits before it does what others left undone"
-    work.add_argument("--rank-timeout-s", type=float, default=600.0, metavar="S", help=waits)
     work.add_argument("--push-to", metavar="ORG/NAME", help="publish the finished dataset there")
     work.add_argument("--private", action="store_true", help="if the repository is new, make it private")
 
@@ -82,16 +81,16 @@ def run(args: argparse.Namespace) -> int:
     if args.push_to is not None and args.push_to.count("/") != 1:
         raise UsageError(f"--push-to is {args.push_to!r}; it must be ORG/NAME")
     from inpaint.prepare.people import PeopleFilter
-    from inpaint.prepare.run import Options, prepare
+    from inpaint.prepare.run import Options, is_finished, prepare
 
     given = vars(args)
     people = PeopleFilter(**{field.name: given[field.name] for field in fields(PeopleFilter) if field.name in given})
     options = {field.name: given[field.name] for field in fields(Options) if field.name in given}
-    plan = prepare(Options(**options, people=people))
-    if plan is None:
-        return 0
-    _report(plan, args.out)
-    if args.push_to is not None:
+    told = Options(**options, people=people)
+    plan = prepare(told)
+    if plan is not None:
+        _report(plan, args.out)
+    if args.push_to is not None and (plan is not None or is_finished(told)):
         push(args.out, args.push_to, args.private)
     return 0
 

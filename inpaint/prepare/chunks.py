@@ -2,15 +2,13 @@
 
 A chunk is work that is done once: its file is named by a digest of its images and of what is done to them, and
 appears whole or not at all. So any process may do any chunk, a restart goes on where it was, and nothing has to be
-kept in step between processes.
+kept in step between processes. Who makes a chunk holds it (`inpaint.prepare.sharing`), and others pass it over.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import socket
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -29,7 +27,9 @@ from inpaint.images.pixels import BadImage, decode_square, open_image, square
 from inpaint.prepare.dedupe import IS_ODD, VIEWS, looks
 from inpaint.prepare.detectors import build_detector
 from inpaint.prepare.people import BATCH_SIZE, PeopleFilter
+from inpaint.prepare.sharing import held, new_file
 from inpaint.sources.keys import KEY_RULE, SPLITS, Split, key_hash, printable, split_for
+from inpaint.sources.rows import loaded
 from inpaint.sources.source import Entry
 
 # Changes whenever chunks made before would not be made the same way now.
@@ -86,24 +86,48 @@ def chunks_of(
     own_splits: frozenset[Split],
     grey_steps: float,
 ) -> Iterator[Chunk]:
-    """Parts the source's images, in its order, into chunks of `num_pictures`."""
+    """Parts the source's images, in its order, into chunks of `num_pictures`, or more to leave row groups whole."""
     settings = f"{VERSION} {KEY_RULE} {size} {people.identity()} {sorted(own_splits)} {grey_steps}"
-    iterator = iter(entries)
-    while members := tuple(islice(iterator, num_pictures)):
+
+    def of(members: list[Entry]) -> Chunk:
         digest = hashlib.blake2b(settings.encode(), digest_size=12)
         for entry in members:
             digest.update(json.dumps([entry.source, entry.label, entry.split, entry.size]).encode())
             digest.update(hashlib.blake2b(entry.data or b"").digest())
-        yield Chunk(folder / f"{digest.hexdigest()}.arrow", members, size, people, own_splits, grey_steps)
+            if entry.rows:
+                digest.update(f"{entry.rows.identity} {entry.offset}".encode())
+        file = folder / f"{digest.hexdigest()}.arrow"
+        return Chunk(file, tuple(members), size, people, own_splits, grey_steps)
+
+    members: list[Entry] = []
+    for entry in entries:
+        if len(members) >= num_pictures and (entry.rows is None or entry.rows is not members[-1].rows):
+            yield of(members)
+            members = []
+        members.append(entry)
+    if members:
+        yield of(members)
 
 
-def make_chunk(chunk: Chunk) -> Counter[str]:
-    """Reads, squares, fingerprints and detects, and writes the chunk's file; returns what became of its images."""
+def make_chunk(chunk: Chunk) -> Counter[str] | None:
+    """Makes the chunk's file if it is not there. Returns what became of its images; None: another process is at it."""
+    with held(chunk.file) as is_ours:
+        if not is_ours:
+            return None
+        if not is_sound(chunk.file):
+            _make(chunk)
+        with open_chunk(chunk.file) as table:
+            return count_reasons(table, chunk.people.threshold)
+
+
+def _make(chunk: Chunk) -> None:
+    """Reads, squares, fingerprints and detects, and writes the chunk's file."""
     detector = None if chunk.people.kind == "none" else _detector(chunk.people)
     rows: list[dict[str, Any]] = []
-    for start in range(0, len(chunk.entries), BATCH_SIZE):
+    entries = loaded(chunk.entries)
+    while batch := list(islice(entries, BATCH_SIZE)):
         waiting: list[tuple[dict[str, Any], NDArray[np.uint8]]] = []
-        for entry in chunk.entries[start : start + BATCH_SIZE]:
+        for entry in batch:
             row = _row(entry, chunk.own_splits)
             rows.append(row)
             try:
@@ -116,10 +140,8 @@ def make_chunk(chunk: Chunk) -> Counter[str]:
             for (row, _), boxes in zip(found, detector.detect([image for _, image in found]), strict=True):
                 row["person_score"] = chunk.people.score(boxes)
     rows.sort(key=lambda row: (row["split"], row["key_hash"], row["source_hash"]))
-    table = pa.Table.from_pylist(rows, schema=SCHEMA)
     with new_file(chunk.file) as temporary, pa.ipc.new_file(str(temporary), SCHEMA) as writer:
-        writer.write_table(table)
-    return count_reasons(table, chunk.people.threshold)
+        writer.write_table(pa.Table.from_pylist(rows, schema=SCHEMA))
 
 
 @contextmanager
@@ -150,19 +172,6 @@ def reasons(table: pa.Table, threshold: float) -> NDArray[np.int8]:
 def count_reasons(table: pa.Table, threshold: float) -> Counter[str]:
     """What became of a chunk's images, copies not yet found out."""
     return Counter(REASONS[reason] for reason in reasons(table, threshold))
-
-
-@contextmanager
-def new_file(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path` to write to; at the end the file is on the disk and takes its place."""
-    temporary = path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}.tmp")
-    try:
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _row(entry: Entry, own_splits: frozenset[Split]) -> dict[str, Any]:

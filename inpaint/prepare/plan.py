@@ -136,9 +136,10 @@ def make_plan(
     for file in tqdm(files, desc="reading chunks", unit="chunk", disable=not show_progress, leave=False):
         with open_chunk(file) as table:
             parts.append(_columns(table, threshold, found_labels))
-    whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    reason = whole["reason"]
     chunks = ChunkFiles(tuple(files), np.cumsum([0, *(len(part["reason"]) for part in parts)]))
+    # Each column leaves its parts, so that nothing is in memory twice.
+    whole = {name: np.concatenate([part.pop(name) for part in parts]) for name in list(parts[0])}
+    reason = whole["reason"]
     first = _group(whole, chunks, workers, show_progress)
     kept = np.flatnonzero(reason == KEPT)
     if not len(kept):

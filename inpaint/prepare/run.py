@@ -1,10 +1,11 @@
 """Owns the run of `inpaint prepare`: a source of images to a finished dataset, in three passes.
 
-1. Chunks of the source become chunk files, by any number of workers and of ranks (`inpaint.prepare.chunks`).
+1. Chunks of the source become chunk files, by any number of processes and their workers (`inpaint.prepare.chunks`).
 2. All of them together say what is kept (`inpaint.prepare.plan`).
 3. The dataset's files are written (`inpaint.prepare.shards`, `inpaint.prepare.card`).
 
-Passes 2 and 3 are rank 0's. The ranks share a folder and nothing else: what one has finished is a file.
+Processes with the same command share a folder and nothing else: each takes chunks that nobody has, and leaves when
+others make the last ones. Passes 2 and 3 are done by whoever finds all chunks there, which is who finished last.
 """
 
 from __future__ import annotations
@@ -12,27 +13,27 @@ from __future__ import annotations
 import errno
 import json
 import shutil
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field, replace
+from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 
-from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from inpaint.errors import InpaintError, UsageError
-from inpaint.files import human_size, read_object, write_atomically
+from inpaint.files import human_size, read_object
 from inpaint.hub.ids import HUB_ID
 from inpaint.prepare import shards
 from inpaint.prepare.card import write_card
-from inpaint.prepare.chunks import Chunk, chunks_of, count_reasons, is_sound, open_chunk
+from inpaint.prepare.chunks import VERSION, Chunk, chunks_of, count_reasons, is_sound, open_chunk
 from inpaint.prepare.detectors import check_detector
 from inpaint.prepare.people import PeopleFilter
 from inpaint.prepare.plan import Plan, make_plan
+from inpaint.prepare.sharing import FINISHED, finish, is_done, is_free, joined, last_finished, sole_writer, write_json
 from inpaint.prepare.workers import default_workers, pool_of
 from inpaint.processes import rank_and_world_size
 from inpaint.sources.keys import KEY_RULE, Split
@@ -60,18 +61,21 @@ class Options:
     people: PeopleFilter = field(default_factory=PeopleFilter)
     workers: int | None = None
     chunk_images: int = 500
-    rank_timeout_s: float = 600.0
     show_progress: bool = True
 
 
 def prepare(options: Options) -> Plan | None:
-    """Makes the dataset in `options.out`, going on where an earlier run was stopped. Ranks but 0 return None.
+    """Makes the dataset in `options.out`, going on where it was stopped, beside other processes with the same options.
+
+    None if it was finished before (`is_finished`), or the others are about to finish it.
 
     Raises:
         UsageError: an option makes no sense, or `out` holds something else.
         InpaintError: nothing to do, no room, or the source cannot be read.
     """
-    rank, world = rank_and_world_size(do_meet=False)
+    rank, _ = rank_and_world_size(do_meet=False)
+    if find_spec("fcntl") is None:
+        raise UsageError("preparing a dataset needs Linux or macOS; on Windows start it in WSL")
     if options.size not in SIZES_PX:
         raise UsageError(f"--size is {options.size}; it must be a multiple of 4 from {SIZES_PX[0]} to {SIZES_PX[-1]}")
     if options.chunk_images < 1 or (options.workers is not None and options.workers < 1):
@@ -85,8 +89,9 @@ def prepare(options: Options) -> Plan | None:
         raise UsageError(f"--out {options.out} is inside the source; choose a folder outside {options.source}")
     check_detector(options.people)
     try:
-        with _work_folder(options, rank) as work:
-            return _run(options, source, work, rank, world)
+        command = _command(options)
+        with _work_folder(options, command) as work:
+            return _run(options, command, source, work, is_first=rank == 0)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -95,7 +100,14 @@ def prepare(options: Options) -> Plan | None:
         ) from error
 
 
-def _run(options: Options, source: Source, work: Path, rank: int, world: int) -> Plan | None:
+def is_finished(options: Options) -> bool:
+    """Whether the dataset in `options.out` is whole, and made as `options` say."""
+    return last_finished(options.out / WORK_FOLDER).get("command") == _command(options)
+
+
+def _run(options: Options, command: str, source: Source, work: Path, is_first: bool) -> Plan | None:
+    if is_done(options.out, work, command, source):
+        return None
     survey = source.survey()
     classes = _choose_classes(options, survey)
     own_splits: frozenset[Split] = frozenset() if options.resplit else survey.own_splits
@@ -103,38 +115,62 @@ def _run(options: Options, source: Source, work: Path, rank: int, world: int) ->
     if survey.labels:
         total = sum(num for label, num in survey.labels.items() if classes is None or label in classes)
     num_wanted = total if total is None or options.limit is None else min(total, options.limit)
-    if rank == 0:
+    if is_first:
         _report_survey(options, survey, num_wanted)
-        _check_room(options, num_wanted or 0)
+    _check_room(options, num_wanted or 0, is_first)
 
     def chunks() -> Iterator[Chunk]:
-        wanted = (entry for entry in source.entries() if classes is None or entry.label in classes)
+        wanted = (entry for entry in source.located() if classes is None or entry.label in classes)
         some = _evenly(wanted, options.limit, total)
         if options.resplit:
             some = (replace(entry, split=None) for entry in some)
         settings = options.size, options.people, own_splits, options.grey_steps
         return chunks_of(some, options.chunk_images, work / "chunks", *settings)
 
-    share = None if num_wanted is None else num_wanted // world
-    files = _do_chunks(options, chunks(), lambda index, _: index % world == rank, share, shown=rank == 0)
+    files, others = _do_chunks(options, chunks(), None, num_wanted, is_first)
     if not files:
         raise InpaintError(f"{options.source} has no images of the wanted classes")
-    if rank:
+    while any(map(is_free, others)):  # whoever had it is gone
+        _, others = _do_chunks(options, chunks(), others, None, is_first)
+    if others:
+        print(
+            f"other processes are making the last {len(others)} of {len(files)} chunks, and the last of them writes "
+            "the dataset. If one should die, run the same command again"
+        )
         return None
-    if missing := _wait_for_ranks(files, options):
-        print(f"no rank has finished anything for {options.rank_timeout_s:g} s: doing their {len(missing)} chunks here")
-        _do_chunks(options, chunks(), lambda _, file: file in missing, None, shown=True)
-    workers = options.workers or default_workers(options.people)
-    plan = make_plan(files, options.people.threshold, classes, workers, options.show_progress)
-    shards.write_shards(plan, options.out, work, options.size, options.show_progress)
-    shards.write_holes(options.out)
-    shards.write_dropped(plan, options.out)
-    shards.write_alike(plan, options.out)
-    repo = None if Path(options.source).exists() else HUB_ID.fullmatch(options.source)
-    write_card(plan, options.out, options.size, options.people, repo and repo["name"], survey.is_places365, own_splits)
-    for stale in {*(work / "chunks").iterdir(), *options.out.rglob("*.tmp")} - set(files):
-        stale.unlink()  # of other settings, or of a run that was killed
-    return plan
+    with sole_writer(work) as is_ours:
+        if not is_ours:
+            print("another process is writing the dataset. If it should die, run the same command again")
+            return None
+        if is_done(options.out, work, command, source):
+            return None
+        (work / FINISHED).unlink(missing_ok=True)
+        workers = options.workers or default_workers(options.people)
+        plan = make_plan(files, options.people.threshold, classes, workers, options.show_progress)
+        shards.write_shards(plan, options.out, work, options.size, options.show_progress)
+        shards.write_holes(options.out)
+        shards.write_dropped(plan, options.out)
+        shards.write_alike(plan, options.out)
+        repo = None if Path(options.source).exists() else HUB_ID.fullmatch(options.source)
+        hub_id = repo and repo["name"]
+        write_card(plan, options.out, options.size, options.people, hub_id, survey.is_places365, own_splits)
+        for stale in {*(work / "chunks").iterdir(), *options.out.rglob("*.tmp")} - set(files):
+            stale.unlink()  # of other settings, or of a run that was killed
+        finish(options.out, work, command, source)
+        return plan
+
+
+def _command(options: Options) -> str:
+    """What two processes must have in common to share the work: all that chunks and the dataset depend on."""
+    told = {name: value for name, value in asdict(options).items() if name not in ("out", "workers", "show_progress")}
+    names = None if options.classes in (None, "all") else read_classes(Path(options.classes))
+    told |= {"source": _place(options), "classes": names or options.classes, "people": options.people.identity()}
+    return json.dumps({**told, "threshold": options.people.threshold, "version": VERSION, "key_rule": KEY_RULE})
+
+
+def _place(options: Options) -> str:
+    path = Path(options.source)
+    return str(path.resolve()) if path.exists() else options.source
 
 
 def _evenly(entries: Iterator[Entry], limit: int | None, total: int | None) -> Iterator[Entry]:
@@ -175,13 +211,17 @@ def _report_survey(options: Options, survey: Survey, num_wanted: int | None) -> 
         print(f"passed over: {num} {kind}, such as {survey.examples[kind]!r}")
 
 
-def _check_room(options: Options, num_pictures: int) -> None:
-    """Chunks and shards both hold every kept image; what an earlier run wrote is there already."""
+def _check_room(options: Options, num_pictures: int, is_first: bool) -> None:
+    """Chunks and shards both hold every kept image; what is written is there already."""
     expected = 2 * num_pictures * 3 * options.size**2 * PNG_SHARE
-    written = sum(path.stat().st_size for path in options.out.rglob("*") if path.is_file())
+    written = 0
+    for path in options.out.rglob("*"):
+        with suppress(FileNotFoundError):  # another process has just renamed it
+            written += path.stat().st_size
     free = shutil.disk_usage(options.out).free
     needed = human_size(max(0, expected - written))
-    print(f"about {needed} are needed in {options.out}, {human_size(free)} are free")
+    if is_first:
+        print(f"about {needed} are needed in {options.out}, {human_size(free)} are free")
     if expected - written > free:
         raise InpaintError(
             f"{options.out} has {human_size(free)} free and about {needed} are needed; make room or choose another "
@@ -190,25 +230,17 @@ def _check_room(options: Options, num_pictures: int) -> None:
 
 
 @contextmanager
-def _work_folder(options: Options, rank: int) -> Iterator[Path]:
-    """The folder of what is done so far, kept from being used by two processes for one rank."""
+def _work_folder(options: Options, command: str) -> Iterator[Path]:
+    """The folder of what is done so far, kept from being used by processes that were told something else."""
     out, work = options.out, options.out / WORK_FOLDER
     try:
         if out.exists() and any(out.iterdir()) and not work.exists():
             raise UsageError(f"--out {out} holds files that are not from this command; choose an empty folder")
         (work / "chunks").mkdir(parents=True, exist_ok=True)
-        lock = FileLock(work / f"rank-{rank}.lock").acquire(blocking=False)
-    except Timeout as error:
-        raise InpaintError(f"another inpaint prepare is running in {out}; wait for it or stop it") from error
     except OSError as error:
         raise InpaintError(f"cannot write to --out {out}: {error.strerror}") from error
-    with lock:
-        is_local = Path(options.source).exists()
-        settings = {
-            "source": str(Path(options.source).resolve()) if is_local else options.source,
-            "size": options.size,
-            "key_rule": KEY_RULE,
-        }
+    with joined(work, command):
+        settings = {"source": _place(options), "size": options.size, "key_rule": KEY_RULE}
         file = work / "settings.json"
         earlier = read_object(file) if file.exists() else settings
         if not {"source", "size"} <= earlier.keys():
@@ -226,60 +258,52 @@ def _work_folder(options: Options, rank: int) -> Iterator[Path]:
                 f"--out {out} was begun from {earlier['source']} at size {earlier['size']}; choose another, or delete "
                 f"{file} if the images only moved"
             )
-        if rank == 0:
-            write_atomically(file, json.dumps(settings).encode())
+        if not file.exists():
+            write_json(file, settings)
         yield work
 
 
 def _do_chunks(
-    options: Options, chunks: Iterator[Chunk], is_mine: Callable[[int, Path], bool], total: int | None, shown: bool
-) -> list[Path]:
-    """Makes those of our chunks that are not there. Returns the files of all chunks."""
+    options: Options, chunks: Iterator[Chunk], only: Collection[Path] | None, total: int | None, is_first: bool
+) -> tuple[list[Path], set[Path]]:
+    """Makes the chunks, or `only` some, that are not there and nobody else makes. Returns the files of all chunks, and
+    those that others are making."""
     files: list[Path] = []
     counts: Counter[str] = Counter()
     workers = options.workers or default_workers(options.people)
-    bar = tqdm(desc="preparing", total=total, unit="image", disable=not (shown and options.show_progress))
+    bar = tqdm(desc="preparing", total=total, unit="image", disable=not (is_first and options.show_progress))
 
     def done(its_counts: Counter[str]) -> None:
         counts.update(its_counts)
         bar.set_postfix_str(" ".join(f"{reason}={num}" for reason, num in sorted(counts.items())), refresh=False)
         bar.update(its_counts.total())
 
+    others: set[Path] = set()
+    running: dict[Future[Counter[str] | None], Path] = {}
+
+    def leave_running(num: int) -> None:
+        while len(running) > num:
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                file = running.pop(future)
+                if (its_counts := future.result()) is None:
+                    others.add(file)
+                else:
+                    done(its_counts)
+
     with bar, pool_of(workers) as submit:
-        running: set[Future[Counter[str]]] = set()
-        for index, chunk in enumerate(chunks):
+        for chunk in chunks:
             files.append(chunk.file)
-            if not is_mine(index, chunk.file):
+            if only is not None and chunk.file not in only:
                 continue
-            if chunk.file.exists() and not is_sound(chunk.file):
-                print(f"{chunk.file} is damaged and will be remade")
-                chunk.file.unlink()
-            if chunk.file.exists():
+            if is_sound(chunk.file):
                 with open_chunk(chunk.file) as table:
                     if not bar.disable:
                         bar.initial += len(table)  # no part of the rate
                     done(count_reasons(table, options.people.threshold))
                 continue
-            running.add(submit(chunk))
-            while len(running) > 2 * workers:
-                finished, running = wait(running, return_when=FIRST_COMPLETED)
-                for future in finished:
-                    done(future.result())
-        for future in running:
-            done(future.result())
-    return files
-
-
-def _wait_for_ranks(files: list[Path], options: Options) -> set[Path]:
-    """The chunks that are still missing when no other rank has finished one for a long time."""
-    missing = {file for file in files if not file.exists()}
-    last_seen = time.monotonic()
-    is_quiet = not (missing and options.show_progress)
-    with tqdm(desc="waiting for other ranks", total=len(missing), unit="chunk", disable=is_quiet) as bar:
-        while missing and time.monotonic() - last_seen < options.rank_timeout_s:
-            time.sleep(min(1.0, options.rank_timeout_s))
-            if arrived := {file for file in missing if file.exists()}:
-                missing -= arrived
-                bar.update(len(arrived))
-                last_seen = time.monotonic()
-    return missing
+            if chunk.file.exists():
+                print(f"{chunk.file} is damaged and will be remade")
+            running[submit(chunk)] = chunk.file
+            leave_running(2 * workers)
+        leave_running(0)
+    return files, {file for file in others if not is_sound(file)}

@@ -21,8 +21,9 @@ from tqdm import tqdm
 from inpaint.data.draws import stored_holes
 from inpaint.files import write_atomically
 from inpaint.holes.spec import HoleSpec
-from inpaint.prepare.chunks import REASONS, new_file
+from inpaint.prepare.chunks import REASONS
 from inpaint.prepare.plan import DUPLICATE, KEPT, Plan
+from inpaint.prepare.sharing import new_file
 from inpaint.sources.keys import SPLITS
 
 # At most 500 MB, names, coordinates and parquet's own bytes among them.

@@ -22,7 +22,7 @@ from inpaint.processes import num_cores_each
 
 
 @contextmanager
-def pool_of(workers: int) -> Iterator[Callable[[Chunk], Future[Counter[str]]]]:
+def pool_of(workers: int) -> Iterator[Callable[[Chunk], Future[Counter[str] | None]]]:
     """Something to hand chunks to; one worker is this process."""
     if workers == 1:
         yield _do_here
@@ -40,9 +40,9 @@ def pool_of(workers: int) -> Iterator[Callable[[Chunk], Future[Counter[str]]]]:
             pool.shutdown(cancel_futures=True)
 
 
-def _do_here(chunk: Chunk) -> Future[Counter[str]]:
+def _do_here(chunk: Chunk) -> Future[Counter[str] | None]:
     cv2.setNumThreads(1)
-    future: Future[Counter[str]] = Future()
+    future: Future[Counter[str] | None] = Future()
     future.set_result(make_chunk(chunk))
     return future
 
