@@ -17,10 +17,12 @@ import torch
 from browsing import free_port
 from demo import make_model
 from hub_server import LoopbackHub
+from huggingface_hub import HfApi
 from running import ROOT, Job, environment
 from test_export import Unexportable
 
 from inpaint.cli import main
+from inpaint.errors import InpaintWarning
 from inpaint.exports import browser_runtime
 from inpaint.exports.web_folder import OFFLINE
 from inpaint.models.generator import Generator, GeneratorConfig
@@ -102,6 +104,28 @@ def test_npm_is_asked_once_and_what_it_gave_is_kept(npm: Path) -> None:
     assert first == second and {*first} == {*NAMES}
     calls = npm.read_text().splitlines()
     assert len(calls) == 1 and calls[0].split()[0] == "pack" and calls[0].split()[-1] == "onnxruntime-web@1.30.0"
+
+
+def test_a_models_card_comes_along_and_one_that_cannot_be_fetched_is_said(
+    package: Path, model: Path, tmp_path: Path, hub: LoopbackHub
+) -> None:
+    api = HfApi(endpoint=hub.endpoint, token=hub.token)
+    api.create_repo("alice/mine")
+    for path in model.iterdir():
+        if path.name != "README.md":
+            api.upload_file(path_or_fileobj=path, path_in_repo=path.name, repo_id="alice/mine")
+
+    def card(folder: str) -> str:
+        assert export("alice/mine", "-o", tmp_path / folder, "--runtime", package) == 0
+        return (tmp_path / folder / "MODEL_CARD.md").read_text()
+
+    made = card("none")  # a model without one is nothing to warn of
+    api.upload_file(path_or_fileobj=b"# Trained on fields", path_in_repo="README.md", repo_id="alice/mine")
+    hub.fault("/README.md", status=403, times=99)
+    with pytest.warns(InpaintWarning, match=r"the card of alice/mine was not fetched \(.*403\)"):
+        assert card("unreachable") == made
+    hub.clear_faults()
+    assert card("its own") == "# Trained on fields"
 
 
 def test_readme_exports_serves_and_pushes(

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import ModelCardData, hf_hub_download
+from huggingface_hub.errors import RemoteEntryNotFoundError
 
 from inpaint.demo.page import STATIC
-from inpaint.errors import InpaintError, UsageError
+from inpaint.errors import InpaintError, InpaintWarning, UsageError
 from inpaint.exports.browser_runtime import PACKAGE, runtime_files
 from inpaint.exports.onnx_file import require_packages, write_onnx
-from inpaint.hub.errors import CLIENT_ERRORS
+from inpaint.hub.errors import CLIENT_ERRORS, describe
 from inpaint.hub.ids import HUB_ID
 from inpaint.included import name_of
 from inpaint.models.generator import Generator
@@ -123,8 +125,11 @@ def _card(generator: Generator, source: str | Path, revision: str | None) -> str
     if not Path(source).exists():
         try:
             return Path(hf_hub_download(str(source), "README.md", revision=revision)).read_text(encoding="utf-8")
-        except CLIENT_ERRORS:
-            pass  # the model was found, so it has none
+        except RemoteEntryNotFoundError:
+            pass
+        except CLIENT_ERRORS as error:
+            told = f"the card of {source} was not fetched ({describe(error).reason}); MODEL_CARD.md does without"
+            warnings.warn(told, InpaintWarning, stacklevel=2)
     return str(generator.generate_model_card())
 
 
