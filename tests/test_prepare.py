@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import tarfile
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +22,8 @@ from inpaint.holes.spec import HoleSpec
 from inpaint.prepare import chunks
 from inpaint.prepare.check import faults
 from inpaint.prepare.people import PeopleFilter
-from inpaint.prepare.run import prepare
+from inpaint.prepare.plan import _columns
+from inpaint.prepare.run import WORK_FOLDER, prepare
 from inpaint.sources import places365
 from inpaint.sources.keys import SPLITS, class_of, key_hash, split_for, split_of
 from inpaint.sources.opening import open_source
@@ -109,6 +111,22 @@ def test_grey_images_are_kept_where_that_is_asked_for(places: Path, tmp_path: Pa
 def test_workers_and_chunks_do_not_change_a_byte(places: Path, dataset: Path, tmp_path: Path) -> None:
     prepare(replace(options(places, tmp_path / "out"), workers=2, chunk_images=20))
     assert contents(tmp_path / "out") == contents(dataset)
+
+
+def test_the_plan_keeps_little_of_an_image_in_memory(dataset: Path) -> None:
+    num, found = 0, []
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        for file in (dataset / WORK_FOLDER / "chunks").glob("*.arrow"):
+            with chunks.open_chunk(file) as table:
+                found.append(_columns(table, 0.3, []))
+                num += len(table)
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    overhead = sum(200 * len(columns) for columns in found)  # of arrays, which chunks of the usual size do not notice
+    assert num == sum(COUNTS.values()) and after - before < 200 * num + overhead
 
 
 def test_another_threshold_needs_no_new_detection(

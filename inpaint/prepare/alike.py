@@ -23,7 +23,8 @@ from inpaint.prepare.dedupe import IS_ODD, LOOK_LENGTH, Likeness, compare
 NEAR = round(0.94 * LOOK_LENGTH**2)
 NUM_NEAREST = 4
 LIST_IMAGES, NUM_LISTS = 500, 4
-_BLOCK = 4096
+# At most so many looks are compared with so many others at a time: 8 MB a matrix.
+_ROWS, _BLOCK = 512, 4096
 
 Looks = NDArray[np.int8]
 # Pairs to compare: a view of `one` looks like all of `other`, perhaps mirrored.
@@ -52,8 +53,8 @@ class Lists:
         cuts = np.searchsorted(lists.ravel()[order], np.arange(1, len(self.pivots)))
         parts = [np.empty(0, PAIR)]
         for number, its in enumerate(np.split(rows[order], cuts)):
-            for start in range(0, len(its), _BLOCK):
-                some = its[start : start + _BLOCK]
+            for start in range(0, len(its), _ROWS):
+                some = its[start : start + _ROWS]
                 parts += self._near(images[some // num_views], some % num_views, views[some], self.members[number])
         found = np.concatenate(parts)
         found = found[np.lexsort((found["view"], -found["nearness"], found["other"], found["one"]))]
@@ -66,9 +67,10 @@ class Lists:
         """The `num` nearest pivots of each look, or all there are: [n, num]."""
         num = min(num, len(self.pivots))
         found = np.empty((len(looks), num), np.int64)
-        for start in range(0, len(looks), _BLOCK):
-            nearness, _ = _nearness(looks[start : start + _BLOCK], self.pivots)
-            found[start : start + _BLOCK] = np.argpartition(-nearness, num - 1, axis=1)[:, :num]
+        at_once = min(_BLOCK, max(1, _ROWS * _BLOCK // len(self.pivots)))
+        for start in range(0, len(looks), at_once):
+            nearness, _ = _nearness(looks[start : start + at_once], self.pivots)
+            found[start : start + at_once] = np.argpartition(-nearness, num - 1, axis=1)[:, :num]
         return found
 
     def _near(

@@ -177,7 +177,7 @@ def _columns(table: pa.Table, threshold: float, found_labels: list[str]) -> dict
         "reason": reasons(table, threshold),
         "label": np.array([number[name] for name in labels], np.int32),
         "own_split": np.array(table["own_split"].to_pylist(), bool),
-        "whole": _looks(table)[:, 0],
+        "whole": _looks(table)[:, 0].copy(),  # or it would hold on to all views
         "num_bytes": pc.binary_length(table["png"]).to_numpy().astype(np.int64),
     }
 
