@@ -124,6 +124,7 @@ def test_a_line_is_the_mean_over_seeds_beside_the_papers_scores(made: Callable[.
             psnr,
             [psnr - 1, psnr + 2],
             training_seconds=60 * (1 + number),
+            weights=f"step {4 - number}, the best epoch's by hole PSNR on validation images",
         )
     made("base", load_config("paper/original", {"model.width": 16}), 19.0, [18.0, 20.0])
     other = made("mine", load_config("quickstart", {"data.synthetic_train": 16384}), 25.0, [24.0, 26.0])
@@ -133,6 +134,7 @@ def test_a_line_is_the_mean_over_seeds_beside_the_papers_scores(made: Callable[.
     assert [*rows] == [*(row.label for row in load_study("table1").rows), "mine", "Telea"]
     best = rows["MSE:ADV = 10:1"]
     assert (best["runs"], best["hole PSNR"], best["wall time"]) == ("3", "20.67 ± 0.76", "2 min")
+    assert (best["weights of step"], rows["Original"]["weights of step"]) == ("2 to 4 of 4", "4 of 4")
     assert [best[f"paper: {name}"] for name in ("local", "global", "average")] == ["4.67", "6.33", "5.50"]
     assert (rows["Original"]["hole PSNR"], rows["Original"]["wall time"]) == ("19.00", "2.0 h")
     assert rows["Bottleneck = 3"] | {"runs": "0", "hole PSNR": "-", "paper: global": "4.33"} == rows["Bottleneck = 3"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,7 +100,7 @@ def tables(lines: Sequence[Line], study: Study | None, ratings: Ratings) -> str:
     if any(line.figures("distance") for line in lines):
         metrics["distance"] = DISTANCE
     is_rated = any(run.path in ratings for run in runs)
-    head = ["setting", "runs", "images seen"]
+    head = ["setting", "runs", "images seen", "weights of step"]
     head += [f"paper: {score}" for score in SCORES] if study else []
     head += [f"rated: {score}" for score in SCORES] if is_rated else []
     head += [*(metric.heading for metric in metrics.values()), "wall time"]
@@ -141,7 +142,7 @@ def _cells(
     finished = [run for run in line.runs if run.final]
     of_all = f"{len(line.runs)}" if len(finished) == len(line.runs) else f"{len(finished)} of {len(line.runs)}"
     seen = [run.final.get("images_seen") for run in finished]
-    cells = [line.label, of_all, " and ".join(f"{number}" for number in dict.fromkeys(seen)) or "-"]
+    cells = [line.label, of_all, " and ".join(f"{number}" for number in dict.fromkeys(seen)) or "-", _weights(finished)]
     if study:
         cells += [f"{line.published.scores[score]:.2f}" if line.published else "-" for score in SCORES]
     if ratings is not None:
@@ -151,6 +152,16 @@ def _cells(
     cells += [_text(metric, line.figures(name)) for name, metric in metrics.items()]
     seconds = [run.final["training_seconds"] for run in finished if "training_seconds" in run.final]
     return [*cells, in_words(fmean(seconds)) if seconds else "-"]
+
+
+def _weights(runs: Sequence[Run]) -> str:
+    """The steps after which the weights are that were judged, least and most; the best need not be the last."""
+    found = [re.match(r"step (\d+)", str(run.final.get("weights"))) for run in runs]
+    steps = [int(its[1]) if its else run.final["steps"] for its, run in zip(found, runs, strict=True)]
+    if not steps:
+        return "-"
+    ends = " to ".join(f"{step}" for step in dict.fromkeys([min(steps), max(steps)]))
+    return f"{ends} of {max(run.final['steps'] for run in runs)}"
 
 
 def _text(metric: Metric, values: Sequence[float | None]) -> str:
