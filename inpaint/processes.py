@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from inpaint.errors import UsageError
@@ -45,9 +46,9 @@ def start_prefix(begin: bool = False) -> str:
     return f"inpaint/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}.{_num_starts}"
 
 
-def num_cores() -> int:
-    """The cores this process may use: those it is bound to, or fewer where a container has a quota."""
-    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def num_cores(pid: int = 0) -> int:
+    """The cores this process, or another, may use: those it is bound to, or fewer where a container has a quota."""
+    bound = len(os.sched_getaffinity(pid)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
         return max(1, min(bound, round(int(quota) / int(period))))
@@ -67,8 +68,21 @@ def num_threads_here() -> int:
 
 
 def num_cores_each() -> int:
-    """This process's share of the cores, beside the launcher's others on this machine."""
-    return max(1, num_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("WORLD_SIZE", "1"))))
+    """This process's share of the cores, beside the launcher's others on this machine.
+
+    Where each is bound to cores of its own, as clusters do, their parent is not, and says how many all have together.
+    """
+    num = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("WORLD_SIZE", "1")))
+    mine = all_here = num_cores()
+    if num > 1:
+        with suppress(OSError):  # another's process, or it is gone
+            all_here = max(mine, num_cores(os.getppid()))
+    return max(1, min(mine, all_here // num))
+
+
+def num_here() -> int:
+    """How many of the launcher's processes are on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def wait_passively() -> None:

@@ -40,7 +40,8 @@ def stage(folder: Path, train_arguments: list[str]) -> Path:
 
     def copy(temporary: Path) -> None:
         check_room(folder, sum(file.stat().st_size for file in entry.iterdir()))
-        shutil.copytree(entry, temporary, dirs_exist_ok=True)
+        shutil.rmtree(temporary)
+        shutil.copytree(entry, temporary)
 
     build_once(staged, copy)
     return staged

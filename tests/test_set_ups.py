@@ -158,7 +158,7 @@ LAUNCHED = {"ACCELERATE_MIXED_PRECISION": "no"}
 def test_threads_are_those_that_the_run_began_with_or_this_process_share_of_the_machine(
     num_threads: int | None, kept: dict[str, Any], variables: dict[str, str], expected: int, bare: pytest.MonkeyPatch
 ) -> None:
-    bare.setattr(processes, "num_cores", lambda: 12)
+    bare.setattr(processes, "num_cores", lambda pid=0: 12)
     bare.delenv("OMP_NUM_THREADS", raising=False)
     for name, value in variables.items():
         bare.setenv(name, value)
@@ -173,6 +173,24 @@ def test_a_containers_quota_counts(quota: str, expected: int, bare: pytest.Monke
     bare.setattr(os, "sched_getaffinity", lambda pid: range(12), raising=False)
     bare.setattr(Path, "read_text", lambda self: quota)
     assert processes.num_cores() == expected
+
+
+@pytest.mark.parametrize(
+    ("mine", "parents", "num_here", "expected"),
+    [(64, 64, 8, 8), (8, 64, 8, 8), (32, 64, 8, 8), (8, 8, 8, 1), (8, 2, 1, 8), (3, 2, 2, 1), (64, None, 8, 8)],
+)
+def test_cores_that_each_process_is_bound_to_are_its_own(
+    mine: int, parents: int | None, num_here: int, expected: int, bare: pytest.MonkeyPatch
+) -> None:
+    def bound(pid: int) -> range:
+        if pid and parents is None:
+            raise ProcessLookupError
+        return range((pid and parents) or mine)
+
+    bare.setattr(os, "sched_getaffinity", bound, raising=False)
+    bare.setattr(Path, "read_text", lambda self: "max 100000")
+    bare.setenv("LOCAL_WORLD_SIZE", str(num_here))
+    assert processes.num_cores_each() == expected
 
 
 @pytest.mark.parametrize("missing", ["deepspeed", "transformers"])

@@ -23,9 +23,9 @@ def cache_folder(configured: Path | None) -> Path:
 
 
 def build_once(entry: Path, fill: Callable[[Path], None]) -> None:
-    """Makes sure that the folder `entry` is there, by calling `fill` with an empty folder that then takes its name.
+    """Makes sure that the folder `entry` is there, by calling `fill` with a folder that then takes its name.
 
-    One process at a time: others wait, and find the entry made. What a killed process left is removed by the next.
+    One process at a time: others wait, and find the entry made. The folder is empty, or as a killed process left it.
     """
     if entry.is_dir():
         return
@@ -38,17 +38,21 @@ def build_once(entry: Path, fill: Callable[[Path], None]) -> None:
         with FileLock(f"{entry}.lock").acquire(poll_interval=LOCK_POLL_S):
             if entry.is_dir():
                 return
-            for left in entry.parent.iterdir():
-                if left.name.startswith(mine):  # by a process that was killed, since the lock is ours
-                    shutil.rmtree(left)
-            folder.mkdir()
+            # By processes that were killed, since the lock is ours. Renamed, so that their helpers find it no more.
+            left = [path for path in entry.parent.iterdir() if path.name.startswith(mine)]
+            for path in left[1:]:
+                shutil.rmtree(path)
+            if left:
+                left[0].rename(folder)
+            folder.mkdir(exist_ok=True)
             try:
                 fill(folder)
-                sync(folder)
-                folder.rename(entry)
-                sync(entry.parent)
-            finally:
+            except Exception:
                 shutil.rmtree(folder, ignore_errors=True)
+                raise
+            sync(folder)
+            folder.rename(entry)
+            sync(entry.parent)
     except (OSError, NotImplementedError) as error:  # the latter: a file system without locks
         why = (error.strerror if isinstance(error, OSError) else None) or str(error)
         raise InpaintError(

@@ -22,11 +22,13 @@ from inpaint.data import draws
 from inpaint.data.cache import build_once, cache_folder
 from inpaint.data.decode import COORDINATES, coordinates_at
 from inpaint.data.filling import fill, refuse_too_many
+from inpaint.data.helpers import Helpers, help_with
 from inpaint.data.reader import Images, Reader, gather_ahead
 from inpaint.data.recipes import PhotoRecipe, Recipe, SyntheticRecipe, SyntheticSpec
 from inpaint.errors import InpaintError, UsageError
 from inpaint.holes import rectangle
 from inpaint.holes.spec import HoleSpec
+from inpaint.processes import num_here
 from inpaint.sources.keys import SPLITS, Split, split_for
 from inpaint.sources.opening import open_source
 
@@ -96,9 +98,9 @@ def open_images(
 ) -> dict[Split, DecodedSplit]:
     """The splits of the source at `path` (see `open_source`), or synthetic landscapes, at `spec.image_size`.
 
-    The first process to come decodes; others that want the same wait for it. Bad images are left out and named once,
-    in the log and in the entry's `bad.txt`. An image's hole and window are the source's own where it has such columns
-    (scaled), else a function of the image's key.
+    The first process to come decodes, and those of its run on the same machine help it; others that want the same wait
+    for it. Bad images are left out and named once, in the log and in the entry's `bad.txt`. An image's hole and window
+    are the source's own where it has such columns (scaled), else a function of the image's key.
 
     Args:
         cache_dir: where decoded images are kept; None: see `cache_folder`.
@@ -115,10 +117,23 @@ def open_images(
     name = once_a_job(lambda: f"{recipe.fingerprint()}-{spec.image_size}px-v{VERSION}")
     entry = cache_folder(cache_dir) / name
 
+    helpers = Helpers()
+
     def build() -> str:
-        build_once(entry, lambda folder: fill(folder, entry, recipe, spec.image_size, max_bad_fraction, show_progress))
+        try:
+            build_once(
+                entry,
+                lambda folder: fill(
+                    folder, entry, recipe, spec.image_size, max_bad_fraction, show_progress, helpers.do
+                ),
+            )
+        finally:
+            helpers.close()
         return ""
 
+    address = once_a_machine(lambda: "" if entry.is_dir() or num_here() == 1 else helpers.listen())
+    if address != helpers.address:
+        help_with(address)
     once_a_machine(build)
     try:
         facts = json.loads((entry / "entry.json").read_bytes())

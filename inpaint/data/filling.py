@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from inpaint.data.cache import check_room
-from inpaint.data.decode import COORDINATES
+from inpaint.data.decode import COORDINATES, Decoded
+from inpaint.data.journal import Journal, Results
 from inpaint.data.reader import map_ahead
-from inpaint.data.recipes import TASK_BYTES, Listing, Recipe
+from inpaint.data.recipes import TASK_BYTES, Listing, Recipe, Task
 from inpaint.errors import InpaintError, first_few
 from inpaint.files import sync, write_synced
-from inpaint.processes import num_cores
+from inpaint.processes import num_cores_each, num_here
 from inpaint.sources.keys import KEY_RULE, SPLITS, Split
 
 TASK_IMAGES = 64
@@ -26,40 +30,78 @@ TASK_IMAGES = 64
 log = logging.getLogger(__name__)
 
 
-def fill(folder: Path, entry: Path, recipe: Recipe, size: int, max_bad_fraction: float, show_progress: bool) -> None:
-    """Decodes all splits into `folder`, which will be called `entry`."""
+def fill(
+    folder: Path,
+    entry: Path,
+    recipe: Recipe,
+    size: int,
+    max_bad_fraction: float,
+    show_progress: bool,
+    do: Callable[[Callable[[], Decoded]], Decoded] = lambda work: work(),
+) -> None:
+    """Decodes all splits into `folder`, which will be called `entry`; goes on where a killed process left it.
+
+    `do` calls what it is given, in this process or another; several threads call it.
+    """
     from tqdm import tqdm
 
     listings, bad = recipe.listings()
     num_listed = sum(len(listing.sources) for listing in listings.values())
-    check_room(entry.parent, num_listed * size * size * 3)
+    image_bytes = 3 * size**2
+    check_room(entry.parent, num_listed * image_bytes - sum(path.stat().st_size for path in folder.glob("*.npy")))
     for split, listing in listings.items():
         _refuse_empty(recipe.name, split, len(listing.sources))
     num_seen, total = len(bad), len(bad) + num_listed
-    most = max(1, min(TASK_IMAGES, TASK_BYTES // (size * size * 3)))
+    most = max(1, min(TASK_IMAGES, TASK_BYTES // image_bytes))
     files = {SPLITS.index(split): _SplitFiles(folder, split, listing, size) for split, listing in listings.items()}
+    journal, num_cores = Journal(folder), num_here() * num_cores_each()
     bar = tqdm(total=num_listed, desc="decoding", unit="image", disable=not show_progress)
-    with bar, ThreadPoolExecutor(num_cores(), thread_name_prefix="decode") as pool:
-        # A few parts ahead, so that memory does not grow with the split.
-        decoding = map_ahead(pool, lambda task: (task, task.decode()), recipe.tasks(most), 2 * num_cores())
-        for task, part in decoding:
-            splits, places = task.splits[part.rows], task.places[part.rows]
-            for number in np.unique(splits).tolist():
-                its = np.flatnonzero(splits == number)
+    with bar, ThreadPoolExecutor(num_cores, thread_name_prefix="decode") as pool:
+
+        def decode(tasks: Iterator[Task]) -> Results:
+            # A few parts ahead, so that memory does not grow with the split.
+            return map_ahead(pool, lambda task: (task, do(partial(_decode_into, folder, task))), tasks, 2 * num_cores)
+
+        for task, part in journal.results(recipe.tasks(most), decode, image_bytes):
+            for number, its in _by_split(task, part):
                 coordinates = None if part.coordinates is None else part.coordinates[its]
-                files[number].write(places[its], part.pixels[its], coordinates)
+                files[number].keep(task.places[part.rows][its], coordinates)
             bad.extend(part.bad)
             num_seen += len(task.places)
             bar.update(len(task.places))
             refuse_too_many(recipe.name, bad, num_seen, total, max_bad_fraction)
+    if not all(split_files.is_kept.all() for split_files in files.values()):
+        journal.path.unlink(missing_ok=True)  # its images are moved now, to where others of its were
     for split_files in files.values():
         _refuse_empty(recipe.name, split_files.split, split_files.finish())
     facts = {"source": recipe.name, "num_pictures": total, "bad": bad, "key_rule": KEY_RULE}
     write_synced(folder / "entry.json", json.dumps(facts).encode())
     write_synced(folder / "bad.txt", "".join(f"{line}\n" for line in bad).encode())
+    journal.path.unlink(missing_ok=True)
     if bad:
         shown = "".join(f"\n  {line}" for line in first_few(bad))
         log.warning("%d of %d images are left out (%s):%s", len(bad), total, entry / "bad.txt", shown)
+
+
+def _decode_into(folder: Path, task: Task) -> Decoded:
+    """Decodes a task's images and writes their pixels to their places; returns all else."""
+    part = task.decode()
+    for number, its in _by_split(task, part):
+        places = task.places[part.rows][its]
+        with (folder / f"{SPLITS[number]}.npy").open("rb+") as file:
+            np.lib.format.read_magic(file)
+            (_, *shape), _, _ = np.lib.format.read_array_header_1_0(file)
+            start = file.tell()
+            for run in np.split(np.arange(len(its)), np.flatnonzero(np.diff(places) != 1) + 1):
+                file.seek(start + int(places[run[0]]) * math.prod(shape))
+                file.write(part.pixels[its[run]].data)
+    return replace(part, pixels=part.pixels[:0].copy())
+
+
+def _by_split(task: Task, part: Decoded) -> list[tuple[int, NDArray[np.intp]]]:
+    """By the number of the split: which of the images of `part` are its."""
+    splits = task.splits[part.rows]
+    return [(number, np.flatnonzero(splits == number)) for number in np.unique(splits).tolist()]
 
 
 class _SplitFiles:
@@ -67,19 +109,16 @@ class _SplitFiles:
 
     def __init__(self, folder: Path, split: Split, listing: Listing, size: int) -> None:
         self.folder, self.split, self.listing, self.size = folder, split, listing, size
-        self.file = (folder / f"{split}.npy").open("wb+")
+        path = folder / f"{split}.npy"
+        path.touch()
+        self.file = path.open("rb+")
         self._write_header(len(listing.sources))
+        self.file.flush()
         self.start = self.file.tell()
         self.is_kept = np.zeros(len(listing.sources), bool)
         self.coordinates: NDArray[np.int32] | None = None
 
-    def write(
-        self, places: NDArray[np.int64], pixels: NDArray[np.uint8], coordinates: NDArray[np.int32] | None
-    ) -> None:
-        num_bytes, ends = 3 * self.size**2, np.flatnonzero(np.diff(places) != 1) + 1
-        for run in np.split(np.arange(len(places)), ends):
-            self.file.seek(self.start + int(places[run[0]]) * num_bytes)
-            self.file.write(pixels[run].data)
+    def keep(self, places: NDArray[np.int64], coordinates: NDArray[np.int32] | None) -> None:
         self.is_kept[places] = True
         if coordinates is not None:
             if self.coordinates is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import zlib
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -64,6 +65,10 @@ class Task:
     splits: NDArray[np.int8]
     places: NDArray[np.int64]
     decode: Callable[[], Decoded]
+
+    @property
+    def digest(self) -> int:
+        return zlib.crc32(self.splits.tobytes() + self.places.tobytes())
 
 
 class PhotoRecipe:

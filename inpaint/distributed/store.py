@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from inpaint.errors import InpaintError, UsageError
-from inpaint.processes import start_prefix
+from inpaint.processes import num_here, start_prefix
 
 if TYPE_CHECKING:
     import torch.distributed as dist
@@ -72,10 +72,10 @@ def once(group: str, num_processes: int, is_first: bool, act: Callable[[], str])
 
 def once_each(rank: int, world_size: int) -> tuple[Callable[[Callable[[], str]], str], ...]:
     """`once` for all processes of the job, and for those of each machine."""
-    num_here, place = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
+    place = int(os.environ.get("LOCAL_RANK", "0"))
     return (
         partial(once, "job", world_size, rank == 0),
-        partial(once, f"machine of rank {rank - place}", num_here, place == 0),
+        partial(once, f"machine of rank {rank - place}", num_here(), place == 0),
     )
 
 

@@ -1,0 +1,74 @@
+"""Owns what is known to be decoded of an unfinished entry of the cache, so that a kill costs little of the work."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from inpaint.data.decode import Decoded
+from inpaint.data.recipes import Task
+from inpaint.errors import InpaintError
+from inpaint.files import sync
+
+# Pixels decoded between two times that they are made to last.
+SYNC_BYTES = 256 << 20
+
+Results = Iterator[tuple[Task, Decoded]]
+
+
+class Journal:
+    """A line for each task from the first on whose pixels have reached the disk: all of what came of it but those."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.path = folder, folder / "journal.jsonl"
+        self._lines: list[str] = []
+        self._num_bytes = 0
+
+    def results(self, tasks: Iterator[Task], decode: Callable[[Iterator[Task]], Results], image_bytes: int) -> Results:
+        """What came of the tasks, in order: first those that the journal knows, then those that are left to `decode`.
+
+        Raises:
+            InpaintError: the tasks are not those of the journal.
+        """
+        for record in self._read():
+            task = next(tasks, None)
+            if task is None or task.digest != record["task"]:
+                raise InpaintError(f"the half-decoded images in {self.folder} were others; run the same command again")
+            its = record["coordinates"]
+            coordinates = None if its is None else np.array(its, np.int32)
+            yield task, Decoded(np.empty(0, np.uint8), record["rows"], coordinates, tuple(record["bad"]))
+        for task, part in decode(tasks):
+            yield task, part
+            its = None if part.coordinates is None else part.coordinates.tolist()
+            record = {"task": task.digest, "rows": list(part.rows), "coordinates": its, "bad": part.bad}
+            self._lines.append(json.dumps(record) + "\n")
+            self._num_bytes += len(part.rows) * image_bytes
+            if self._num_bytes >= SYNC_BYTES:
+                self._write()
+
+    def _write(self) -> None:
+        for path in self.folder.glob("*.npy"):
+            sync(path)
+        with self.path.open("a") as file:
+            file.writelines(self._lines)
+        self._lines, self._num_bytes = [], 0
+
+    def _read(self) -> Iterator[dict[str, Any]]:
+        """What was written; half a line at the end is taken away."""
+        if not self.path.exists():
+            return
+        with self.path.open("rb+") as file:
+            while line := file.readline():
+                try:
+                    record = json.loads(line)
+                except ValueError:
+                    record = None
+                if record is None or not line.endswith(b"\n"):
+                    file.seek(-len(line), 1)
+                    file.truncate()
+                    return
+                yield record

@@ -1,0 +1,165 @@
+"""The processes of a machine decode together: the same bytes however many they are, and whichever of them dies."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from shards import NUMS, write_shards
+
+from inpaint.sources.keys import SPLITS
+
+NUM, TASK, NUM_BAD = sum(NUMS.values()), 4, 3
+
+WORKER = """
+import os, signal, sys, time
+from dataclasses import replace
+from pathlib import Path
+import torch.distributed as dist
+from inpaint.data import decode, filling, journal
+from inpaint.data.decoded import SyntheticSpec, open_images
+from inpaint.distributed.store import once_each
+from inpaint.holes.spec import HoleSpec
+
+root, fault, task = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+rank, num = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+filling.TASK_IMAGES, journal.SYNC_BYTES = task, 1
+dist.init_process_group("gloo")
+original = decode.decode_square
+
+def decode_square(*arguments):  # once all have begun, so that nobody does it alone
+    os.write(1, b"decoded\\n")
+    (root / f"{os.environ['MASTER_PORT']}-{rank}").touch()
+    while len(list(root.glob(f"{os.environ['MASTER_PORT']}-*"))) < num:
+        time.sleep(0.01)
+    pixels, full = original(*arguments)
+    return (255 - pixels if fault == "helper" and rank == 1 else pixels), full
+
+def die(*_, **__):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+decode.decode_square = decode_square
+if fault == "helper" and rank == 1:
+    filling.replace = die  # wrong pixels are written, and nothing is answered
+if fault == "moving" and rank == 0:
+    filling.sync = die  # the first split's images have just been moved together
+if fault == "leader" and rank == 0:
+    write, num_written = journal.Journal._write, []
+    def _write(self):
+        write(self)
+        num_written.append(1)
+        if len(num_written) == 5:
+            die()
+    journal.Journal._write = _write
+once_a_job, once_a_machine = once_each(rank, num)
+open_images(sys.argv[4], HoleSpec.scaled(16), cache_dir=root / "cache", max_bad_fraction=0.1,
+              synthetic=SyntheticSpec(1, 1, 1, 0), show_progress=rank == 0, once_a_job=once_a_job,
+              once_a_machine=once_a_machine)
+if rank == 0:
+    sys.stdin.readline()  # the store goes with this process
+"""
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset with holes of its own, and three images in train that cannot be used."""
+    root = write_shards(tmp_path_factory.mktemp("shards"))
+    path = sorted((root / "data").glob("train-*"))[1]
+    table = pq.read_table(path)
+    images = table["image"].to_pylist()
+    for row in range(10, 10 + NUM_BAD):
+        images[row]["bytes"] = b"no image"
+    where = table.column_names.index("image")
+    spoilt = table.set_column(where, table.schema.field(where), pa.array(images, table.schema.field(where).type))
+    pq.write_table(spoilt, path, row_group_size=5)
+    return root
+
+
+@pytest.fixture(scope="module")
+def alone(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    root = tmp_path_factory.mktemp("alone")
+    live(root, shards, 1)
+    return entry_in(root)
+
+
+def live(root: Path, shards: Path, num: int, fault: str = "") -> list[tuple[int, str]]:
+    """One life of so many processes: how many images each decoded, and what it said."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        port = str(listening.getsockname()[1])
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(num), "LOCAL_WORLD_SIZE": str(num)}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", WORKER, str(root), fault, str(TASK), str(shards)],
+            env={**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(num)
+    ]
+    if fault in ("leader", "moving"):  # as a launcher does
+        processes[0].wait()
+        for process in processes[1:]:
+            process.kill()
+    ended = [process.communicate("\n") for process in reversed(processes)][::-1]
+    return [(out.count("decoded\n"), err) for out, err in ended]
+
+
+def entry_in(root: Path) -> dict[str, bytes]:
+    assert not list((root / "cache").glob("*.partial-*"))
+    (entry,) = (path for path in (root / "cache").iterdir() if path.is_dir())
+    return {path.name: path.read_bytes() for path in entry.iterdir()}
+
+
+def test_what_one_decodes_alone(alone: dict[str, bytes]) -> None:
+    names = {f"{split}.{end}" for split in SPLITS for end in ("npy", "arrow")}
+    assert alone.keys() == names | {"entry.json", "bad.txt"}
+    facts = json.loads(alone["entry.json"])
+    assert len(facts["bad"]) == NUM_BAD and facts["num_pictures"] == NUM
+
+
+@pytest.mark.parametrize("num", [2, 3])
+def test_several_share_the_work_and_write_the_same_bytes(
+    num: int, shards: Path, alone: dict[str, bytes], tmp_path: Path
+) -> None:
+    ended = live(tmp_path, shards, num)
+    assert entry_in(tmp_path) == alone
+    assert sum(decoded for decoded, _ in ended) == NUM and min(decoded for decoded, _ in ended) > 0
+    assert [f"{NUM}/{NUM}" in said for _, said in ended] == [True] + [False] * (num - 1)
+    assert ["decoding" in said for _, said in ended] == [True] + [False] * (num - 1)
+
+
+def test_what_a_killed_helper_had_begun_is_done_again(shards: Path, alone: dict[str, bytes], tmp_path: Path) -> None:
+    ended = live(tmp_path, shards, 2, "helper")
+    assert ended[1][0] > 0
+    assert entry_in(tmp_path) == alone
+    assert ended[0][0] == NUM
+
+
+def test_a_killed_decoding_goes_on(shards: Path, alone: dict[str, bytes], tmp_path: Path) -> None:
+    live(tmp_path, shards, 2, "leader")
+    (journal,) = (tmp_path / "cache").glob("*.partial-*/journal.jsonl")
+    assert len(journal.read_text().splitlines()) == 5
+    with journal.open("a") as file:
+        file.write('{"task": 1, "ro')
+    ended = live(tmp_path, shards, 2)
+    assert sum(decoded for decoded, _ in ended) == NUM - 5 * TASK
+    assert entry_in(tmp_path) == alone
+
+
+def test_one_that_was_killed_while_it_closed_gaps_begins_anew(
+    shards: Path, alone: dict[str, bytes], tmp_path: Path
+) -> None:
+    live(tmp_path, shards, 1, "moving")
+    assert list((tmp_path / "cache").glob("*.partial-*/train.npy"))
+    assert live(tmp_path, shards, 1)[0][0] == NUM
+    assert entry_in(tmp_path) == alone
