@@ -19,8 +19,7 @@ from inpaint.sources.keys import SPLITS
 NUM, TASK, NUM_BAD = sum(NUMS.values()), 4, 3
 
 WORKER = """
-import os, signal, sys, time
-from dataclasses import replace
+import os, resource, signal, sys, time
 from pathlib import Path
 import torch.distributed as dist
 from inpaint.data import decode, filling, journal
@@ -37,7 +36,9 @@ original = decode.decode_square
 def decode_square(*arguments):  # once all have begun, so that nobody does it alone
     os.write(1, b"decoded\\n")
     (root / f"{os.environ['MASTER_PORT']}-{rank}").touch()
+    latest = time.monotonic() + 600
     while len(list(root.glob(f"{os.environ['MASTER_PORT']}-*"))) < num:
+        assert time.monotonic() < latest, "alone"
         time.sleep(0.01)
     pixels, full = original(*arguments)
     return (255 - pixels if fault == "helper" and rank == 1 else pixels), full
@@ -48,6 +49,8 @@ def die(*_, **__):
 decode.decode_square = decode_square
 if fault == "helper" and rank == 1:
     filling.replace = die  # wrong pixels are written, and nothing is answered
+if fault == "disk" and rank == 1:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 if fault == "moving" and rank == 0:
     filling.sync = die  # the first split's images have just been moved together
 if fault == "leader" and rank == 0:
@@ -143,6 +146,12 @@ def test_what_a_killed_helper_had_begun_is_done_again(shards: Path, alone: dict[
     assert ended[1][0] > 0
     assert entry_in(tmp_path) == alone
     assert ended[0][0] == NUM
+
+
+def test_a_helper_that_cannot_write_is_heard_of(shards: Path, tmp_path: Path) -> None:
+    for _, said in live(tmp_path, shards, 2, "disk"):
+        assert "cannot write to the cache of decoded images" in said and "(File too large)" in said
+    assert not [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
 
 
 def test_a_killed_decoding_goes_on(shards: Path, alone: dict[str, bytes], tmp_path: Path) -> None:

@@ -48,7 +48,9 @@ def fill(
     listings, bad = recipe.listings()
     num_listed = sum(len(listing.sources) for listing in listings.values())
     image_bytes = 3 * size**2
-    check_room(entry.parent, num_listed * image_bytes - sum(path.stat().st_size for path in folder.glob("*.npy")))
+    check_room(
+        entry.parent, num_listed * image_bytes - sum(512 * path.stat().st_blocks for path in folder.glob("*.npy"))
+    )
     for split, listing in listings.items():
         _refuse_empty(recipe.name, split, len(listing.sources))
     num_seen, total = len(bad), len(bad) + num_listed

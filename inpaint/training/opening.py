@@ -101,7 +101,7 @@ def open_run(run: RunDirectory, config: Config, options: Options) -> None:
 
 
 def open_splits(runtime: Runtime, config: Config) -> dict[Split, DecodedSplit | Stream]:
-    """The images by split; decoded by one process of each machine, for as long as that takes."""
+    """The images by split; decoded by the processes of each machine together, for as long as that takes."""
     data = config.data
     train = open_stream(config) if data.streaming else None
     if train is not None and runtime.is_main:
