@@ -7,13 +7,20 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from shards import NUMS, write_shards
 
+from inpaint.data import journal
+from inpaint.data.decode import Decoded
+from inpaint.data.recipes import Task
+from inpaint.errors import InpaintError
 from inpaint.sources.keys import SPLITS
 
 NUM, TASK, NUM_BAD = sum(NUMS.values()), 4, 3
@@ -31,12 +38,11 @@ root, fault, task = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 rank, num = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
 filling.TASK_IMAGES, journal.SYNC_BYTES = task, 1
 dist.init_process_group("gloo")
-original = decode.decode_square
+original, latest = decode.decode_square, time.monotonic() + 90
 
 def decode_square(*arguments):  # once all have begun, so that nobody does it alone
     os.write(1, b"decoded\\n")
     (root / f"{os.environ['MASTER_PORT']}-{rank}").touch()
-    latest = time.monotonic() + 600
     while len(list(root.glob(f"{os.environ['MASTER_PORT']}-*"))) < num:
         assert time.monotonic() < latest, "alone"
         time.sleep(0.01)
@@ -156,9 +162,9 @@ def test_a_helper_that_cannot_write_is_heard_of(shards: Path, tmp_path: Path) ->
 
 def test_a_killed_decoding_goes_on(shards: Path, alone: dict[str, bytes], tmp_path: Path) -> None:
     live(tmp_path, shards, 2, "leader")
-    (journal,) = (tmp_path / "cache").glob("*.partial-*/journal.jsonl")
-    assert len(journal.read_text().splitlines()) == 5
-    with journal.open("a") as file:
+    (known,) = (tmp_path / "cache").glob("*.partial-*/journal.jsonl")
+    assert len(known.read_text().splitlines()) == 5
+    with known.open("a") as file:
         file.write('{"task": 1, "ro')
     ended = live(tmp_path, shards, 2)
     assert sum(decoded for decoded, _ in ended) == NUM - 5 * TASK
@@ -172,3 +178,35 @@ def test_one_that_was_killed_while_it_closed_gaps_begins_anew(
     assert list((tmp_path / "cache").glob("*.partial-*/train.npy"))
     assert live(tmp_path, shards, 1)[0][0] == NUM
     assert entry_in(tmp_path) == alone
+
+
+def test_a_journal_is_gone_on_with_after_half_a_line_and_only_for_the_same_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal, "SYNC_BYTES", 1)
+    tasks = [Task(np.zeros(1, np.int8), np.array([place]), lambda: part) for place in range(4)]
+    part = Decoded(np.empty(0, np.uint8), [0], np.array([[1, 2, 3, 4, 5, 6, 7]], np.int32), ("b.png: truncated",))
+
+    def decoded(num: int, tasks: list[Task] = tasks) -> list[int]:
+        """The images that are not known yet, among the first so many; all but the last reach the journal."""
+        asked = []
+
+        def decode(left: Iterator[Task]) -> journal.Results:
+            for task in left:
+                asked.append(int(task.places[0]))
+                yield task, task.decode()
+
+        seen = list(islice(journal.Journal(tmp_path).results(iter(tasks), decode, 1), num))
+        assert [task for task, _ in seen] == tasks[:num]
+        for _, its in seen:
+            assert its.coordinates is not None and its.coordinates.tolist() == [[1, 2, 3, 4, 5, 6, 7]]
+            assert (its.rows, its.bad) == ([0], ("b.png: truncated",))
+        return asked
+
+    assert decoded(2) == [0, 1]
+    with (tmp_path / "journal.jsonl").open("a") as file:
+        file.write('{"task": 1, "ro')
+    assert decoded(3) == [1, 2]
+    assert decoded(4) == [2, 3]
+    with pytest.raises(InpaintError, match=f"the half-decoded images in {tmp_path} were others"):
+        decoded(4, tasks[::-1])

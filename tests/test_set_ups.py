@@ -177,7 +177,16 @@ def test_a_containers_quota_counts(quota: str, expected: int, bare: pytest.Monke
 
 @pytest.mark.parametrize(
     ("mine", "parents", "num_here", "expected"),
-    [(64, 64, 8, 8), (8, 64, 8, 8), (32, 64, 8, 8), (8, 8, 8, 1), (8, 2, 1, 8), (3, 2, 2, 1), (64, None, 8, 8)],
+    [
+        (64, 64, 8, 8),
+        (8, 64, 8, 8),
+        (4, 64, 8, 4),
+        (32, 64, 8, 8),
+        (8, 8, 8, 1),
+        (8, 2, 1, 8),
+        (3, 2, 2, 1),
+        (64, None, 8, 8),
+    ],
 )
 def test_cores_that_each_process_is_bound_to_are_its_own(
     mine: int, parents: int | None, num_here: int, expected: int, bare: pytest.MonkeyPatch
