@@ -38,7 +38,7 @@ root, fault, task = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 rank, num = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
 filling.TASK_IMAGES, journal.SYNC_BYTES = task, 1
 dist.init_process_group("gloo")
-original, latest = decode.decode_square, time.monotonic() + 90
+original, latest = decode.decode_square, time.monotonic() + 600
 
 def decode_square(*arguments):  # once all have begun, so that nobody does it alone
     os.write(1, b"decoded\\n")
