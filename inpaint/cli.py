@@ -21,7 +21,7 @@ from importlib import import_module
 
 from inpaint import __version__
 from inpaint.errors import InpaintError, UsageError, shorten
-from inpaint.processes import wait_passively
+from inpaint.processes import wait_briefly
 
 COMMANDS = ("prepare", "study", "status", "report", "fill", "demo", "evaluate", "rate", "push", "export")
 
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         end = words.index("--") if "--" in words else len(words)
         words, settings = words[:end], words[end + 1 :]
     args = parser.parse_args(words, argparse.Namespace(settings=settings))
-    wait_passively()
+    wait_briefly()
     try:
         return args.run(args)
     except KeyboardInterrupt:

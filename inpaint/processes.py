@@ -85,15 +85,22 @@ def num_here() -> int:
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
-def wait_passively() -> None:
-    """Let OpenMP's threads sleep while they wait for one another; must come before torch, which reads it as it loads.
+def wait_briefly() -> None:
+    """Let OpenMP's threads spin for microseconds while they wait for one another, and then sleep.
 
-    They would spin, and where other programs want the cores too, the one that is waited for is then seldom running.
+    Must come before torch, whose library reads it as it loads. Sleeping at once costs an idle machine a quarter of its
+    speed; spinning for long keeps a core from who is waited for, where other programs want the cores too.
     """
-    if "torch" not in sys.modules and "OMP_WAIT_POLICY" not in os.environ:
+    if "torch" in sys.modules or "OMP_WAIT_POLICY" in os.environ:
+        return
+    if sys.platform != "linux":
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
-        # libgomp's own word: spin for some microseconds first, without which an idle machine loses 30% instead of 12%.
-        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+        return
+    # Of libgomp's policies only this one spins at all where it counts more threads than cores, as beside a thread that
+    # draws the next batch. For how long is in its own word, and in that of LLVM's library, in ms; else for minutes.
+    os.environ["OMP_WAIT_POLICY"] = "ACTIVE"
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    os.environ.setdefault("KMP_BLOCKTIME", "1")
 
 
 # What launchers put into the environment of their workers.

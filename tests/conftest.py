@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from inpaint.processes import num_cores, wait_passively
+from inpaint.processes import num_cores, wait_briefly
 
 if (num_workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))) > 1:  # each has its share of the cores
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, num_cores() // num_workers)))
-wait_passively()  # before torch is imported, as train.py does: tests run beside other programs too
+wait_briefly()  # before torch is imported, as train.py does: tests run beside other programs too
 
 from hub_server import LoopbackHub  # noqa: E402
 from slurm_site import Site, make_site, train_undisturbed  # noqa: E402

@@ -17,7 +17,7 @@ from inpaint.config import Config
 from inpaint.distributed.launcher import start_notes
 from inpaint.distributed.store import tell
 from inpaint.errors import InpaintError, UsageError
-from inpaint.processes import rank_and_world_size, start_prefix, wait_passively
+from inpaint.processes import rank_and_world_size, start_prefix, wait_briefly
 from inpaint.resolve import load_config
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def _train(config: Config, options: Options) -> str:
         raise UsageError(
             "training needs Linux or macOS; on Windows start it in WSL, or fill images: inpaint fill --help"
         )
-    wait_passively()
+    wait_briefly()
     import torch
 
     from inpaint.distributed.collectives import meet
