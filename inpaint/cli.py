@@ -25,7 +25,7 @@ from inpaint.processes import wait_briefly
 
 COMMANDS = ("prepare", "study", "status", "report", "fill", "demo", "evaluate", "rate", "push", "export")
 
-EXIT_FAILURE, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+EXIT_FAILURE, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_UNREAD = 1, 2, 130, 141  # the last two as the signals would end it
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,18 +45,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except Exception as error:  # noqa: BLE001 - the user gets one line, and the traceback on request
+        if isinstance(error, BrokenPipeError) and _drop_unread("\n"):
+            return EXIT_UNREAD
         if args.debug:
             traceback.print_exc()
         print(f"inpaint {args.command}: {_one_line(error)}", file=sys.stderr)
         return EXIT_USAGE if isinstance(error, UsageError) else EXIT_FAILURE
 
 
-def _drop_unread() -> None:
-    """At the end of `inpaint ... | head`: what nobody reads any more is dropped without a word."""
+def _drop_unread(last: str = "") -> bool:
+    """At the end of `inpaint ... | head`: what nobody reads any more, and `last`, is dropped without a word; whether it
+    was so."""
     try:
+        sys.stdout.write(last)
         sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
 
 
 def _one_line(error: Exception) -> str:

@@ -82,6 +82,16 @@ def test_help_that_nobody_reads_to_its_end_is_no_error(program: list[str]) -> No
     assert ended.stderr == b""
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_what_nobody_reads_in_the_middle_of_a_command_is_no_bug(unbuffered: str, straight: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command, environment = [sys.executable, "-m", "inpaint", "status"], {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    ended = subprocess.run([*command, straight], cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, env=environment)
+    os.close(writer)
+    assert ended.stderr == b""
+
+
 def test_without_an_extension_it_is_png_in_a_process_that_did_nothing_before(here: Path) -> None:
     """Pillow learns what it can write only when it is asked."""
     code = "import sys; from inpaint.cli import main; sys.exit(main(sys.argv[1:]))"

@@ -180,10 +180,11 @@ def test_one_that_was_killed_while_it_closed_gaps_begins_anew(
     assert entry_in(tmp_path) == alone
 
 
+@pytest.mark.parametrize(("limit", "least"), [("SYNC_BYTES", 1), ("SYNC_S", 0.0)])
 def test_a_journal_is_gone_on_with_after_half_a_line_and_only_for_the_same_images(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    limit: str, least: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(journal, "SYNC_BYTES", 1)
+    monkeypatch.setattr(journal, limit, least)
     tasks = [Task(np.zeros(1, np.int8), np.array([place]), lambda: part) for place in range(4)]
     part = Decoded(np.empty(0, np.uint8), [0], np.array([[1, 2, 3, 4, 5, 6, 7]], np.int32), ("b.png: truncated",))
 

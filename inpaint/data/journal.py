@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ from inpaint.data.recipes import Task
 from inpaint.errors import InpaintError
 from inpaint.files import sync
 
-# Pixels decoded between two times that they are made to last.
-SYNC_BYTES = 256 << 20
+# Between two times that what is decoded is made to last, at most: the pixels, and the seconds, for large photographs
+# take long and leave few.
+SYNC_BYTES, SYNC_S = 256 << 20, 5.0
 
 Results = Iterator[tuple[Task, Decoded]]
 
@@ -26,7 +28,7 @@ class Journal:
     def __init__(self, folder: Path) -> None:
         self.folder, self.path = folder, folder / "journal.jsonl"
         self._lines: list[str] = []
-        self._num_bytes = 0
+        self._num_bytes, self._synced = 0, time.monotonic()
 
     def results(self, tasks: Iterator[Task], decode: Callable[[Iterator[Task]], Results], image_bytes: int) -> Results:
         """What came of the tasks, in order: first those that the journal knows, then those that are left to `decode`.
@@ -47,7 +49,7 @@ class Journal:
             record = {"task": task.digest, "rows": list(part.rows), "coordinates": its, "bad": part.bad}
             self._lines.append(json.dumps(record) + "\n")
             self._num_bytes += len(part.rows) * image_bytes
-            if self._num_bytes >= SYNC_BYTES:
+            if self._num_bytes >= SYNC_BYTES or time.monotonic() - self._synced >= SYNC_S:
                 self._write()
 
     def _write(self) -> None:
@@ -55,7 +57,7 @@ class Journal:
             sync(path)
         with self.path.open("a") as file:
             file.writelines(self._lines)
-        self._lines, self._num_bytes = [], 0
+        self._lines, self._num_bytes, self._synced = [], 0, time.monotonic()
 
     def _read(self) -> Iterator[dict[str, Any]]:
         """What was written; half a line at the end is taken away."""

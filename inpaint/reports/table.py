@@ -115,6 +115,7 @@ def tables(lines: Sequence[Line], study: Study | None, ratings: Ratings) -> str:
         if several
         else "."
     )
+    about += " Judged are the weights after the step named: the best or the last, as evaluation.best_by has it."
     if study:
         about += f" The paper's scores, 1 to 10, are from {study.source}."
     parts.append(about)
