@@ -221,7 +221,7 @@ def test_a_machine_that_is_not_there_is_not_waited_for_longer_than_asked(tmp_pat
 
 
 @pytest.mark.soak
-@pytest.mark.skipif(torch.cuda.is_available(), reason="on a GPU fp16 is not refused")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="fp16 is refused on CPUs alone, and there is a GPU here")
 def test_fp16_config_refuses_on_a_cpu(tmp_path: Path) -> None:
     run = ("--config", tiny_config(tmp_path), "--run-dir", tmp_path / "run", "--training.precision", "fp16")
     with launch("fp16", *run, processes=1) as job:

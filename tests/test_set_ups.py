@@ -272,7 +272,7 @@ def test_gpus_that_torch_does_not_find_are_not_given_up_silently(
     assert all(word in str(caught.value) for word in (*words, "accelerate_configs/cpu.yaml"))
 
 
-@pytest.mark.skipif(torch.accelerator.is_available(), reason="torch finds a GPU here")
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="about GPUs that torch does not find; here it finds one")
 def test_a_job_that_was_given_gpus_does_not_train_on_its_cpus(bare: pytest.MonkeyPatch) -> None:
     bare.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     with pytest.raises(UsageError, match=r"this job was given GPUs \(CUDA_VISIBLE_DEVICES=0,1\)"):

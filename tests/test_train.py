@@ -65,7 +65,7 @@ def test_without_a_compiler_the_networks_run_as_they_are(finished: tuple[Path, s
 
 
 @pytest.mark.soak
-@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler is installed")
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler, and none is installed")
 def test_compiled_networks_train_alike(tmp_path: Path) -> None:
     runs = tmp_path / "compiled", tmp_path / "plain"
     config = tiny_config(tmp_path, training={"precision": "float64"})
@@ -218,7 +218,7 @@ def test_a_folder_that_is_not_ours_is_left_alone(tmp_path: Path, capsys: pytest.
     assert "is a file and no run" in line
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+@pytest.mark.skipif(os.geteuid() == 0, reason="about a folder without the right to write; root may write everywhere")
 def test_no_permission(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "closed").mkdir(mode=0o500)
     line = fails(capsys, 1, "--config", tiny_config(tmp_path), "--run-dir", tmp_path / "closed" / "run")

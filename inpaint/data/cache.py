@@ -47,7 +47,7 @@ def build_once(entry: Path, fill: Callable[[Path], None]) -> None:
             folder.mkdir(exist_ok=True)
             try:
                 fill(folder)
-            except Exception:
+            except Exception:  # raised again; a full disk gets its room back, as after any failure
                 shutil.rmtree(folder, ignore_errors=True)
                 raise
             sync(folder)
