@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import socket
@@ -13,6 +14,12 @@ from inpaint.files import human_size, sync
 
 # Between two looks whether another machine or job is done.
 LOCK_POLL_S = 1.0
+# What a disk, a user or a file has no more room for.
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+class StoppedError(Exception):
+    """Who wanted an entry was asked to stop before it was there; what there is of it is gone on with."""
 
 
 def cache_folder(configured: Path | None) -> Path:
@@ -22,23 +29,31 @@ def cache_folder(configured: Path | None) -> Path:
     return Path(configured or os.environ.get("INPAINT_CACHE") or home / "inpaint").expanduser()
 
 
-def build_once(entry: Path, fill: Callable[[Path], None]) -> None:
+def build_once(entry: Path, fill: Callable[[Path], None], wants_stop: Callable[[], bool] = lambda: False) -> None:
     """Makes sure that the folder `entry` is there, by calling `fill` with a folder that then takes its name.
 
-    One process at a time: others wait, and find the entry made. The folder is empty, or as a killed process left it.
+    One process at a time: others wait, and find the entry made. The folder is empty, or as one left it that was killed,
+    stopped, or could not read. Raises `StoppedError` where `wants_stop` says so while this one waits.
     """
     if entry.is_dir():
         return
-    from filelock import FileLock  # the system frees the lock of a process that is killed
+    from filelock import FileLock, Timeout  # the system frees the lock of a process that is killed
 
     mine = f"{entry.name}.partial-{socket.gethostname()}-"
     folder = entry.parent / f"{mine}{os.getpid()}"
     try:
         entry.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{entry}.lock").acquire(poll_interval=LOCK_POLL_S):
+        lock, taken = FileLock(f"{entry}.lock"), None
+        while taken is None:
+            try:
+                taken = lock.acquire(timeout=LOCK_POLL_S, poll_interval=LOCK_POLL_S)
+            except Timeout:
+                if wants_stop():
+                    raise StoppedError from None
+        with taken:
             if entry.is_dir():
                 return
-            # By processes that were killed, since the lock is ours. Renamed, so that their helpers find it no more.
+            # By processes that are gone, since the lock is ours. Renamed, so that their helpers find it no more.
             left = [path for path in entry.parent.iterdir() if path.name.startswith(mine)]
             for path in left[1:]:
                 shutil.rmtree(path)
@@ -47,8 +62,11 @@ def build_once(entry: Path, fill: Callable[[Path], None]) -> None:
             folder.mkdir(exist_ok=True)
             try:
                 fill(folder)
-            except Exception:  # raised again; a full disk gets its room back, as after any failure
-                shutil.rmtree(folder, ignore_errors=True)
+            except Exception as error:  # raised again
+                # What is decoded is kept where an image could not be read now; not where they have to be others.
+                has_room = not (isinstance(error, OSError) and error.errno in _NO_ROOM)
+                if not has_room or (isinstance(error, InpaintError) and error.__cause__ is None):
+                    shutil.rmtree(folder, ignore_errors=True)
                 raise
             sync(folder)
             folder.rename(entry)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from inpaint.data import draws
-from inpaint.data.cache import build_once, cache_folder
+from inpaint.data.cache import StoppedError, build_once, cache_folder
 from inpaint.data.decode import COORDINATES, coordinates_at
 from inpaint.data.filling import fill, refuse_too_many
 from inpaint.data.helpers import Helpers, help_with
@@ -95,6 +95,7 @@ def open_images(
     splits: Sequence[Split] = SPLITS,
     once_a_job: Once = lambda act: act(),
     once_a_machine: Once = lambda act: act(),
+    wants_stop: Callable[[], bool] = lambda: False,
 ) -> dict[Split, DecodedSplit]:
     """The splits of the source at `path` (see `open_source`), or synthetic landscapes, at `spec.image_size`.
 
@@ -107,8 +108,10 @@ def open_images(
         max_bad_fraction: how many of all images may be bad.
         splits: which of them; all but `train` where that is streamed.
         once_a_job, once_a_machine: how one of several processes does something for all; by default the only one does.
+        wants_stop: asked now and then by who decodes for its machine, or waits for another that does.
 
     Raises:
+        StoppedError: `wants_stop` said so, in all processes of the machine; what is decoded is kept.
         InpaintError: no such source, an empty split, too many bad images, no room or no permission in the cache.
     """
     recipe: Recipe = SyntheticRecipe(synthetic, spec.image_size)
@@ -124,9 +127,12 @@ def open_images(
             build_once(
                 entry,
                 lambda folder: fill(
-                    folder, entry, recipe, spec.image_size, max_bad_fraction, show_progress, helpers.do
+                    folder, entry, recipe, spec.image_size, max_bad_fraction, show_progress, helpers.do, wants_stop
                 ),
+                wants_stop,
             )
+        except StoppedError:
+            return "stopped"
         finally:
             helpers.close()
         return ""
@@ -134,7 +140,8 @@ def open_images(
     address = once_a_machine(lambda: "" if entry.is_dir() or num_here() == 1 else helpers.listen())
     if address != helpers.address:
         help_with(address)
-    once_a_machine(build)
+    if once_a_machine(build):
+        raise StoppedError
     try:
         facts = json.loads((entry / "entry.json").read_bytes())
         images = {split: _open_split(entry, split, spec) for split in splits}

@@ -8,6 +8,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from inpaint.data.cache import check_room
+from inpaint.data.cache import StoppedError, check_room
 from inpaint.data.decode import COORDINATES, Decoded
 from inpaint.data.journal import Journal, Results
 from inpaint.data.reader import map_ahead
@@ -38,10 +39,12 @@ def fill(
     max_bad_fraction: float,
     show_progress: bool,
     do: Callable[[Callable[[], Decoded]], Decoded] = lambda work: work(),
+    wants_stop: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Decodes all splits into `folder`, which will be called `entry`; goes on where a killed process left it.
+    """Decodes all splits into `folder`, which will be called `entry`; goes on where a process left it.
 
-    `do` calls what it is given, in this process or another; several threads call it.
+    `do` calls what it is given, in this process or another; several threads call it. Raises `StoppedError` where
+    `wants_stop`, asked after some images each, says so.
     """
     from tqdm import tqdm
 
@@ -58,13 +61,16 @@ def fill(
     files = {SPLITS.index(split): _SplitFiles(folder, split, listing, size) for split, listing in listings.items()}
     journal, num_cores = Journal(folder), num_here() * num_cores_each()
     bar = tqdm(total=num_listed, desc="decoding", unit="image", disable=not show_progress)
-    with bar, ThreadPoolExecutor(num_cores, thread_name_prefix="decode") as pool:
+    with bar, ExitStack() as stack:
+        pool = ThreadPoolExecutor(num_cores, thread_name_prefix="decode")
+        stack.callback(pool.shutdown, cancel_futures=True)
 
         def decode(tasks: Iterator[Task]) -> Results:
             # A few parts ahead, so that memory does not grow with the split.
             return map_ahead(pool, lambda task: (task, do(partial(_decode_into, folder, task))), tasks, 2 * num_cores)
 
-        for task, part in journal.results(recipe.tasks(most), decode, image_bytes):
+        results = stack.enter_context(closing(journal.results(recipe.tasks(most), decode, image_bytes)))
+        for task, part in results:
             for number, its in _by_split(task, part):
                 coordinates = None if part.coordinates is None else part.coordinates[its]
                 files[number].keep(task.places[part.rows][its], coordinates)
@@ -72,6 +78,8 @@ def fill(
             num_seen += len(task.places)
             bar.update(len(task.places))
             refuse_too_many(recipe.name, bad, num_seen, total, max_bad_fraction)
+            if wants_stop():
+                raise StoppedError
     if not all(split_files.is_kept.all() for split_files in files.values()):
         journal.path.unlink(missing_ok=True)  # its images are moved now, to where others of its were
     for split_files in files.values():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,12 @@ class Journal:
         self._lines: list[str] = []
         self._num_bytes, self._synced = 0, time.monotonic()
 
-    def results(self, tasks: Iterator[Task], decode: Callable[[Iterator[Task]], Results], image_bytes: int) -> Results:
+    def results(
+        self, tasks: Iterator[Task], decode: Callable[[Iterator[Task]], Results], image_bytes: int
+    ) -> Generator[tuple[Task, Decoded]]:
         """What came of the tasks, in order: first those that the journal knows, then those that are left to `decode`.
+
+        To be closed by who does not go to its end: then it knows all that it gave.
 
         Raises:
             InpaintError: the tasks are not those of the journal.
@@ -43,14 +47,17 @@ class Journal:
             its = record["coordinates"]
             coordinates = None if its is None else np.array(its, np.int32)
             yield task, Decoded(np.empty(0, np.uint8), record["rows"], coordinates, tuple(record["bad"]))
-        for task, part in decode(tasks):
-            yield task, part
-            its = None if part.coordinates is None else part.coordinates.tolist()
-            record = {"task": task.digest, "rows": list(part.rows), "coordinates": its, "bad": part.bad}
-            self._lines.append(json.dumps(record) + "\n")
-            self._num_bytes += len(part.rows) * image_bytes
-            if self._num_bytes >= SYNC_BYTES or time.monotonic() - self._synced >= SYNC_S:
-                self._write()
+        try:
+            for task, part in decode(tasks):
+                its = None if part.coordinates is None else part.coordinates.tolist()
+                record = {"task": task.digest, "rows": list(part.rows), "coordinates": its, "bad": part.bad}
+                self._lines.append(json.dumps(record) + "\n")
+                yield task, part
+                self._num_bytes += len(part.rows) * image_bytes
+                if self._num_bytes >= SYNC_BYTES or time.monotonic() - self._synced >= SYNC_S:
+                    self._write()
+        finally:
+            self._write()
 
     def _write(self) -> None:
         for path in self.folder.glob("*.npy"):

@@ -32,6 +32,8 @@ class StopRequest:
 
     def __init__(self, is_shown: bool = True) -> None:
         self.asked: str | None = None
+        # Called in a thread, once a signal is heard.
+        self.when_asked: Callable[[], None] = lambda: None
         self._is_shown = is_shown
         self._before: dict[int, Any] = {}
         if threading.current_thread() is not threading.main_thread():
@@ -66,6 +68,7 @@ class StopRequest:
                 self._say("saving... (Ctrl-C again leaves at once, without saving)")
             elif len(heard) == 1:
                 self._say(f"{signal.Signals(byte[0]).name}: saving...")
+            self.when_asked()
         os.close(self._heard)
 
     def _say(self, text: str) -> None:

@@ -11,8 +11,9 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import partial
 from itertools import count
@@ -25,7 +26,10 @@ from inpaint.processes import num_here, start_prefix
 if TYPE_CHECKING:
     import torch.distributed as dist
 
+    from inpaint.distributed.signals import StopRequest
+
 WAIT_S = 60.0
+LOOK_S = 1.0
 _number = count()
 
 
@@ -77,6 +81,43 @@ def once_each(rank: int, world_size: int) -> tuple[Callable[[Callable[[], str]],
         partial(once, "job", world_size, rank == 0),
         partial(once, f"machine of rank {rank - place}", num_here(), place == 0),
     )
+
+
+@contextmanager
+def stop_of_any(stop: StopRequest, world_size: int) -> Iterator[Callable[[], bool]]:
+    """Within the block, what is given tells whether any process of the job was asked to stop, not all alike at once.
+
+    For where processes do different things and some nothing: who is asked tells the store, and who wants to know looks
+    there, once a second.
+    """
+    if world_size == 1:
+        yield lambda: stop.asked is not None
+        return
+
+    def say() -> None:
+        with suppress(RuntimeError):  # the store is gone with its host, of which the heartbeat tells
+            connect(timeout_s=5.0).set("stop", "")
+
+    looked_at: dist.Store | None = None
+    looked = time.monotonic()
+
+    def is_asked() -> bool:
+        nonlocal looked_at, looked
+        if stop.asked is None and time.monotonic() - looked >= LOOK_S:
+            with suppress(RuntimeError):
+                looked_at = looked_at or connect(timeout_s=5.0)
+                if looked_at.check(["stop"]):
+                    return True
+            looked = time.monotonic()
+        return stop.asked is not None
+
+    stop.when_asked = say
+    if stop.asked is not None:
+        say()
+    try:
+        yield is_asked
+    finally:
+        stop.when_asked = lambda: None
 
 
 def tell(rank: int, world_size: int, text: str, code: int, under_the_bar: bool = False) -> None:

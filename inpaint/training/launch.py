@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from inpaint.arguments import Options, default_run_dir, information, is_debug, parse_arguments
 from inpaint.config import Config
 from inpaint.distributed.launcher import start_notes
-from inpaint.distributed.store import tell
+from inpaint.distributed.store import stop_of_any, tell
 from inpaint.errors import InpaintError, UsageError
 from inpaint.processes import rank_and_world_size, start_prefix, wait_briefly
 from inpaint.resolve import load_config
@@ -24,6 +24,12 @@ if TYPE_CHECKING:
     from inpaint.distributed.runtime import Runtime
     from inpaint.distributed.signals import StopRequest
     from inpaint.training.trainer import Trainer
+
+
+_STOPPED = {
+    "preempted": ": the run is saved; the same command resumes it",
+    "unbegun": " before the first step; what is decoded of the images is kept, and the same command goes on",
+}
 
 
 @dataclass(frozen=True)
@@ -157,14 +163,14 @@ def _train(config: Config, options: Options) -> str:
             stop.restore()
     finally:
         torch.set_num_threads(num_threads)
-    if runtime.is_main and outcome == "preempted":
-        print("\nasked to stop: the run is saved; the same command resumes it", file=sys.stderr)
+    if runtime.is_main and outcome in _STOPPED:
+        print(f"\nasked to stop{_STOPPED[outcome]}", file=sys.stderr)
     if outcome.startswith("unsaved"):
         raise InpaintError(
             f"the last state of {options.run_dir} could not be saved{outcome.removeprefix('unsaved')}; the same "
             "command goes on from the one before"
         )
-    return outcome
+    return "preempted" if outcome in _STOPPED else outcome
 
 
 def _train_until(stop: StopRequest, runtime: Runtime, config: Config, options: Options) -> str:
@@ -179,8 +185,15 @@ def _train_until(stop: StopRequest, runtime: Runtime, config: Config, options: O
     outcome: str | None = None
     try:
         heartbeat.busy("preparing the data")
-        images = opening.open_splits(runtime, config)
-        heartbeat.wait_for_all()  # one machine may have to decode what another has in its cache
+        with stop_of_any(stop, runtime.world_size) as wants_stop:
+            images = opening.open_splits(runtime, config, wants_stop)
+            heartbeat.wait_for_all()  # one machine may have to decode what another has in its cache
+        is_stopped = images is None or stop.asked is not None
+        if runtime.all_reduce_max_async(int(is_stopped))() or images is None:
+            heartbeat.busy("leaving")
+            runtime.close()
+            outcome = "preempted"
+            return "unbegun"
         trainer = Trainer(config, options, runtime, run, stop, heartbeat, images)
         if runtime.is_main:
             _print_start(runtime, config, trainer)

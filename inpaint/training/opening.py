@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from inpaint.arguments import Options
 from inpaint.config import Config
+from inpaint.data.cache import StoppedError
 from inpaint.data.decoded import DecodedSplit, SyntheticSpec, num_training_images, open_images
 from inpaint.data.hole_statistics import hole_statistics
 from inpaint.data.stream import Stream, find_shards
@@ -100,24 +102,33 @@ def open_run(run: RunDirectory, config: Config, options: Options) -> None:
         print(f"changed since this run was last started: {change}", file=sys.stderr)
 
 
-def open_splits(runtime: Runtime, config: Config) -> dict[Split, DecodedSplit | Stream]:
-    """The images by split; decoded by the processes of each machine together, for as long as that takes."""
+def open_splits(
+    runtime: Runtime, config: Config, wants_stop: Callable[[], bool]
+) -> dict[Split, DecodedSplit | Stream] | None:
+    """The images by split; decoded by the processes of each machine together, for as long as that takes.
+
+    None where `wants_stop` said so meanwhile; what is decoded is kept.
+    """
     data = config.data
     train = open_stream(config) if data.streaming else None
     if train is not None and runtime.is_main:
         train.warn_of_sharing(runtime.world_size)
     once_a_job, once_a_machine = once_each(runtime.rank, runtime.world_size)
-    images: dict[Split, Any] = open_images(
-        data.path,
-        data.hole_spec,
-        cache_dir=Path(data.cache_dir) if data.cache_dir else None,
-        max_bad_fraction=data.max_bad_fraction,
-        synthetic=SyntheticSpec.of(data),
-        show_progress=runtime.is_main,
-        splits=SPLITS[1:] if data.streaming else SPLITS,
-        once_a_job=once_a_job,
-        once_a_machine=once_a_machine,
-    )
+    try:
+        images: dict[Split, Any] = open_images(
+            data.path,
+            data.hole_spec,
+            cache_dir=Path(data.cache_dir) if data.cache_dir else None,
+            max_bad_fraction=data.max_bad_fraction,
+            synthetic=SyntheticSpec.of(data),
+            show_progress=runtime.is_main,
+            splits=SPLITS[1:] if data.streaming else SPLITS,
+            once_a_job=once_a_job,
+            once_a_machine=once_a_machine,
+            wants_stop=wants_stop,
+        )
+    except StoppedError:
+        return None
     if train is not None:
         images["train"] = train
     num, batch = len(images["train"]), config.training.global_batch_size

@@ -1,0 +1,76 @@
+"""Who is asked to stop while images are decoded leaves soon, with all others of the run, and keeps what is decoded."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from running import Job, start, tiny_config
+from shards import NUMS, write_shards
+
+NUM, TASK = sum(NUMS.values()), 4
+
+SCRIPT = """
+import os, sys, time
+from inpaint.data import decode, filling
+from inpaint.training.launch import main
+
+filling.TASK_IMAGES, original = int(os.environ["TASK"]), decode.decode_square
+
+def decode_square(*arguments):
+    os.write(1, b"decoded\\n")
+    time.sleep(float(os.environ["SECONDS_EACH"]))
+    return original(*arguments)
+
+decode.decode_square = decode_square
+if "MACHINES" in os.environ:  # each process is alone on its own, with a cache that it shares or not
+    cache = os.environ["INPAINT_CACHE"] + os.environ["RANK"] * (os.environ["MACHINES"] == "apart")
+    os.environ.update(LOCAL_RANK="0", LOCAL_WORLD_SIZE="1", INPAINT_CACHE=cache)
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("num", "machines", "asked", "name"),
+    [
+        (1, "", 0, "SIGINT"),
+        (2, "", 1, "SIGUSR1"),
+        (2, "apart", 1, "SIGTERM"),
+        (2, "with one cache", 1, "SIGTERM"),
+    ],
+)
+def test_all_leave_and_what_is_decoded_is_kept(num: int, machines: str, asked: int, name: str, tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(SCRIPT)
+    run_dir, cache = tmp_path / "run", tmp_path / "cache"
+    config = tiny_config(
+        tmp_path,
+        data={"path": str(write_shards(tmp_path / "shards"))},
+        training={"max_steps": 1},
+        evaluation={"num_samples": 2, "num_pictures": 2},
+    )
+
+    def begun(seconds_each: float) -> Job:
+        env = {"INPAINT_CACHE": str(cache), "TASK": str(TASK), "SECONDS_EACH": str(seconds_each)}
+        env |= {"MACHINES": machines} if machines else {}
+        where = ("--config", config, "--run-dir", run_dir)
+        return start(*where, processes=num, script=tmp_path / "train.py", env=env)
+
+    with begun(0.3) as job:
+        job.until(lambda: job.stdout.count("decoded\n") > 3 * TASK)
+        os.kill(job.processes[asked].pid, getattr(signal, name))
+        ended = job.wait()
+    assert ended.codes == [0] * num
+    assert ended.stderr.count("asked to stop before the first step") == 1
+    assert ended.stdout.count("decoded\n") < NUM * (2 if machines == "apart" else 1)
+    assert (run_dir / "PREEMPTED").exists() and not list(run_dir.glob("checkpoints/*step_*"))
+    known = [path.read_text().count("\n") for path in tmp_path.glob("cache*/*.partial-*/journal.jsonl")]
+    assert len(known) == (2 if machines == "apart" else 1) and min(known) > 0
+
+    if machines:
+        return
+    with begun(0.0) as job:
+        ended = job.wait().ok()
+    assert ended.stdout.count("decoded\n") == NUM - TASK * sum(known)
+    assert not list(tmp_path.glob("cache*/*.partial-*"))
