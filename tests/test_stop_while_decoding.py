@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from running import Job, start, tiny_config
 from shards import NUMS, write_shards
+
+from inpaint.data.cache import StoppedError, build_once
+from inpaint.errors import InpaintError
 
 NUM, TASK = sum(NUMS.values()), 4
 
@@ -25,23 +30,17 @@ def decode_square(*arguments):
     return original(*arguments)
 
 decode.decode_square = decode_square
-if "MACHINES" in os.environ:  # each process is alone on its own, with a cache that it shares or not
-    cache = os.environ["INPAINT_CACHE"] + os.environ["RANK"] * (os.environ["MACHINES"] == "apart")
+if "APART" in os.environ:  # each process as if alone on its own machine
+    cache = os.environ["INPAINT_CACHE"] + os.environ["RANK"]
     os.environ.update(LOCAL_RANK="0", LOCAL_WORLD_SIZE="1", INPAINT_CACHE=cache)
 sys.exit(main(sys.argv[1:]))
 """
 
 
 @pytest.mark.parametrize(
-    ("num", "machines", "asked", "name"),
-    [
-        (1, "", 0, "SIGINT"),
-        (2, "", 1, "SIGUSR1"),
-        (2, "apart", 1, "SIGTERM"),
-        (2, "with one cache", 1, "SIGTERM"),
-    ],
+    ("num", "apart", "asked", "name"), [(1, False, 0, "SIGINT"), (2, False, 1, "SIGUSR1"), (2, True, 1, "SIGTERM")]
 )
-def test_all_leave_and_what_is_decoded_is_kept(num: int, machines: str, asked: int, name: str, tmp_path: Path) -> None:
+def test_all_leave_and_what_is_decoded_is_kept(num: int, apart: bool, asked: int, name: str, tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text(SCRIPT)
     run_dir, cache = tmp_path / "run", tmp_path / "cache"
     config = tiny_config(
@@ -53,7 +52,7 @@ def test_all_leave_and_what_is_decoded_is_kept(num: int, machines: str, asked: i
 
     def begun(seconds_each: float) -> Job:
         env = {"INPAINT_CACHE": str(cache), "TASK": str(TASK), "SECONDS_EACH": str(seconds_each)}
-        env |= {"MACHINES": machines} if machines else {}
+        env |= {"APART": ""} if apart else {}
         where = ("--config", config, "--run-dir", run_dir)
         return start(*where, processes=num, script=tmp_path / "train.py", env=env)
 
@@ -63,14 +62,44 @@ def test_all_leave_and_what_is_decoded_is_kept(num: int, machines: str, asked: i
         ended = job.wait()
     assert ended.codes == [0] * num
     assert ended.stderr.count("asked to stop before the first step") == 1
-    assert ended.stdout.count("decoded\n") < NUM * (2 if machines == "apart" else 1)
+    assert ended.stdout.count("decoded\n") < NUM * (2 if apart else 1)
     assert (run_dir / "PREEMPTED").exists() and not list(run_dir.glob("checkpoints/*step_*"))
     known = [path.read_text().count("\n") for path in tmp_path.glob("cache*/*.partial-*/journal.jsonl")]
-    assert len(known) == (2 if machines == "apart" else 1) and min(known) > 0
+    assert len(known) == (2 if apart else 1) and min(known) > 0
 
-    if machines:
+    if apart:
         return
     with begun(0.0) as job:
         ended = job.wait().ok()
     assert ended.stdout.count("decoded\n") == NUM - TASK * sum(known)
     assert not list(tmp_path.glob("cache*/*.partial-*"))
+
+
+@pytest.mark.parametrize(
+    ("error", "is_kept"),
+    [
+        (StoppedError(), True),
+        (OSError(errno.ESTALE, "Stale file handle", "photo.jpg"), True),
+        (OSError(errno.ENOSPC, "No space left on device"), False),
+        (InpaintError("3 of 4 images cannot be used"), False),
+    ],
+)
+def test_what_is_decoded_is_kept_where_the_same_can_be_gone_on_with(
+    error: Exception, is_kept: bool, tmp_path: Path
+) -> None:
+    def fill(folder: Path) -> None:
+        (folder / "some").touch()
+        raise error
+
+    with pytest.raises((StoppedError, InpaintError)):
+        build_once(tmp_path / "entry", fill)
+    assert len(list(tmp_path.glob("*/some"))) == is_kept
+
+    built = []
+    build_once(tmp_path / "entry", lambda folder: built.extend(folder.iterdir()))
+    assert len(built) == is_kept
+
+
+def test_waiting_for_another_job_that_decodes_the_same_can_be_stopped(tmp_path: Path) -> None:
+    with FileLock(tmp_path / "entry.lock"), pytest.raises(StoppedError):
+        build_once(tmp_path / "entry", lambda folder: None, wants_stop=lambda: True)
