@@ -87,6 +87,10 @@ def by_processes(folder: Path, sizes: Sequence[int] = PROCESSES, steps: int = ST
             job = processes_measured(folder / f"run-{processes}", processes, start * steps, str(modules))
             for key, value in _per_process(job, name).items():
                 by_figure.setdefault(key, {})[processes] = value
+        apart = processes_measured(folder / f"apart-{processes}", processes, steps, str(modules), "apart")
+        by_figure.setdefault(("as many runs of one process each: all", "ms of a process"), {})[processes] = sum(
+            counted["ms"] for process in apart["processes"] for counted in process["by_place"].values()
+        ) / len(apart["processes"])
     lines = []
     for (what, unit), by_size in by_figure.items():
         ratio = by_size[max(sizes)] / by_size[2] if by_size.get(2) else float("nan")

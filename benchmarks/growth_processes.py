@@ -1,9 +1,10 @@
 """One job of the suite `growth`: so many processes of this machine train, save, judge and leave, and are counted.
 
-`python -m benchmarks.growth_processes RUN_DIR PROCESSES STEPS [MODULES]`, twice for what a resume costs; prints JSON.
-The processes are forks of one that has imported all, so that they share its memory and what is counted is their own
-work; each trains as many images a step, whatever their number. MODULES is a JSON file of what is imported while they
-train, which a job writes that does not find it.
+`python -m benchmarks.growth_processes RUN_DIR PROCESSES STEPS [MODULES [apart]]`, twice for what a resume costs; prints
+JSON. The processes are forks of one that has imported all, so that they share its memory and what is counted is their
+own work; each trains as many images a step, whatever their number. MODULES is a JSON file of what is imported while
+they train, which a job writes that does not find it. `apart`: each is a run of its own and has nothing to do with the
+others, which shows what it costs that they share this machine's cores, caches and memory.
 """
 
 # Annotations stay what they are: DDP looks at those of its hook.
@@ -168,7 +169,7 @@ def work(run_dir: Path, rank: int, processes: int, steps: int, port: int) -> dic
     }
 
 
-def main(run_dir: Path, processes: int, steps: int, modules: Sequence[str] = ()) -> dict[str, Any]:
+def main(run_dir: Path, processes: int, steps: int, modules: Sequence[str] = (), apart: bool = False) -> dict[str, Any]:
     torch.set_num_threads(1)
     for name in modules:
         with suppress(ImportError):
@@ -183,7 +184,8 @@ def main(run_dir: Path, processes: int, steps: int, modules: Sequence[str] = ())
             try:
                 port = int(os.read(told, 6))
                 os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-                result = work(run_dir, rank, processes, steps, port)
+                job = (run_dir / f"{rank}", 0, 1) if apart else (run_dir, rank, processes)
+                result = work(*job, steps, port)
                 Path(f"/dev/fd/{give}").write_text(json.dumps(result))
                 code = 0
             except BaseException as error:  # noqa: BLE001 - the parent says that it failed, this one why
@@ -209,7 +211,7 @@ def main(run_dir: Path, processes: int, steps: int, modules: Sequence[str] = ())
 if __name__ == "__main__":
     listed = Path(sys.argv[4]) if len(sys.argv) > 4 else None
     names = json.loads(listed.read_text()) if listed and listed.exists() else []
-    measured = main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), names)
+    measured = main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), names, sys.argv[5:] == ["apart"])
     found = [process.pop("modules") for process in measured["processes"]]
     if listed and not listed.exists():
         listed.write_text(json.dumps(found[0]))
