@@ -3,7 +3,8 @@
 Images are of 16 px and processes train narrow networks over gloo on this machine; each process has the same work
 whatever their number, so that what it does beyond that shows. Seconds are the processor's and per process, since two
 cores share all of them; memory is a process's own, beyond what it held when all was imported. The slope is that of the
-logarithms: 0 does not grow, 1 grows alike, and what is said of more follows it from the largest that was measured.
+logarithms: 0 does not grow, 1 grows alike, and what is said of more follows it from the largest that was measured. The
+last lines are of whole processes, with their imports.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -19,7 +21,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch.distributed as dist
+
 from benchmarks.growth_pictures import write_split
+from benchmarks.growth_processes import settings
 from benchmarks.measuring import Figure
 
 PICTURES = (10_000, 100_000, 1_800_000)
@@ -31,7 +36,7 @@ ALL_PICTURES, ALL_PROCESSES = 1_800_000, 1000
 
 def run() -> list[Figure]:
     with tempfile.TemporaryDirectory() as folder:
-        return [*by_pictures(Path(folder)), *by_processes(Path(folder))]
+        return [*by_pictures(Path(folder)), *by_processes(Path(folder)), *with_imports(Path(folder))]
 
 
 def slope(sizes: Sequence[float], values: Sequence[float]) -> float:
@@ -97,6 +102,36 @@ def by_processes(folder: Path, sizes: Sequence[int] = PROCESSES, steps: int = ST
         note = f"{ratio:.2f} times as much at {max(sizes)} as at 2"
         lines += grown(what, unit, by_size, ALL_PROCESSES, "processes", note)
     return lines
+
+
+def with_imports(folder: Path, sizes: Sequence[int] = (2, 32), steps: int = STEPS) -> list[Figure]:
+    """What a whole process costs that is started as a launcher starts it, the main one left out."""
+    seconds = {num: statistics.mean(_started(folder / f"started-{num}", num, steps)[1:]) for num in sizes}
+    ratio = seconds[max(sizes)] / seconds[min(sizes)]
+    note = f"{ratio:.2f} times as much at {max(sizes)} as at {min(sizes)}"
+    return grown("run begun, with all imports", "s of a process", seconds, ALL_PROCESSES, "processes", note)
+
+
+def _started(run_dir: Path, processes: int, steps: int) -> list[float]:
+    """Processor seconds by rank."""
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    numbers = {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes), "ACCELERATE_USE_CPU": "true"}
+    flags = [part for name, value in settings(processes, steps).items() for part in (f"--{name}", json.dumps(value))]
+    command = [sys.executable, "-m", "inpaint.training", "--config", "quickstart", "--run-dir", str(run_dir), *flags]
+    with tempfile.TemporaryFile("w+") as said:
+        children = []
+        for rank in range(processes):
+            environment = {**os.environ, **place, **numbers, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+            environment |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+            children.append(subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=said))
+        ended = [os.wait4(child.pid, 0) for child in children]
+        for child, (_, status, _) in zip(children, ended, strict=True):
+            child.returncode = os.waitstatus_to_exitcode(status)
+        if any(child.returncode for child in children):
+            said.seek(0)
+            raise RuntimeError(f"{processes} processes of {run_dir}: {said.read()[-2000:]}")
+    return [usage.ru_utime + usage.ru_stime for _, _, usage in ended]
 
 
 def _per_process(job: Mapping[str, Any], name: str) -> dict[tuple[str, str], float]:
