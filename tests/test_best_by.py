@@ -56,6 +56,11 @@ def published(run: Path) -> dict[str, Tensor]:
     return load_file(run / "generator" / "model.safetensors")
 
 
+def weights_step(run: Path) -> int:
+    """What the report reads it from."""
+    return json.loads((run / "evaluation.json").read_text())["weights_step"]
+
+
 def held_out() -> DecodedSplit:
     """The test split of such runs."""
     spec = HoleSpec.scaled(TINY["data"]["image_size"])
@@ -77,6 +82,7 @@ def test_the_best_epochs_weights_are_published_judged_and_named(
     words = f"step {2 * PER_EPOCH}, the best epoch's by hole PSNR on validation images"
     assert f"these are the weights after {words}" in " ".join((run / "generator" / "README.md").read_text().split())
     assert f"- weights: {words}" in (run / "report.md").read_text()
+    assert weights_step(run) == 2 * PER_EPOCH
     # What the report says is true of what is published.
     row = json.loads((run / "evaluation.json").read_text())["rows"]["generator"]
     generator = Generator.from_pretrained(run / "generator")
@@ -86,6 +92,7 @@ def test_the_best_epochs_weights_are_published_judged_and_named(
     # The same run, extended: what comes is no better, and the best stays.
     train(tmp_path, "hole_psnr", epochs=4)
     assert is_of(run, 2 * PER_EPOCH) and steps(run) == [2 * PER_EPOCH, 4 * PER_EPOCH]
+    assert weights_step(run) == 2 * PER_EPOCH
     capsys.readouterr()
 
 
@@ -93,7 +100,8 @@ def test_the_last_weights_are_published_unless_asked_otherwise(tmp_path: Path, j
     run = train(tmp_path, "last")
     assert is_of(run, 3 * PER_EPOCH)
     assert f"epoch 3 (step {3 * PER_EPOCH})" in " ".join((run / "generator" / "README.md").read_text().split())
-    assert "weights:" not in (run / "report.md").read_text()
+    assert "weights" not in (run / "report.md").read_text()
+    assert weights_step(run) == 3 * PER_EPOCH
     assert json.loads((run / "checkpoints" / "best.json").read_text())["step"] == 2 * PER_EPOCH
 
 
@@ -111,7 +119,7 @@ def test_a_best_checkpoint_that_is_damaged_gives_way_to_the_last_and_this_is_sai
 
     monkeypatch.setattr(evaluator.Evaluator, "validate", validate)
     run = train(tmp_path, "hole_psnr")
-    assert is_of(run, 3 * PER_EPOCH)
+    assert is_of(run, 3 * PER_EPOCH) and weights_step(run) == 3 * PER_EPOCH
     assert "the best checkpoint is damaged" in capsys.readouterr().err
     assert f"epoch 3 (step {3 * PER_EPOCH})" in " ".join((run / "generator" / "README.md").read_text().split())
 

@@ -124,9 +124,10 @@ def test_a_line_is_the_mean_over_seeds_beside_the_papers_scores(made: Callable[.
             psnr,
             [psnr - 1, psnr + 2],
             training_seconds=60 * (1 + number),
-            weights=f"step {4 - number}, the best epoch's by hole PSNR on validation images",
+            weights_step=4 - number,
         )
-    made("base", load_config("paper/original", {"model.width": 16}), 19.0, [18.0, 20.0])
+    before = {"weights": "step 3, the best epoch's by hole PSNR on validation images"}  # there was no number then
+    made("base", load_config("paper/original", {"model.width": 16}), 19.0, [18.0, 20.0], **before)
     other = made("mine", load_config("quickstart", {"data.synthetic_train": 16384}), 25.0, [24.0, 26.0])
     assert main(["report", str(other.parent)]) == 0
     out = capsys.readouterr().out
@@ -134,7 +135,8 @@ def test_a_line_is_the_mean_over_seeds_beside_the_papers_scores(made: Callable[.
     assert [*rows] == [*(row.label for row in load_study("table1").rows), "mine", "Telea"]
     best = rows["MSE:ADV = 10:1"]
     assert (best["runs"], best["hole PSNR"], best["wall time"]) == ("3", "20.67 ± 0.76", "2 min")
-    assert (best["weights of step"], rows["Original"]["weights of step"]) == ("2 to 4 of 4", "4 of 4")
+    assert (best["weights of step"], rows["Original"]["weights of step"]) == ("2 to 4 of 4", "- of 4")
+    assert "- base: the step that its judged weights are of is unknown (no weights_step in its evaluation.json" in out
     assert [best[f"paper: {name}"] for name in ("local", "global", "average")] == ["4.67", "6.33", "5.50"]
     assert (rows["Original"]["hole PSNR"], rows["Original"]["wall time"]) == ("19.00", "2.0 h")
     assert rows["Bottleneck = 3"] | {"runs": "0", "hole PSNR": "-", "paper: global": "4.33"} == rows["Bottleneck = 3"]
@@ -204,18 +206,34 @@ def test_figures_on_other_holes_are_refused(made: Callable[..., Path], capsys: S
     assert "different holes (given stored; given strokes:7)" in capsys.readouterr().err
 
 
-def test_the_last_line_may_be_torn_and_any_other_is_named(finished: Path, capsys: SAID) -> None:
+CUT = "metrics.jsonl ends within a line, which is left out"
+GAP = f"has no line after step {LAST - 1}, while the run is finished at step {LAST}"
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (lambda lines: [*lines, b'{"step": 21, "epo'], CUT),
+        (lambda lines: [*lines[:-2], lines[-2][:30]], f"{CUT}; it {GAP}"),
+        (lambda lines: lines[:-2], f"metrics.jsonl {GAP}"),
+        (lambda its: [*its[:2], its[2][:30] + b"\n", *its[3:]], "metrics.jsonl: 1 damaged line(s) are left out: 3"),
+        (lambda lines: [], f"metrics.jsonl has no line, while the run is finished at step {LAST}"),
+    ],
+    ids=["torn", "torn in its last step", "without its last step", "damaged within", "empty"],
+)
+def test_what_is_missing_of_the_metrics_is_said(
+    damage: Callable[[list[bytes]], list[bytes]], told: str, finished: Path, capsys: SAID
+) -> None:
+    """Its last lines are those of the last step: of training, and of the evaluation."""
     metrics = finished / "metrics.jsonl"
-    whole = metrics.read_bytes()
-    metrics.write_bytes(whole + b'{"step": 21, "epo')
+    metrics.write_bytes(b"".join(damage(metrics.read_bytes().splitlines(keepends=True))))
     assert main(["report", str(finished)]) == 0
-    assert "damaged" not in (out := capsys.readouterr()).out + out.err + (finished / "report.md").read_text()
-    lines = whole.split(b"\n")
-    lines[2] = lines[2][:30]
-    metrics.write_bytes(b"\n".join(lines))
-    assert main(["report", str(finished)]) == 0
-    for text in (capsys.readouterr().out, (finished / "report.md").read_text()):
-        assert "metrics.jsonl: 1 damaged line(s) are left out: 3" in text
+    out = capsys.readouterr().out
+    assert f"\n- run: {told}\n" in out and f"\n- run: {told}\n" in (finished / "report.md").read_text()
+    assert f"step {LAST} of {LAST}, epoch 2, {16 * LAST} images seen" in out
+    assert main(["status", str(finished)]) == 0
+    out = capsys.readouterr().out
+    assert f"\n{told}\n" in out and f"step {LAST} of {LAST}, " in out
 
 
 def test_what_is_not_there_yet_is_said(made: Callable[..., Path], finished: Path, capsys: SAID) -> None:

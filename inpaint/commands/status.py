@@ -20,14 +20,11 @@ def run(args: argparse.Namespace) -> int:
     from inpaint.evaluation.metrics import sentence
     from inpaint.training.checkpoint import CheckpointStore, read_checkpoint
     from inpaint.training.health import judge
-    from inpaint.training.run_directory import METRICS
     from inpaint.training.standing import read_standing
 
     folder: Path = args.folder
     standing, store = read_standing(folder), CheckpointStore(folder / "checkpoints")
     print(standing.state, *standing.faults, sep="\n")
-    if standing.is_cut:
-        print(f"{METRICS} ends within a line, which is left out")
     for verdict in judge(standing.lines):
         print(f"health: {verdict}")
     for line in standing.progress():

@@ -13,7 +13,8 @@ from inpaint.errors import InpaintError
 from inpaint.files import write_atomically
 from inpaint.reports import samples
 from inpaint.reports.figures import draw
-from inpaint.reports.runs import Run, require_same_data
+from inpaint.reports.runs import Run
+from inpaint.reports.same import require_same_data, without_copies
 from inpaint.reports.table import Ratings, lines_of, published_study, tables
 from inpaint.training.final_report import final_report
 from inpaint.training.run_directory import REPORT
@@ -40,20 +41,24 @@ def write_report(runs: Sequence[Run], out: Path | None, ratings: Ratings) -> Wri
     Raises:
         InpaintError: several runs are of different data, or the folder cannot be written.
     """
-    if len(runs) > 1:
-        require_same_data(runs)
+    told: list[str] = []
+    is_table = len(runs) > 1
+    if is_table:
         beside = {run.path.resolve().parent for run in runs}
         folder = out or (runs[0].path.parent if len(beside) == 1 else Path()) / FOLDER
+        require_same_data(runs)
+        runs, told = without_copies(runs)
         study = published_study(runs)
         summary = tables(lines_of(runs, study), study, ratings)
-        text = f"# {len(runs)} runs\n\n{summary}\n"
+        text = f"# {len(runs)} run{'s' * (len(runs) > 1)}\n\n{summary}\n"
     else:
         folder, run = out or runs[0].path, runs[0]
         text = _of_one(run)
         summary = "\n".join([run.standing.state, *run.standing.progress(), *(f"health: {its}" for its in run.health)])
-    faults = [f"- {run.name}: {fault}\n" for run in runs for fault in run.standing.faults]
-    text += "\n" + "".join(faults) if faults else ""
-    summary += "\n" + "".join(faults).rstrip() if faults else ""
+    told += [f"{run.name}: {fault}" for run in runs for fault in run.standing.faults]
+    if told:
+        listed = "\n".join(f"- {line}" for line in told)
+        text, summary = f"{text}\n{listed}\n", f"{summary}\n{listed}"
     try:
         (folder / PLOTS).mkdir(parents=True, exist_ok=True)
         for name, about, png in draw(runs):
@@ -63,7 +68,7 @@ def write_report(runs: Sequence[Run], out: Path | None, ratings: Ratings) -> Wri
             sheet.save(data := BytesIO(), "PNG")
             write_atomically(folder / PLOTS / name, data.getvalue())
             text += f"\n{about}\n\n![{name}]({PLOTS}/{name})\n"
-        if len(runs) > 1:
+        if is_table:
             text += "\n## Health\n\n" + "".join(f"- {run.name}: {its}\n" for run in runs for its in run.health)
         write_atomically(folder / REPORT, text.encode())
     except OSError as error:

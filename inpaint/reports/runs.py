@@ -14,16 +14,12 @@ from inpaint.errors import InpaintError, UsageError, first_few
 from inpaint.files import read_object
 from inpaint.training.checkpoint import CheckpointStore, read_state
 from inpaint.training.health import Verdict, judge
-from inpaint.training.identity import is_same_place
 from inpaint.training.metrics_file import in_order
 from inpaint.training.run_directory import CONFIG, EVALUATION
 from inpaint.training.standing import Standing, is_run, read_standing
 
 MEASURED = Path("evaluation", "evaluation.json")
 _SEED = re.compile(r"-seed\d+$")
-# What makes the held-out images and their holes; with synthetic landscapes also how many there are.
-_DATA = ("image_size", "hole_min_px", "hole_max_px")
-_SYNTHETIC = ("synthetic_train", "synthetic_held_out")
 
 
 @dataclass(frozen=True)
@@ -82,16 +78,32 @@ class Run:
         names = names or [*facts.get("models", {})]
         return {**facts["methods"][names[0]], "facts": facts} if len(names) == 1 else {}
 
+    @cached_property
+    def data_digest(self) -> str | None:
+        """`digest_of` its data, as its newest sound checkpoint has it; None if none does."""
+        state = CheckpointStore(self.path / "checkpoints").newest(read_state, damaged=lambda folder, error: None)
+        return None if state is None else state.get("data_digest") or None
+
+    @property
+    def last_step(self) -> int:
+        """How far it is known to have come; 0 before its first line."""
+        lines = [*self.training[-1:], *self.evaluations[-1:], self.standing.end]
+        return max((line["step"] for line in lines if line), default=0)
+
+    @property
+    def weights_step(self) -> int | None:
+        """The step after which the weights are that its figures on test images are of; None if that is not known."""
+        step = self.final.get("weights_step")
+        return step if type(step) is int else None
+
     @property
     def lacks(self) -> str:
         """Why it has no figures on test images, in words; "" if it has."""
+        if self.final:
+            return ""
         if not self.training:
             return f"no step is in its metrics yet ({self.standing.state})"
-        if not self.final:
-            return (
-                f"its figures come when it is finished ({', '.join([self.standing.state, *self.standing.progress()])})"
-            )
-        return ""
+        return f"its figures come when it is finished ({', '.join([self.standing.state, *self.standing.progress()])})"
 
 
 def read_runs(paths: Sequence[Path]) -> list[Run]:
@@ -117,42 +129,3 @@ def read_runs(paths: Sequence[Path]) -> list[Run]:
     if len(set(names)) < len(names):
         names = [str(path) for path in found]
     return [Run.read(path, name) for path, name in zip(found, names, strict=True)]
-
-
-def require_same_data(runs: Sequence[Run]) -> None:
-    """Raise InpaintError with what differs, if figures of these runs cannot stand beside one another.
-
-    A run without a single step has none.
-    """
-    begun = [run for run in runs if run.training]
-    for first, other in ((begun[0], other) for other in begun[1:]):
-        if told := _data_difference(first, other):
-            raise InpaintError(
-                f"{first.path} and {other.path} are of different data, which cannot stand in one table: {told}; give "
-                "runs of the same data together"
-            )
-
-
-def _data_difference(one: Run, other: Run) -> str:
-    ours, theirs = one.settings["data"], other.settings["data"]
-    keys = _DATA + (_SYNTHETIC if ours.get("path") is None else ())
-    told = [f"data.{key} is {ours.get(key)} and {theirs.get(key)}" for key in keys if ours.get(key) != theirs.get(key)]
-    digests = [_digest(run) for run in (one, other)]
-    paths = ours.get("path"), theirs.get("path")
-    if None not in digests:  # the same data may lie elsewhere, or others in the same place
-        if digests[0] != digests[1] and not told:
-            told.append(f"the validation images of {paths[0]} and {paths[1]} differ")
-    elif not is_same_place(*paths):
-        told.insert(0, f"data.path is {paths[0]} and {paths[1]}")
-    measured = [run.measured.get("facts", {}) for run in (one, other)]
-    if all(measured) and not told:
-        for part in ("data", "holes"):
-            if measured[0][part].get("sha256") != measured[1][part].get("sha256"):
-                words = [", ".join(f"{k} {v}" for k, v in facts[part].items() if k != "sha256") for facts in measured]
-                told.append(f"they were evaluated on different {part} ({words[0]}; {words[1]}): inpaint evaluate anew")
-    return "; ".join(told)
-
-
-def _digest(run: Run) -> str | None:
-    state = CheckpointStore(run.path / "checkpoints").newest(read_state, damaged=lambda folder, error: None)
-    return None if state is None else state.get("data_digest") or None

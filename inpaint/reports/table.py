@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,16 +13,12 @@ from inpaint.evaluation.metrics import DISTANCE, Metric, all_metrics
 from inpaint.evaluation.table import aligned
 from inpaint.rating.results import Score
 from inpaint.reports.runs import Run
-from inpaint.resolve import flat
+from inpaint.reports.same import groups_of
 from inpaint.studies.published import SCORES, Row, Study, load_study, study_names
+from inpaint.training.run_directory import EVALUATION
 
 # Of the metrics, those that say something of the hole; the whole image's are nearly all known pixels.
 SHOWN = ("hole_psnr", "hole_ssim", "hole_l1", "sharpness")
-# What does not make another setting.
-_NO_MATTER = (
-    *("hub.", "checkpointing.", "training.seed", "training.num_threads", "training.log_every", "training.tracker"),
-    *("training.timeout_s", "training.max_rollbacks", "data.path", "data.cache_dir", "data.device_cache"),
-)
 _FEWEST_RANKED = 4
 
 Ratings = Mapping[Path, Mapping[str, Score]]
@@ -34,13 +29,14 @@ class Line:
     """One setting: its runs, which differ in their seeds alone, and the published row that it is.
 
     With `is_measured` its figures are those of `inpaint evaluate`, else those that training ended with: the two may be
-    of other images, and no table mixes them.
+    of other images, and no table mixes them. `apart` says why it is not one with another line of its setting.
     """
 
     label: str
     runs: tuple[Run, ...]
     published: Row | None
     is_measured: bool = True
+    apart: str = ""
 
     def figures(self, metric: str) -> list[float]:
         """Of each finished run that has it."""
@@ -67,16 +63,14 @@ def published_study(runs: Sequence[Run]) -> Study | None:
 
 def lines_of(runs: Sequence[Run], study: Study | None) -> list[Line]:
     """The published rows first, in their order, also those without a run; then the others as they were given."""
-    groups: dict[str, list[Run]] = {}
-    for run in runs:
-        groups.setdefault(_told_by(run), []).append(run)
     is_measured = any(run.final and run.measured for run in runs)
-    lines = []
-    for its in groups.values():
+    lines: list[Line] = []
+    for group in groups_of(runs):
+        its, names = group.runs, ", ".join(run.name for run in group.runs)
         row = study.row_of(its[0].settings) if study else None
-        names = {run.setting for run in its}
-        name = its[0].setting if len(names) == 1 else ", ".join(run.name for run in its)
-        lines.append(Line(row.label if row else name, tuple(its), row, is_measured))
+        name = its[0].setting if len({run.setting for run in its}) == 1 and not group.apart else names
+        label = name if row is None else f"{row.label} ({names})" if group.apart else row.label
+        lines.append(Line(label, its, row, is_measured, group.apart))
     if study is None:
         return lines
     having = {line.published.preset for line in lines if line.published}
@@ -130,7 +124,7 @@ def tables(lines: Sequence[Line], study: Study | None, ratings: Ratings) -> str:
         if several:
             parts.append("Of several runs, the mean of each end.")
     parts += _ranks(lines, metrics, ratings)
-    parts += _missing(runs, bool(with_intervals))
+    parts += _missing(lines, bool(with_intervals))
     return "\n\n".join(parts)
 
 
@@ -157,11 +151,10 @@ def _cells(
 
 def _weights(runs: Sequence[Run]) -> str:
     """The steps after which the weights are that were judged, least and most; the best need not be the last."""
-    found = [re.match(r"step (\d+)", str(run.final.get("weights"))) for run in runs]
-    steps = [int(its[1]) if its else run.final["steps"] for its, run in zip(found, runs, strict=True)]
-    if not steps:
+    if not runs:
         return "-"
-    ends = " to ".join(f"{step}" for step in dict.fromkeys([min(steps), max(steps)]))
+    steps = [run.weights_step for run in runs if run.weights_step is not None]
+    ends = " to ".join(f"{step}" for step in dict.fromkeys([min(steps), max(steps)])) if steps else "-"
     return f"{ends} of {max(run.final['steps'] for run in runs)}"
 
 
@@ -213,7 +206,7 @@ def _ranks(lines: Sequence[Line], metrics: Mapping[str, Metric], ratings: Rating
 
     columns: dict[str, list[tuple[float, float]]] = {}
     for line in lines:
-        if line.published is None:
+        if line.published is None or line.apart:
             continue
         score = line.published.scores["average"]
         for name, metric in metrics.items():
@@ -232,8 +225,16 @@ def _ranks(lines: Sequence[Line], metrics: Mapping[str, Metric], ratings: Rating
     return [f"Rank correlation (Spearman) with the paper's average score, over {num} settings: {', '.join(told)}."]
 
 
-def _missing(runs: Sequence[Run], any_measured: bool) -> list[str]:
+def _missing(lines: Sequence[Line], any_measured: bool) -> list[str]:
+    runs = [run for line in lines for run in line.runs]
     told = [f"- {run.name}: {run.lacks}" for run in runs if run.lacks]
+    told += [f"- {run.name}: in a line of its own, {line.apart}" for line in lines for run in line.runs if line.apart]
+    told += [
+        f"- {run.name}: the step that its judged weights are of is unknown (no weights_step in its {EVALUATION}, as "
+        "older versions wrote it)"
+        for run in runs
+        if run.final and run.weights_step is None
+    ]
     if any_measured:
         told += [
             f"- {run.name}: no intervals; inpaint evaluate --model {run.path} --baselines [--data ...] makes them"
@@ -243,11 +244,6 @@ def _missing(runs: Sequence[Run], any_measured: bool) -> list[str]:
     elif any(run.final for run in runs):
         told.append("- no run has intervals: inpaint evaluate --model RUN --baselines [--data ...] makes them")
     return ["\n".join(told)] if told else []
-
-
-def _told_by(run: Run) -> str:
-    values = {key: value for key, value in flat(run.settings).items() if not key.startswith(_NO_MATTER)}
-    return repr(sorted(values.items()))
 
 
 def in_words(seconds: float) -> str:

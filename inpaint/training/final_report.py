@@ -10,7 +10,7 @@ from inpaint.evaluation.table import behind, markdown_table
 from inpaint.training.health import Verdict
 
 # Of evaluation.json, what is told apart from the list of facts.
-_TOLD = {"split", "num_pictures", "metrics", "rows", "health", "finished"}
+_TOLD = {"split", "num_pictures", "metrics", "rows", "health", "finished", "weights_step"}
 
 
 def final_report(

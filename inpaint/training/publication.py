@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 from tqdm import tqdm
@@ -54,12 +54,19 @@ class Publication:
             self.run_directory.save_generator(generator)
 
     def which(self, progress: Progress) -> dict[str, str]:
-        """After which step the weights in `generator/` are, where that need not be the last."""
-        best_by = self.config.evaluation.best_by
-        if best_by == "last" or not progress.best_step or self._is_lost:
+        """After which step the weights in `generator/` are, in words, where that need not be the last."""
+        if not self._is_of_best(progress):
             return {}
-        what = {"hole_psnr": "hole PSNR", "distance": "distance"}[best_by]
+        what = {"hole_psnr": "hole PSNR", "distance": "distance"}[self.config.evaluation.best_by]
         return {"weights": f"step {progress.best_step}, the best epoch's by {what} on validation images"}
+
+    def judged(self, progress: Progress) -> dict[str, Any]:
+        """After which step the weights in `generator/` are: `weights_step`, with the words of `which`."""
+        step = progress.best_step if self._is_of_best(progress) else progress.step
+        return {**self.which(progress), "weights_step": step}
+
+    def _is_of_best(self, progress: Progress) -> bool:
+        return self.config.evaluation.best_by != "last" and bool(progress.best_step) and not self._is_lost
 
     def best(self, progress: Progress) -> Generator | None:
         """The generator that `evaluation.best_by` names, from its checkpoint, on every process; None: the one as it is.

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from inpaint.errors import InpaintError, first_few
-from inpaint.files import read_json_lines
+from inpaint.files import read_json_lines, read_object
 from inpaint.training.checkpoint import CheckpointStore
-from inpaint.training.run_directory import CONFIG, LOCK, METRICS, PREEMPTED, finished_step
+from inpaint.training.run_directory import CONFIG, EVALUATION, LOCK, METRICS, PREEMPTED, finished_step
 from inpaint.training.run_lock import live_holder
 
 # What is shown of a line of training.
@@ -30,19 +30,19 @@ class Standing:
         state: whether it runs, is finished, or goes on with the same command, in words.
         is_finished: whether nothing of it is left to do.
         lines: of metrics.jsonl, as they stand there.
-        faults: what of metrics.jsonl cannot be read, in words; a last line that a kill has cut is none.
-        is_cut: whether there is such a line.
+        faults: what of metrics.jsonl cannot be read or is missing, in words.
+        end: of a finished run what its last line would say of how far it is, from evaluation.json; else {}.
     """
 
     state: str
     is_finished: bool
     lines: list[dict[str, Any]]
     faults: list[str]
-    is_cut: bool
+    end: Mapping[str, int]
 
     def progress(self) -> list[str]:
         """How far it is, how fast, and how much is left; none before its first line."""
-        return _progress(self.lines)
+        return _progress(self.lines, self.end)
 
 
 def is_run(folder: Path) -> bool:
@@ -71,7 +71,10 @@ def read_standing(folder: Path) -> Standing:
         every = (folder / METRICS).read_bytes().split(b"\n")
         numbers = [str(number) for number, line in enumerate(every, 1) if line in damaged]
         faults = [f"{METRICS}: {len(damaged)} damaged line(s) are left out: {', '.join(first_few(numbers, 5))}"]
-    return Standing(state, is_whole, lines, faults, _is_cut(folder / METRICS))
+    end = _end(folder) if is_whole else {}
+    if missing := _missing(lines, end, _is_cut(folder / METRICS)):
+        faults.append(missing)
+    return Standing(state, is_whole, lines, faults, end)
 
 
 def read_progress(folder: Path) -> list[str]:
@@ -89,20 +92,36 @@ def read_progress(folder: Path) -> list[str]:
     return _progress([line for line in lines if isinstance(line, dict)])
 
 
-def _progress(lines: Sequence[Mapping[str, Any]]) -> list[str]:
-    last = next((line for line in reversed(lines) if _has_numbers(line, KEYS)), None)
-    if last is None:
+def _progress(lines: Sequence[Mapping[str, Any]], end: Mapping[str, int] | None = None) -> list[str]:
+    last: Mapping[str, Any] = next((line for line in reversed(lines) if _has_numbers(line, KEYS)), {})
+    if not (at := end or last):
         return []
-    total, per_step = last["total_steps"], last["time/total_s"] / max(1, last["step"])
-    told = [f"step {last['step']} of {total}, epoch {last['epoch']}, {last['images_seen']} images seen"]
+    told = [f"step {at['step']} of {at['total_steps']}, epoch {at['epoch']}, {at['images_seen']} images seen"]
     if _has_numbers(last, PACE):
         told.append(f"{last['time/images_per_s']:.0f} images/s, peak memory {last['memory/peak_gib']:.1f} GiB")
-    if last["step"] < total:
-        told.append(f"about {(total - last['step']) * per_step / 60:.0f} minutes of training left")
+    if (left := at["total_steps"] - at["step"]) > 0:
+        per_step = last["time/total_s"] / max(1, last["step"])
+        told.append(f"about {left * per_step / 60:.0f} minutes of training left")
     return told
 
 
-def _has_numbers(line: Mapping[str, Any], keys: set[str]) -> bool:
+def _end(folder: Path) -> dict[str, int]:
+    final = read_object(folder / EVALUATION)
+    keys = {"step": "steps", "total_steps": "steps", "epoch": "epochs", "images_seen": "images_seen"}
+    return {key: final[name] for key, name in keys.items()} if _has_numbers(final, keys.values()) else {}
+
+
+def _missing(lines: Sequence[Mapping[str, Any]], end: Mapping[str, int], is_cut: bool) -> str:
+    """What is not there of the end of metrics.jsonl, in words; "" if nothing that can be known."""
+    last = max((line["step"] for line in lines if _has_numbers(line, {"step"})), default=0)
+    parts = ["ends within a line, which is left out"] if is_cut else []
+    if end and last < end["step"]:
+        after = f" after step {last}" if last else ""
+        parts.append(f"has no line{after}, while the run is finished at step {end['step']}")
+    return f"{METRICS} {'; it '.join(parts)}" if parts else ""
+
+
+def _has_numbers(line: Mapping[str, Any], keys: Iterable[str]) -> bool:
     return all(type(line.get(key)) in (int, float) for key in keys)
 
 

@@ -294,7 +294,7 @@ class Trainer:
         self.heartbeat.busy("judging the finished generator")
         best = self.publication.best(self.progress)
         module = self.task.evaluation_module if best is None else best
-        facts = self.progress.facts() | self.throughput.summary | self.publication.which(self.progress)
+        facts = self.progress.facts() | self.throughput.summary | self.publication.judged(self.progress)
         report = self.evaluator.finish(module, self.run_directory, facts, self._stop_now)
         if report is None:
             return "preempted" if outcome == "finished" else outcome
