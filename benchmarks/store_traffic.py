@@ -13,11 +13,12 @@ class CountingRelay:
     Attributes:
         num_connections: made so far.
         num_messages: pieces that came from processes; a message is sent as one, and two at once may come as one.
+        num_about_groups: those of `num_messages` in which gloo's groups connect their processes.
         num_bytes: from the processes and to them.
     """
 
     def __init__(self, store_port: int) -> None:
-        self.num_connections = self.num_messages = self.num_bytes = 0
+        self.num_connections = self.num_messages = self.num_about_groups = self.num_bytes = 0
         self._store = ("127.0.0.1", store_port)
         self._listening = socket.create_server(("127.0.0.1", 0), backlog=1024)
         self.port: int = self._listening.getsockname()[1]
@@ -37,7 +38,12 @@ class CountingRelay:
             key.fileobj.close()  # type: ignore[union-attr]
 
     def counted(self) -> dict[str, int]:
-        return {"connections": self.num_connections, "messages": self.num_messages, "bytes": self.num_bytes}
+        return {
+            "connections": self.num_connections,
+            "messages": self.num_messages,
+            "about groups": self.num_about_groups,
+            "bytes": self.num_bytes,
+        }
 
     def _run(self) -> None:
         while not self._ended.is_set():
@@ -61,6 +67,7 @@ class CountingRelay:
             if data:
                 target.sendall(data)
                 self.num_messages += is_process
+                self.num_about_groups += is_process and b"/group/" in data
                 self.num_bytes += len(data)
                 return
         except OSError:  # one of the two is gone, and so is their connection
