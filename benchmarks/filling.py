@@ -49,7 +49,7 @@ def _run(folder: Path) -> Iterator[Figure]:
         cv2.ellipse(mask, (side // 2, side // 2), axes, 30.0, 0, 360, 255, -1)
         Image.fromarray(mask).save(folder / f"{name}.png")
     pipe = InpaintingPipeline.from_pretrained(folder / "model")
-    jobs = all_of([str(folder / "small")], folder / "small.png", folder / "filled")
+    jobs = all_of([str(folder / "small")], folder / "small.png", str(folder / "filled"))
     (folder / "filled").mkdir()
 
     def fill(detail: bool) -> None:

@@ -5,13 +5,27 @@ And how small ones are read back from a disk that may have damaged them.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
+import stat
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from inpaint.errors import UsageError
+
+# Why nothing can be put into a folder, whatever it is.
+NO_RIGHT = (errno.EACCES, errno.EPERM, errno.EROFS)
+_NO_FILES = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
 
 
 def write_synced(path: Path, data: bytes) -> None:
@@ -45,6 +59,17 @@ def write_atomically(path: Path, data: bytes) -> None:
         temporary.unlink(missing_ok=True)  # half a file on a full disk would take the room that is left
         raise
     sync(path.parent)
+
+
+def require_replaceable(path: Path) -> None:
+    """UsageError where something lies at `path` that a file must not take the place of, such as a device or a FIFO."""
+    try:
+        kind = stat.S_IFMT(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    if kind != stat.S_IFREG:
+        what = _NO_FILES.get(kind, "no regular file")
+        raise UsageError(f"the output {path} is {what}, which no file can take the place of; give another name")
 
 
 def publish_directory(temporary: Path, final: Path) -> None:

@@ -184,14 +184,18 @@ FAULTS = {
     "no white in the mask": (1, {"mask": "red.png"}, "largest value, as grey, is 76 of 255"),
     "no transparency in a JPEG": (1, {"image": "clear.png", "output": "out.jpg"}, "RGBA as JPEG"),
     "a file and a folder": (2, {"mask": "folder"}, "give a mask, or a folder of images"),
-    "no folder of masks": (1, {"image": "folder", "mask": "none"}, "no mask and no folder of masks none"),
+    "no folder of masks": (
+        1,
+        {"image": "folder", "mask": "none", "output": "out"},
+        "no mask and no folder of masks none",
+    ),
     "nothing of that name": (1, {"image": "folder/*.jpg", "output": "out"}, "no file is named like folder/*.jpg"),
     "a file for several": (2, {"image": "folder", "output": "photo.png"}, "for several images it must be a folder"),
     "unknown format": (2, {"output": "out.xyz"}, "'.xyz'"),
     "an extension of no image": (2, {"output": "out.pdf.gz"}, "'.gz'"),
     "overwrites the image": (2, {"output": "folder/../photo.png"}, "one of the inputs"),
     "overwrites the mask": (2, {"output": "mask.png"}, "one of the inputs"),
-    "two images of one name": (2, {"image": "twins", "mask": "folder"}, "rename one"),
+    "two images of one name": (2, {"image": "twins", "mask": "folder", "output": "out"}, "rename one"),
 }
 
 

@@ -108,7 +108,7 @@ def test_what_cannot_be_filled_is_named_counted_and_costs_no_other(
     for number, reason in (
         ("02", "cannot be read"),
         ("04", "cannot be read"),
-        ("08", "cannot write"),
+        ("08", "is a folder"),
         ("10", "memory"),
     ):
         assert [line for line in said.splitlines() if line.startswith(f"photos/{number}.png: ") and reason in line]

@@ -65,8 +65,11 @@ def run(args: argparse.Namespace) -> int:
 def _onnx(args: argparse.Namespace, model: str | Path) -> int:
     if args.runtime is not None:
         raise UsageError("--runtime is for --format web")
+    from inpaint.files import require_replaceable
+
     if args.output.is_dir():
         raise UsageError(f"the output {args.output} is a folder; give a file, such as {args.output / 'model.onnx'}")
+    require_replaceable(args.output)
     try:
         args.output.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

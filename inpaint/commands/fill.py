@@ -88,13 +88,13 @@ def run(args: argparse.Namespace) -> int:
     require_fidelity(args.fidelity)
     how = How(args.strategy, args.detail, args.grow_mask_px)
 
-    from inpaint.filling.files import all_of, is_pattern, one_of
+    from inpaint.filling.files import all_of, is_pattern, one_of, prepare_folder
 
     is_one = len(args.image) == 1 and not is_pattern(args.image[0]) and not Path(args.image[0]).is_dir()
     if is_one:
         jobs = [one_of(Path(args.image[0]), args.mask, args.output)]
     else:
-        jobs = all_of(args.image, args.mask, Path(args.output))
+        jobs = all_of(args.image, args.mask, args.output)
     inputs = {path.resolve() for job in jobs for path in (job.image, job.mask)}
     for job in jobs:
         if job.output.resolve() in inputs:
@@ -104,11 +104,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"{num_done} of {len(jobs)} images are filled already; --overwrite fills them again", file=sys.stderr)
     if not left:
         return 0
-    folder = left[0].output.parent
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InpaintError(f"cannot create the folder {folder}: {error.strerror}") from error
+    prepare_folder(left[0].output.parent)
 
     from inpaint.pipeline import InpaintingPipeline
     from inpaint.training.saved_generator import load_generator
@@ -146,11 +142,13 @@ def _fill_many(jobs: list[Files], pipeline: InpaintingPipeline, how: How, args: 
             tqdm.write(f"inpaint fill: warning: {result.files.image}: {result.warning}", file=sys.stderr)
     if num_failed:
         raise InpaintError(f"{num_failed} of {len(jobs)} images could not be filled; see above")
-    print(f"filled {len(jobs)} images: {args.output}")
+    print(f"filled {len(jobs)} image{'s' * (len(jobs) > 1)}: {args.output}")
     return 0
 
 
 def _read(job: Files, how: How, args: argparse.Namespace) -> FillJob:
+    from inpaint.files import require_replaceable
     from inpaint.images.job import FillJob
 
+    require_replaceable(job.output)
     return FillJob.of(job.image, job.mask, args.resize_mask, args.invert_mask).grown(how.grow_mask_px)

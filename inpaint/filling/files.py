@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import sys
+import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +13,12 @@ from typing import NamedTuple
 from PIL import Image
 
 from inpaint.errors import InpaintError, UsageError
+from inpaint.files import NO_RIGHT, require_replaceable
+from inpaint.images.pixels import IMAGE_SUFFIXES
 from inpaint.images.writing import format_of
+
+# What a name ends in that is a folder's.
+_SEPARATORS = ("/", os.sep)
 
 
 class Files(NamedTuple):
@@ -41,23 +47,30 @@ def one_of(image: Path, mask: Path, output: str) -> Files:
     if not mask.is_file():
         raise InpaintError(f"there is no mask {mask}")
     place = Path(output)
-    if output.endswith(("/", os.sep)) or place.is_dir():
+    if output.endswith(_SEPARATORS) or place.is_dir():
         place = place / f"{image.stem}.png"
     format_of(place)
+    require_replaceable(place)
     return Files(image, mask, place)
 
 
-def all_of(given: Sequence[str], mask: Path, output: Path) -> list[Files]:
+def all_of(given: Sequence[str], mask: Path, folder: str) -> list[Files]:
     """Those of every image that is given, in folders, by patterns or by name; results are PNG under their names.
 
     The mask is one for all, or a folder with one of the same name for each; what has no partner is listed on stderr.
 
     Raises:
         InpaintError: there are none, or no such files.
-        UsageError: two images of one name, or an output that is a file.
+        UsageError: two images of one name, or an output that is a file or has the name of one.
     """
+    output = Path(folder)
     if output.exists() and not output.is_dir():
         raise UsageError(f"the output {output} is a file; for several images it must be a folder")
+    if not output.exists() and not folder.endswith(_SEPARATORS) and output.suffix.lower() in IMAGE_SUFFIXES:
+        raise UsageError(
+            f"the output {output} is the name of a file; several images need a folder, such as "
+            f"{output.with_suffix('')}/"
+        )
     image_of = _by_stem(path for pattern in given for path in _found(pattern) if path != mask)
     where = ", ".join(given[:3]) + ", ..." * (len(given) > 3)
     if mask.is_file():
@@ -82,6 +95,19 @@ def all_of(given: Sequence[str], mask: Path, output: Path) -> list[Files]:
 def is_pattern(given: str) -> bool:
     """Whether it stands for several files, as `photos/*.jpg` does where no shell has replaced it."""
     return glob.has_magic(given) and not os.path.exists(given)  # noqa: PTH110 - Path.exists raises for a long name
+
+
+def prepare_folder(folder: Path) -> None:
+    """Make it where there is none; InpaintError, before the time that filling takes, unless files can be put there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InpaintError(f"cannot create the folder {folder}: {error.strerror}") from error
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        if error.errno in NO_RIGHT:
+            raise InpaintError(f"cannot write into the folder {folder}: {error.strerror}; give another") from error
 
 
 def _found(given: str) -> list[Path]:

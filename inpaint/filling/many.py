@@ -13,6 +13,7 @@ from typing import NamedTuple
 from PIL import Image
 
 from inpaint.errors import InpaintError
+from inpaint.files import NO_RIGHT
 from inpaint.filling.files import Files
 from inpaint.images.job import Filled, FillJob
 from inpaint.images.writing import save
@@ -60,7 +61,7 @@ def fill_many(
         num_threads: that read and write; by default one for each processor, up to 8.
 
     Raises:
-        InpaintError: the disk is full, so that none of the others could be written either.
+        InpaintError: the disk is full or the folder not to be written to, so that none of the others could be either.
     """
     pool = ThreadPoolExecutor(num_threads or min(8, os.cpu_count() or 1), "inpaint-fill")
     left, waiting = iter(jobs), deque[_Held]()
@@ -135,8 +136,15 @@ def _known(job: FillJob) -> Future[FillJob]:
 
 def _result(future: Future[None], written: _Written) -> Result:
     error = future.exception()
-    if isinstance(error, InpaintError) and getattr(error.__cause__, "errno", None) not in _DISK_IS_FULL:
+    if isinstance(error, InpaintError) and not _is_of_all(error.__cause__):
         return Result(written.files, error)
     if error is not None:
         raise error
     return Result(written.files, warning=written.warning)
+
+
+def _is_of_all(cause: BaseException | None) -> bool:
+    """Whether what kept one image from being written is no fault of its own file; renaming (two names) may be one's."""
+    if not isinstance(cause, OSError):
+        return False
+    return cause.errno in _DISK_IS_FULL or (cause.errno in NO_RIGHT and cause.filename2 is None)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from inpaint.errors import InpaintError, UsageError
+from inpaint.files import require_replaceable
 from inpaint.images import deep
 from inpaint.images.job import Filled
 
@@ -23,15 +25,17 @@ _HOLDS_ALL = ("PNG", "JPEG")
 
 
 def save(filled: Filled, path: Path) -> None:
-    """Write an image in the format of the path's extension.
+    """Write an image in the format of the path's extension. A symbolic link stays, and what it leads to is written.
 
     Raises:
         InpaintError: the place cannot be written to, or the format cannot hold the image exactly.
-        UsageError: no format has this extension.
+        UsageError: no format has this extension, or there is something that is no file, as a device.
     """
-    part = path.with_name(f".{path.name}.part")
     kind = format_of(path)
+    place = Path(os.path.realpath(path))  # a file put in a link's place would leave what it leads to as it was
+    part = place.with_name(f".{place.name}.part")
     try:
+        require_replaceable(path)
         if filled.pixels.dtype == "uint16" and filled.pixels.ndim == 3:
             deep.write(part, kind, filled.pixels, filled.icc_profile)
         else:
@@ -39,7 +43,7 @@ def save(filled: Filled, path: Path) -> None:
             image.save(part, kind, icc_profile=filled.icc_profile, **_OPTIONS.get(kind, {}))
             if kind not in _HOLDS_ALL and not _holds(part, image):
                 raise ValueError(f"{kind} cannot hold an image of this kind ({image.mode}) exactly")
-        part.replace(path)
+        part.replace(place)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or f"{error}; PNG can hold every kind of image"
         raise InpaintError(f"cannot write {path}: {reason}") from error
