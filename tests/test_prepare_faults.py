@@ -16,7 +16,7 @@ import pytest
 from preparing import contents, options, ran
 
 from inpaint.cli import main
-from inpaint.errors import InpaintError, UsageError
+from inpaint.errors import InpaintError
 from inpaint.prepare.run import WORK_FOLDER, prepare
 
 
@@ -149,12 +149,6 @@ def test_a_full_disk_is_told_before_or_while_and_loses_nothing(
     assert list((out / WORK_FOLDER / "chunks").glob("*.arrow"))
     prepare(options(places, out))
     assert contents(out) == contents(dataset)
-
-
-def test_another_source_or_size_is_refused(places: Path, tmp_path: Path) -> None:
-    prepare(options(places, tmp_path / "out"))
-    with pytest.raises(UsageError, match=r"was begun from .* at size 64"):
-        prepare(replace(options(places, tmp_path / "out"), size=32))
 
 
 DAMAGED = {

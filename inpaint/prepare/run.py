@@ -11,13 +11,12 @@ others make the last ones. Passes 2 and 3 are done by whoever finds all chunks t
 from __future__ import annotations
 
 import errno
-import json
 import shutil
 from collections import Counter
 from collections.abc import Collection, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from contextlib import suppress
+from dataclasses import replace
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
@@ -25,43 +24,25 @@ from pathlib import Path
 from tqdm import tqdm
 
 from inpaint.errors import InpaintError, UsageError
-from inpaint.files import human_size, read_object
+from inpaint.files import human_size
 from inpaint.hub.ids import HUB_ID
 from inpaint.prepare import shards
 from inpaint.prepare.card import write_card
-from inpaint.prepare.chunks import VERSION, Chunk, chunks_of, count_reasons, is_sound, open_chunk
+from inpaint.prepare.chunks import Chunk, chunks_of, count_reasons, is_sound, open_chunk
 from inpaint.prepare.detectors import check_detector
-from inpaint.prepare.people import PeopleFilter
+from inpaint.prepare.folder import WORK_FOLDER, Options, as_begun, command_of, work_folder
 from inpaint.prepare.plan import Plan, make_plan
-from inpaint.prepare.sharing import FINISHED, finish, is_done, is_free, joined, last_finished, sole_writer, write_json
+from inpaint.prepare.sharing import FINISHED, finish, is_done, is_free, last_finished, sole_writer
 from inpaint.prepare.workers import default_workers, pool_of
 from inpaint.processes import rank_and_world_size
-from inpaint.sources.keys import KEY_RULE, Split
+from inpaint.sources.keys import Split
 from inpaint.sources.opening import open_source
 from inpaint.sources.places365 import folder_name, natural_names, official_class, read_classes
 from inpaint.sources.source import Entry, Source, Survey
 
-WORK_FOLDER = ".prepare"
 # Of the bytes of the pixels; an image's PNG at 64 px was seen to take 0.65.
 PNG_SHARE = 0.8
 SIZES_PX = range(16, 1025, 4)
-
-
-@dataclass(frozen=True)
-class Options:
-    """What `inpaint prepare` was told; its help says what each means. `workers` None is one a core."""
-
-    source: str
-    out: Path
-    size: int = 64
-    classes: str | None = None
-    resplit: bool = False
-    limit: int | None = None
-    grey_steps: float = 2.5
-    people: PeopleFilter = field(default_factory=PeopleFilter)
-    workers: int | None = None
-    chunk_images: int = 500
-    show_progress: bool = True
 
 
 def prepare(options: Options) -> Plan | None:
@@ -89,9 +70,15 @@ def prepare(options: Options) -> Plan | None:
         raise UsageError(f"--out {options.out} is inside the source; choose a folder outside {options.source}")
     check_detector(options.people)
     try:
-        command = _command(options)
-        with _work_folder(options, command) as work:
-            return _run(options, command, source, work, is_first=rank == 0)
+        begun = as_begun(options)
+        if begun != options and rank == 0:
+            print(
+                f"{options.out} was begun with --chunk-images {begun.chunk_images} and keeps it (not "
+                f"{options.chunk_images}): nothing is done twice, and the dataset is the same; another --out takes any"
+            )
+        command = command_of(begun)
+        with work_folder(begun, command, is_first=rank == 0) as work:
+            return _run(begun, command, source, work, is_first=rank == 0)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -102,7 +89,7 @@ def prepare(options: Options) -> Plan | None:
 
 def is_finished(options: Options) -> bool:
     """Whether the dataset in `options.out` is whole, and made as `options` say."""
-    return last_finished(options.out / WORK_FOLDER).get("command") == _command(options)
+    return last_finished(options.out / WORK_FOLDER).get("command") == command_of(as_begun(options))
 
 
 def _run(options: Options, command: str, source: Source, work: Path, is_first: bool) -> Plan | None:
@@ -160,19 +147,6 @@ def _run(options: Options, command: str, source: Source, work: Path, is_first: b
         return plan
 
 
-def _command(options: Options) -> str:
-    """What two processes must have in common to share the work: all that chunks and the dataset depend on."""
-    told = {name: value for name, value in asdict(options).items() if name not in ("out", "workers", "show_progress")}
-    names = None if options.classes in (None, "all") else read_classes(Path(options.classes))
-    told |= {"source": _place(options), "classes": names or options.classes, "people": options.people.identity()}
-    return json.dumps({**told, "threshold": options.people.threshold, "version": VERSION, "key_rule": KEY_RULE})
-
-
-def _place(options: Options) -> str:
-    path = Path(options.source)
-    return str(path.resolve()) if path.exists() else options.source
-
-
 def _evenly(entries: Iterator[Entry], limit: int | None, total: int | None) -> Iterator[Entry]:
     """`limit` of the entries, with equal gaps; the first ones where nobody knows how many there are."""
     if limit is None or (total is not None and total <= limit):
@@ -227,40 +201,6 @@ def _check_room(options: Options, num_pictures: int, is_first: bool) -> None:
             f"{options.out} has {human_size(free)} free and about {needed} are needed; make room or choose another "
             "--out"
         )
-
-
-@contextmanager
-def _work_folder(options: Options, command: str) -> Iterator[Path]:
-    """The folder of what is done so far, kept from being used by processes that were told something else."""
-    out, work = options.out, options.out / WORK_FOLDER
-    try:
-        if out.exists() and any(out.iterdir()) and not work.exists():
-            raise UsageError(f"--out {out} holds files that are not from this command; choose an empty folder")
-        (work / "chunks").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InpaintError(f"cannot write to --out {out}: {error.strerror}") from error
-    with joined(work, command):
-        settings = {"source": _place(options), "size": options.size, "key_rule": KEY_RULE}
-        file = work / "settings.json"
-        earlier = read_object(file) if file.exists() else settings
-        if not {"source", "size"} <= earlier.keys():
-            raise InpaintError(
-                f"{file} is damaged (no JSON with source and size); delete it if --out {out} was begun from "
-                f"{options.source}"
-            )
-        if (rule := earlier.setdefault("key_rule", 1)) != KEY_RULE:
-            raise UsageError(
-                f"--out {out} was begun under rule {rule} of keys, and this version has rule {KEY_RULE}, by which "
-                "images would change their splits: choose another --out (the dataset there stays as good as it is)"
-            )
-        if earlier != settings:
-            raise UsageError(
-                f"--out {out} was begun from {earlier['source']} at size {earlier['size']}; choose another, or delete "
-                f"{file} if the images only moved"
-            )
-        if not file.exists():
-            write_json(file, settings)
-        yield work
 
 
 def _do_chunks(
