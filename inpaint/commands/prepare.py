@@ -15,11 +15,19 @@ examples:
 from __future__ import annotations
 
 import argparse
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from inpaint.errors import InpaintError, UsageError
+
+EXIT_STOPPED = 130
 
 if TYPE_CHECKING:
     from inpaint.prepare.plan import Plan
@@ -80,6 +88,17 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("give --source SRC and --out DIR, or --check DIR_OR_ID")
     if args.push_to is not None and args.push_to.count("/") != 1:
         raise UsageError(f"--push-to is {args.push_to!r}; it must be ORG/NAME")
+    with _interrupted_once():
+        try:
+            _prepare(args)
+        except KeyboardInterrupt:
+            line = "inpaint prepare: stopped; what is done so far is kept: the same command goes on"
+            print(line, file=sys.stderr, flush=True)
+            return EXIT_STOPPED
+    return 0
+
+
+def _prepare(args: argparse.Namespace) -> None:
     from inpaint.prepare.people import PeopleFilter
     from inpaint.prepare.run import Options, is_finished, prepare
 
@@ -92,7 +111,31 @@ def run(args: argparse.Namespace) -> int:
         _report(plan, args.out)
     if args.push_to is not None and (plan is not None or is_finished(told)):
         push(args.out, args.push_to, args.private)
-    return 0
+
+
+@contextmanager
+def _interrupted_once() -> Iterator[None]:
+    """SIGTERM is Ctrl-C, and of both only the first counts: a launcher passes on what the terminal has sent already."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals do not reach it
+        return
+    numbers, is_stopped = (signal.SIGINT, signal.SIGTERM), False
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        nonlocal is_stopped
+        if not is_stopped:
+            is_stopped = True
+            raise KeyboardInterrupt
+
+    # What a shell has had ignored, as it does for a job in its background, stays so.
+    heard = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, stop) for number in heard}
+    try:
+        yield
+    finally:
+        if not is_stopped:  # else the process is about to end
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 def push(folder: Path, repo_id: str, private: bool) -> None:

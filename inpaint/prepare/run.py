@@ -223,7 +223,8 @@ def _do_chunks(
 
     def leave_running(num: int) -> None:
         while len(running) > num:
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
+            # Two signals at once may both come to another thread, which does not wake this one: it wakes by itself.
+            for future in wait(running, timeout=1.0, return_when=FIRST_COMPLETED).done:
                 file = running.pop(future)
                 if (its_counts := future.result()) is None:
                     others.add(file)

@@ -23,21 +23,35 @@ from inpaint.processes import num_cores_each
 
 @contextmanager
 def pool_of(workers: int) -> Iterator[Callable[[Chunk], Future[Counter[str] | None]]]:
-    """Something to hand chunks to; one worker is this process."""
+    """Something to hand chunks to; one worker is this process. KeyboardInterrupt ends the workers where they are."""
     if workers == 1:
         yield _do_here
         return
     # Spawned, not forked: OpenCV, torch and CUDA do not survive a fork.
-    context = multiprocessing.get_context("spawn")
+    context, others = multiprocessing.get_context("spawn"), multiprocessing.active_children()
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as pool:
         try:
-            yield lambda chunk: pool.submit(make_chunk, chunk)
+            yield lambda chunk: _submit(pool, chunk)
+        except KeyboardInterrupt:
+            for worker in multiprocessing.active_children():
+                if worker not in others:
+                    worker.kill()  # a chunk's file appears whole or not at all
+            raise
         except BrokenProcessPool as error:
             raise InpaintError(
                 "a worker died, perhaps for lack of memory; run the same command again, with fewer --workers"
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _submit(pool: ProcessPoolExecutor, chunk: Chunk) -> Future[Counter[str] | None]:
+    """A worker that this starts is not interrupted before it can say that it does not want to be."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        return pool.submit(make_chunk, chunk)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _do_here(chunk: Chunk) -> Future[Counter[str] | None]:
@@ -50,6 +64,7 @@ def _do_here(chunk: Chunk) -> Future[Counter[str] | None]:
 def _start_worker() -> None:
     """One thread, Ctrl-C left to the parent, and no life after it: a killed parent does not tell its workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
     cv2.setNumThreads(1)
     os.environ["OMP_NUM_THREADS"] = "1"
     parent = multiprocessing.parent_process()
