@@ -122,7 +122,9 @@ def record(folder: Path, base: str, scenarios: list[dict[str, Any]]) -> None:
             checkpoint = Path("checkpoints", f"step_{scenario['at']:08d}")
             shutil.copytree(folder / scenario["after"] / checkpoint, run.path / checkpoint)
         stop, heartbeat = StopRequest(), Heartbeat(runtime.rank, runtime.world_size, training.timeout_s)
-        trainer = Trainer(config, options, runtime, run, stop, heartbeat, opening.open_splits(runtime, config))
+        images = opening.open_splits(runtime, config, wants_stop=lambda: False)
+        assert images is not None
+        trainer = Trainer(config, options, runtime, run, stop, heartbeat, images)
         trainer.task.step = recorder = Recorder(trainer)  # type: ignore[method-assign, assignment]
         if scenario.get("unjudged"):
             trainer._end_epoch = lambda: False  # type: ignore[method-assign]
