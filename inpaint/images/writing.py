@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,8 @@ def save(filled: Filled, path: Path) -> None:
         UsageError: no format has this extension, or there is something that is no file, as a device.
     """
     kind = format_of(path)
-    place = Path(os.path.realpath(path))  # a file put in a link's place would leave what it leads to as it was
+    # A file put in a link's place would leave what it leads to as it was.
+    place = Path(os.path.realpath(path)) if path.is_symlink() else path
     part = place.with_name(f".{place.name}.part")
     try:
         require_replaceable(path)
@@ -48,7 +50,8 @@ def save(filled: Filled, path: Path) -> None:
         reason = getattr(error, "strerror", None) or f"{error}; PNG can hold every kind of image"
         raise InpaintError(f"cannot write {path}: {reason}") from error
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # where nothing can be written, nothing is left
+            part.unlink()
 
 
 def format_of(path: Path) -> str:
