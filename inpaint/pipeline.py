@@ -164,7 +164,8 @@ class InpaintingPipeline:
 
         Grey, 16-bit grey, RGB and transparent images stay what they are; filled pixels are opaque. Palette images
         become RGB (RGBA if transparent), 1-bit ones grey, CMYK and other colour spaces RGB. EXIF rotation is applied. A
-        black mask returns the image unchanged. Pillow cannot hold 16-bit colour: use `fill` for it.
+        fill is grey where all that is known of the image is. A black mask returns the image unchanged. Pillow cannot
+        hold 16-bit colour: use `fill` for it.
 
         Args:
             image: an open image, a file's path, an array [H, W] or [H, W, 3 or 4], or a tensor [C, H, W], of uint8,
@@ -192,7 +193,8 @@ class InpaintingPipeline:
             UsageError: lists of different lengths, one image with several masks, or an option that is not allowed.
 
         Warns:
-            InpaintWarning: a hole to be filled at its own size is much larger than those of the training.
+            InpaintWarning: a hole to be filled at its own size is much larger than those of the training, the mask
+                covers more than 90% of the image, or the file has more frames or pages than the first, which is filled.
         """
         how, network = How(strategy, detail, grow_mask_px), self._at(fidelity)
         several, masks = _several(image), _several(mask_image)
@@ -224,6 +226,8 @@ class InpaintingPipeline:
         invert_mask: bool = False,
     ) -> Filled:
         """Like a call with one image, but also for 16-bit colour: known pixels keep 16 bits, the fill has 8 scaled up.
+
+        What it returns has the file's EXIF and resolution, too.
 
         Raises, warns: as a call does.
         """
@@ -259,9 +263,11 @@ class InpaintingPipeline:
         return [
             Filled(
                 fill_crops(job, network, how.detail) if is_cropped else next(of_whole),
-                job.icc_profile,
+                job.about.icc_profile,
                 int(job.hole.sum()),
-                None if is_cropped else self._warning(job),
+                "; ".join(text for text in (job.warning, None if is_cropped else self._warning(job)) if text) or None,
+                job.about.exif,
+                job.about.dpi,
             )
             for job, is_cropped in zip(jobs, in_crops, strict=True)
         ]

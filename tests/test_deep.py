@@ -16,6 +16,7 @@ from inpaint import Generator, InpaintingPipeline
 from inpaint.cli import main
 from inpaint.errors import InpaintError
 from inpaint.images import deep
+from inpaint.images.about import About
 from inpaint.images.given import read_image
 from inpaint.images.pixels import TURNS
 from inpaint.models.generator import GeneratorConfig
@@ -67,7 +68,7 @@ def test_known_pixels_keep_their_sixteen_bits(
     if kind == "png":
         path.write_bytes(png(pixels, iCCP=b"x\0\0" + zlib.compress(PROFILE)))
     else:
-        deep.write(path, "TIFF", pixels, PROFILE)
+        deep.write(path, "TIFF", pixels, About(PROFILE))
         pixels = pixels if num_channels > 2 else pixels[:, :, [0, 0, 0, 1]]
     filled = pipe.fill(path, hole)
     assert_kept(filled.pixels, pixels, hole)

@@ -95,7 +95,7 @@ def test_what_cannot_be_filled_is_told_in_a_line(client: TestClient, tmp_path: P
     photo = make_photo(tmp_path / "photo.png").read_bytes()
     large = make_photo(tmp_path / "large.png", 500, 400).read_bytes()
     for status, told, sent in (
-        (422, "the image cannot be read: cannot identify", (b"no image at all", png(hole()))),
+        (422, "the image cannot be read: not a kind of image", (b"no image at all", png(hole()))),
         (422, "the image cannot be read: ", (photo[: len(photo) // 2], png(hole()))),
         (422, "the mask cannot be read: ", (photo, b"no mask")),
         (422, "the mask is 32x32 pixels and the image 96x64", (photo, png(hole(32, 32)))),

@@ -4,7 +4,11 @@ IMAGE is a file, or several: folders, patterns such as 'photos/**/*.jpg', files.
 then an image and a mask belong together if their names without the extension are the same, and files without a partner
 are listed and skipped. Pixels outside the mask stay exactly as they are, also with 16 bits, so save as PNG: a JPEG
 changes all of them a little. What a format cannot hold (16 bits, transparency) is refused. The fill itself has a
-precision of 8 bits.
+precision of 8 bits. EXIF and resolution are kept where the format has them (JPEG, PNG, WebP, TIFF), but for the maker's
+note and the thumbnail, which would show what was filled. A photograph without colour gets a fill without.
+
+Transparent parts of a mask count as black. A mask that covers more than 90% of an image is filled and warned about.
+Of a file with several frames or pages the first is filled, and that is said.
 
 Of several images, those whose result is there and newer than image and mask are not filled again, so that the same
 command resumes (--overwrite fills all). What cannot be filled is named and passed over; the exit code is then 1.

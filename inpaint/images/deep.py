@@ -11,6 +11,9 @@ from typing import Any, TypeGuard
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, TiffImagePlugin
+from PIL.ExifTags import IFD
+
+from inpaint.images.about import About
 
 FORMATS = ("PNG", "TIFF")
 
@@ -76,8 +79,8 @@ def read(image: ImageFile.ImageFile) -> NDArray[np.uint16]:
     raise ValueError("its 16 bits a channel cannot be read exactly; save it as a plain 16-bit PNG, or with 8 bits")
 
 
-def write(path: Path, kind: str, pixels: NDArray[np.uint16], icc_profile: bytes | None) -> None:
-    """Save [H, W, 2, 3 or 4] as PNG or TIFF, with its colour profile.
+def write(path: Path, kind: str, pixels: NDArray[np.uint16], about: About) -> None:
+    """Save [H, W, 2, 3 or 4] as PNG or TIFF, with what is known of it.
 
     Raises:
         ValueError: another format.
@@ -87,12 +90,12 @@ def write(path: Path, kind: str, pixels: NDArray[np.uint16], icc_profile: bytes 
     if pixels.shape[2] == 2:  # readers of grey with transparency are rare
         pixels = pixels[:, :, [0, 0, 0, 1]]
     if kind == "PNG":
-        path.write_bytes(_png(pixels, icc_profile))
+        path.write_bytes(_png(pixels, about))
     else:
-        _write_tiff(path, pixels, icc_profile)
+        _write_tiff(path, pixels, about)
 
 
-def _png(pixels: NDArray[np.uint16], icc_profile: bytes | None) -> bytes:
+def _png(pixels: NDArray[np.uint16], about: About) -> bytes:
     import cv2
 
     def chunk(name: bytes, data: bytes) -> bytes:
@@ -102,14 +105,28 @@ def _png(pixels: NDArray[np.uint16], icc_profile: bytes | None) -> bytes:
     if not is_written:
         raise ValueError("OpenCV could not encode it")
     data = encoded.tobytes()
-    profile = chunk(b"iCCP", b"ICC Profile\0\0" + zlib.compress(icc_profile)) if icc_profile else b""
-    return data[:33] + profile + data[33:]  # right behind the signature and IHDR
+    told = b""
+    if about.icc_profile:
+        told += chunk(b"iCCP", b"ICC Profile\0\0" + zlib.compress(about.icc_profile))
+    if about.dpi:
+        told += chunk(b"pHYs", struct.pack(">IIB", *(round(dpi / 0.0254) for dpi in about.dpi), 1))  # per metre
+    if about.exif:
+        told += chunk(b"eXIf", about.exif.removeprefix(b"Exif\0\0"))
+    return data[:33] + told + data[33:]  # right behind the signature and IHDR
 
 
-def _write_tiff(path: Path, pixels: NDArray[np.uint16], icc_profile: bytes | None) -> None:
+def _write_tiff(path: Path, pixels: NDArray[np.uint16], about: About) -> None:
     height, width, num_channels = pixels.shape
     strip = zlib.compress(pixels.astype("<u2").tobytes())
     directory: Any = TiffImagePlugin.ImageFileDirectory_v2(b"II\x2a\0\0\0\0\0")
+    if about.exif:
+        exif = Image.Exif()
+        exif.load(about.exif)
+        for tag in exif:
+            directory[tag] = exif.get_ifd(tag) if tag in (IFD.Exif, IFD.GPSInfo) else exif[tag]
+    if about.dpi:
+        directory[TiffImagePlugin.RESOLUTION_UNIT] = 2  # per inch
+        directory[TiffImagePlugin.X_RESOLUTION], directory[TiffImagePlugin.Y_RESOLUTION] = about.dpi
     directory[TiffImagePlugin.IMAGEWIDTH], directory[TiffImagePlugin.IMAGELENGTH] = width, height
     directory[TiffImagePlugin.BITSPERSAMPLE] = (16,) * num_channels
     directory[TiffImagePlugin.COMPRESSION] = 8  # deflate
@@ -119,9 +136,9 @@ def _write_tiff(path: Path, pixels: NDArray[np.uint16], icc_profile: bytes | Non
     directory[TiffImagePlugin.STRIPOFFSETS], directory[TiffImagePlugin.STRIPBYTECOUNTS] = 0, len(strip)
     if num_channels == 4:
         directory[TiffImagePlugin.EXTRASAMPLES] = 2  # transparency that is not multiplied in
-    if icc_profile:
+    if about.icc_profile:
         directory.tagtype[TiffImagePlugin.ICCPROFILE] = 7
-        directory[TiffImagePlugin.ICCPROFILE] = icc_profile
+        directory[TiffImagePlugin.ICCPROFILE] = about.icc_profile
     with path.open("wb") as file:
         directory.save(file)
         file.write(strip)

@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from inpaint.errors import InpaintError
 from inpaint.images import deep
+from inpaint.images.about import About, is_sideways, num_frames, upright_dpi, upright_exif
 from inpaint.images.pixels import TURNS, orientation
 
 ImageLike = Image.Image | NDArray[np.generic] | Tensor | str | Path
@@ -30,29 +31,39 @@ _PLAIN = {"La": "LA", "RGBa": "RGBA"}
 _KINDS = ("L", "LA", "RGB", "RGBA", "I;16")
 
 
-def read_image(source: ImageLike) -> tuple[Pixels, bytes | None]:
-    """The pixels, and the colour profile where it still holds.
+def read_image(source: ImageLike) -> tuple[Pixels, About]:
+    """The pixels, and what else is known: the colour profile where it still holds, EXIF and resolution turned upright.
 
     Raises:
         InpaintError: it is not an image, is damaged, or is of a kind that cannot be kept.
     """
     if isinstance(source, np.ndarray | Tensor):
-        return _from_array(source, "image"), None
+        return _from_array(source, "image"), About()
     with _opened(source, "image") as image:
+        num = 1 if isinstance(source, Image.Image) else num_frames(image)
+        was_turned = image.format == "TIFF" and is_sideways(image)  # others would be loaded for it
         if deep.is_deep(image):
             pixels = deep.read(image)
             if (turn := TURNS.get(orientation(image))) is not None:
                 places = np.arange(pixels[..., 0].size, dtype=np.int32).reshape(pixels.shape[:2])
                 pixels = pixels.reshape(-1, pixels.shape[2])[np.asarray(Image.fromarray(places).transpose(turn))]
-            return np.ascontiguousarray(pixels), image.info.get("icc_profile")
+            about = _about(image, was_turned, num)
+            return np.ascontiguousarray(pixels), about
         upright = _upright(image)
+        about = _about(image, was_turned, num)
     kept = _to_kind(upright)
     profile = upright.info.get("icc_profile") if upright.mode in (kept.mode, "P") else None
     pixels = np.asarray(kept)
     if kept.mode == "I;16" and upright.has_transparency_data:
         alpha = np.where(pixels == upright.info["transparency"], 0, 65_535)
         pixels = np.stack([pixels, alpha.astype(np.uint16)], axis=-1)
-    return pixels, profile
+    return pixels, about._replace(icc_profile=profile)
+
+
+def _about(image: Image.Image, was_turned: bool, num: int) -> About:
+    """Of a loaded image; Pillow turns a TIFF as it loads it, so that it has to be known from before."""
+    is_turned = was_turned or is_sideways(image)
+    return About(image.info.get("icc_profile"), upright_exif(image, is_turned), upright_dpi(image, is_turned), num)
 
 
 def read_mask(source: ImageLike, size: tuple[int, int], resize: bool) -> NDArray[np.bool_]:
@@ -107,9 +118,21 @@ def _opened(source: object, what: str) -> Iterator[Image.Image]:
         raise InpaintError(f"there is no {what} {source}") from error
     except InpaintError:
         raise
+    except UnidentifiedImageError as error:
+        raise InpaintError(
+            f"the {what}{_name(source)} cannot be read: not a kind of image that Pillow knows"
+        ) from error
+    except Image.DecompressionBombError as error:
+        most = 2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6
+        raise InpaintError(
+            f"the {what}{_name(source)} is too large: up to {most:.0f} megapixels are read; scale it down, or cut it"
+        ) from error
     except Exception as error:  # Pillow's readers raise whatever the broken bytes lead them to
-        name = f" {source}" if isinstance(source, str | PathLike) else ""
-        raise InpaintError(f"the {what}{name} cannot be read: {' '.join(str(error).split())}") from error
+        raise InpaintError(f"the {what}{_name(source)} cannot be read: {' '.join(str(error).split())}") from error
+
+
+def _name(source: object) -> str:
+    return f" {source}" if isinstance(source, str | PathLike) else ""
 
 
 def _upright(image: Image.Image) -> Image.Image:

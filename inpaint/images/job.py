@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from inpaint.errors import InpaintError
+from inpaint.images.about import About
 from inpaint.images.given import ImageLike, Pixels, read_image, read_mask
 
 
@@ -23,12 +24,16 @@ class Filled(NamedTuple):
     """How many pixels were filled."""
     warning: str | None = None
     """Why it is likely not what was hoped for."""
+    exif: bytes | None = None
+    """The image's, as Pillow takes it, but upright and without a thumbnail, which would show what was filled."""
+    dpi: tuple[float, float] | None = None
+    """The image's dots per inch, across and down."""
 
     @property
     def told(self) -> str | None:
         """What a command says of it."""
-        nothing = "the mask is all black, or all white and inverted: nothing was filled"
-        return self.warning or (None if self.num_filled else nothing)
+        nothing = None if self.num_filled else "the mask is all black, or all white and inverted: nothing was filled"
+        return "; ".join(text for text in (self.warning, nothing) if text) or None
 
     def to_image(self) -> Image.Image:
         """The same as a Pillow image.
@@ -42,19 +47,35 @@ class Filled(NamedTuple):
         return image
 
 
+# A mask that covers more of an image is most often one of another convention: black where to fill.
+_MOST_SHARE = 0.9
+
+
 @dataclass(frozen=True)
 class FillJob:
     """One image (see `Filled`) and where to fill it ([H, W], true = hole)."""
 
     pixels: Pixels
-    icc_profile: bytes | None
+    about: About
     hole: NDArray[np.bool_]
+    warning: str | None = None
 
     @classmethod
     def of(cls, image: ImageLike, mask_image: ImageLike, resize_mask: bool, invert_mask: bool = False) -> FillJob:
         """Read both; InpaintError if one cannot be read or they do not fit together."""
-        pixels, icc_profile = read_image(image)
-        return cls(pixels, icc_profile, read_mask(mask_image, pixels.shape[:2], resize_mask) ^ invert_mask)
+        pixels, about = read_image(image)
+        hole = read_mask(mask_image, pixels.shape[:2], resize_mask) ^ invert_mask
+        warnings = []
+        if about.num_frames > 1:
+            warnings.append(f"only the first of its {about.num_frames} frames or pages is filled")
+        if (share := hole.mean()) > _MOST_SHARE:
+            meant = (
+                "white was to be filled, do not invert the mask (invert_mask, --invert-mask)"
+                if invert_mask
+                else "black was to be filled, invert it (invert_mask=True, --invert-mask)"
+            )
+            warnings.append(f"{share:.0%} of the image are filled, for the mask leaves no more of it; if {meant}")
+        return cls(pixels, about, hole, "; ".join(warnings) or None)
 
     def grown(self, px: int) -> FillJob:
         """The same with a hole larger by so many pixels in every direction."""
@@ -75,10 +96,18 @@ class FillJob:
         """The image with the hole filled from `output` [H, W, 3]; of the image's kind, known pixels unchanged."""
         num_channels = self.pixels.shape[2] if self.pixels.ndim == 3 else 1
         mode = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[num_channels]
-        fills = np.asarray(Image.fromarray(output).convert(mode))
+        fill = Image.fromarray(output)
+        fills = np.asarray((fill.convert("L") if self._is_grey() else fill).convert(mode))
         filled = self.pixels.copy()
         filled[self.hole] = fills[self.hole] if filled.dtype == np.uint8 else fills[self.hole].astype(np.uint16) * 257
         return filled
+
+    def _is_grey(self) -> bool:
+        """Whether all that is known of the image has no colour, though there may be channels for it."""
+        if self.pixels.ndim == 2 or self.pixels.shape[2] < 3:
+            return True
+        red, green, blue = (self.pixels[:, :, channel] for channel in range(3))
+        return not ((((red != green) | (green != blue)) & ~self.hole).any() or self.hole.all())
 
     def largest_square_px(self) -> int:
         """Side of the largest square within the hole; a square of even side counts as one less."""

@@ -12,6 +12,7 @@ from PIL import Image
 from inpaint.errors import InpaintError, UsageError
 from inpaint.files import require_replaceable
 from inpaint.images import deep
+from inpaint.images.about import About
 from inpaint.images.job import Filled
 
 # Of the formats that lose something, or most of their time, unless they are told otherwise: the fastest level of PNG
@@ -23,10 +24,15 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 }
 # These hold every kind of image that there is here, so that what was written need not be read back.
 _HOLDS_ALL = ("PNG", "JPEG")
+_HOLDS_EXIF = ("PNG", "JPEG", "WEBP", "TIFF", "AVIF", "HEIF")
+_HOLDS_DPI = ("PNG", "JPEG", "TIFF", "BMP")
+_MOST_EXIF_OF_JPEG = 65_533
 
 
 def save(filled: Filled, path: Path) -> None:
-    """Write an image in the format of the path's extension. A symbolic link stays, and what it leads to is written.
+    """Write an image in the format of the path's extension, with what this can hold of its EXIF.
+
+    A symbolic link stays, and what it leads to is written.
 
     Raises:
         InpaintError: the place cannot be written to, or the format cannot hold the image exactly.
@@ -39,10 +45,10 @@ def save(filled: Filled, path: Path) -> None:
     try:
         require_replaceable(path)
         if filled.pixels.dtype == "uint16" and filled.pixels.ndim == 3:
-            deep.write(part, kind, filled.pixels, filled.icc_profile)
+            deep.write(part, kind, filled.pixels, About(filled.icc_profile, filled.exif, filled.dpi))
         else:
             image = filled.to_image()
-            image.save(part, kind, icc_profile=filled.icc_profile, **_OPTIONS.get(kind, {}))
+            image.save(part, kind, icc_profile=filled.icc_profile, **_about(filled, kind), **_OPTIONS.get(kind, {}))
             if kind not in _HOLDS_ALL and not _holds(part, image):
                 raise ValueError(f"{kind} cannot hold an image of this kind ({image.mode}) exactly")
         part.replace(place)
@@ -65,6 +71,15 @@ def format_of(path: Path) -> str:
     if kind not in Image.SAVE:
         raise UsageError(f"no image can be written as {path.suffix!r} ({path}); use .png, .jpg, .webp or .tiff")
     return kind
+
+
+def _about(filled: Filled, kind: str) -> dict[str, Any]:
+    """What of EXIF and resolution a format can hold, as Pillow's options."""
+    exif = filled.exif if kind in _HOLDS_EXIF else None
+    if kind == "JPEG" and exif and len(exif) > _MOST_EXIF_OF_JPEG:
+        exif = None
+    options: dict[str, Any] = {"exif": exif, "dpi": filled.dpi if kind in _HOLDS_DPI else None}
+    return {name: value for name, value in options.items() if value}
 
 
 def _holds(path: Path, image: Image.Image) -> bool:
