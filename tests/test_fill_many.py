@@ -7,9 +7,11 @@ import os
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import tqdm
 from PIL import Image
 
 from inpaint.cli import main
@@ -153,3 +155,35 @@ def test_no_more_is_held_than_fits(here: Path, monkeypatch: pytest.MonkeyPatch, 
     results = [*many.fill_many(jobs, read, lambda read_jobs: [Filled(job.pixels, None, 1) for job in read_jobs], 4)]
     assert len(results) == len(jobs) and not any(result.error for result in results)
     assert max(seen) == most or (most == 32 and 8 < max(seen) <= 32)
+
+
+def test_the_bar_counts_what_is_written_while_the_next_is_filled(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bars: list[tqdm.tqdm] = []
+
+    class Seen(tqdm.tqdm):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            bars.append(self)
+
+    sizes: list[int] = []
+    fill_jobs = InpaintingPipeline.fill_jobs
+
+    def watched(self: InpaintingPipeline, jobs: list[FillJob], how: object) -> list[Filled]:
+        deadline = time.monotonic() + 60
+        while bars[-1].n < sum(sizes):
+            assert time.monotonic() < deadline, "the bar does not count what was filled before"
+            time.sleep(0.01)
+        assert bars[-1].format_dict["rate"] is None  # of all since the start, and not of a burst
+        sizes.append(len(jobs))
+        return fill_jobs(self, jobs, how)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(tqdm, "tqdm", Seen)
+    monkeypatch.setattr(InpaintingPipeline, "fill_jobs", watched)
+    assert fill("photos/**/*.png") == 0
+    assert bars[-1].n == sum(sizes) == 12
+    # What is too large for the network to see together is filled one by one.
+    monkeypatch.setattr(many, "_TOGETHER_PIXELS", 28 * 28 - 1)
+    sizes.clear()
+    Path("photos/02.png").write_text("no image")
+    assert fill("photos", "--overwrite") == 1
+    assert sizes == [1] * 5 and bars[-1].n == 6

@@ -137,13 +137,16 @@ def _fill_many(jobs: list[Files], pipeline: InpaintingPipeline, how: How, args: 
     from inpaint.filling.many import fill_many
 
     num_failed = 0
-    results = fill_many(jobs, lambda job: _read(job, how, args), lambda read: pipeline.fill_jobs(read, how))
-    for result in tqdm(results, total=len(jobs), unit="image"):
-        if result.error is not None:
-            num_failed += 1
-            tqdm.write(f"{result.files.image}: {result.error}", file=sys.stderr)
-        elif result.warning is not None:
-            tqdm.write(f"inpaint fill: warning: {result.files.image}: {result.warning}", file=sys.stderr)
+    # The rate is the mean since the start, for images come in bursts: some are filled together.
+    with tqdm(total=len(jobs), unit="image", smoothing=0, miniters=1) as bar:
+        for result in fill_many(
+            jobs, lambda job: _read(job, how, args), lambda read: pipeline.fill_jobs(read, how), ended=bar.update
+        ):
+            if result.error is not None:
+                num_failed += 1
+                tqdm.write(f"{result.files.image}: {result.error}", file=sys.stderr)
+            elif result.warning is not None:
+                tqdm.write(f"inpaint fill: warning: {result.files.image}: {result.warning}", file=sys.stderr)
     if num_failed:
         raise InpaintError(f"{num_failed} of {len(jobs)} images could not be filled; see above")
     print(f"filled {len(jobs)} image{'s' * (len(jobs) > 1)}: {args.output}")

@@ -22,8 +22,10 @@ from inpaint.images.writing import save
 HELD_PIXELS = 2**25
 # And up to so many images, each known to the pool of threads.
 _MOST_HELD = 32
-# So many are filled together, where so many are ready.
+# So many are filled together, where so many are ready, and up to so many pixels: the network takes no more at once, and
+# none of them is written before all are filled.
 _TOGETHER = 16
+_TOGETHER_PIXELS = 2**20
 _DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -52,6 +54,7 @@ def fill_many(
     read: Callable[[Files], FillJob],
     fill: Callable[[list[FillJob]], list[Filled]],
     num_threads: int | None = None,
+    ended: Callable[[], object] = lambda: None,
 ) -> Iterator[Result]:
     """Fill and write all; what becomes of each is yielded once it is written, or cannot be.
 
@@ -59,6 +62,8 @@ def fill_many(
         read: decodes an image and its mask; called in several threads.
         fill: called in this thread, with up to 16 images.
         num_threads: that read and write; by default one for each processor, up to 8.
+        ended: called for each image as soon as it is written, in any thread, or cannot be. Its result is yielded later,
+            when the others that are being filled in this thread are.
 
     Raises:
         InpaintError: the disk is full or the folder not to be written to, so that none of the others could be either.
@@ -77,14 +82,16 @@ def fill_many(
                 waiting.append(_Held(following, num_pixels, pool.submit(read, following)))
                 following = next(left, None)
             ready: list[_Held] = []
-            while waiting and len(ready) < _TOGETHER and (not ready or waiting[0].read.done()):
+            while waiting and (not ready or _fits(waiting[0], ready)):
                 ready.append(waiting.popleft())
                 wait([ready[0].read])
             for one, outcome in _filled(ready, fill):
                 if isinstance(outcome, InpaintError):
+                    ended()
                     yield Result(one.files, outcome)
                 else:
                     future = pool.submit(save, outcome, one.files.output)
+                    future.add_done_callback(lambda _: ended())
                     writing[future] = _Written(one.files, one.num_pixels, outcome.told)
             # Where nothing is left to fill, what is being written is what makes room.
             if writing and not waiting:
@@ -95,6 +102,12 @@ def fill_many(
         for held_back in waiting:
             held_back.read.cancel()
         pool.shutdown()  # what is filled already is still written
+
+
+def _fits(one: _Held, ready: list[_Held]) -> bool:
+    """Whether it is read and may be filled together with those that are."""
+    num_pixels = sum(held.num_pixels for held in ready) + one.num_pixels
+    return one.read.done() and len(ready) < _TOGETHER and num_pixels <= _TOGETHER_PIXELS
 
 
 def _num_pixels(path: Path) -> int:
