@@ -133,6 +133,28 @@ def test_readme_exports_and_fills_where_there_is_no_torch(exported: Path, tmp_pa
     assert np.array_equal(filled[mask < 128], photo[mask < 128]) and not np.array_equal(filled, photo)
 
 
+def test_the_example_refuses_what_it_cannot_do_in_a_line(exported: Path, tmp_path: Path) -> None:
+    deep = Image.fromarray(np.full((50, 61), 3000, np.uint16))
+    for name, image in (("photo", Image.new("RGB", (61, 50))), ("mask", Image.new("L", (61, 50))), ("deep", deep)):
+        image.save(tmp_path / f"{name}.png")
+    Image.new("L", (60, 50)).save(tmp_path / "other.png")
+    Image.new("RGBA", (61, 50)).save(tmp_path / "clear.png")
+    (tmp_path / "model.onnx").symlink_to(exported / "dilated.onnx")
+    for words, told in (
+        ("model.onnx photo.png", "2 names given; use: python fill_onnx.py model.onnx"),
+        ("model.onnx deep.png mask.png out.png", "8 bits a channel and no transparency are taken, not I;16"),
+        ("model.onnx photo.png deep.png out.png", "with a mask I;16"),
+        ("model.onnx clear.png mask.png out.png", "not RGBA"),
+        ("model.onnx photo.png other.png out.png", "the mask is 60x50 pixels and the photograph 61x50"),
+        ("model.onnx photo.png none.png out.png", "No such file or directory: "),
+        ("none.onnx photo.png mask.png out.png", "none.onnx failed"),
+    ):
+        command = [sys.executable, str(ROOT / "examples" / "fill_onnx.py"), *words.split()]
+        ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        assert ended.returncode == 1 and told in ended.stderr and ended.stderr.count("\n") == 1, ended.stderr
+    assert not (tmp_path / "out.png").exists()
+
+
 def test_fp16_halves_the_file_and_fills_alike(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(smooth_prior, "NUM_LEVELS", LEVELS["gated"])
     assert export(exported / "gated", str(tmp_path / "half.onnx"), "--precision", "fp16") == 0
@@ -156,7 +178,9 @@ def test_what_fills_otherwise_is_not_kept(
     monkeypatch.setattr(onnx_file, "_save", lambda model, path: path.write_bytes(other))
     assert export(exported / "dilated", str(tmp_path / "model.onnx")) == 1
     said = capsys.readouterr().err
-    assert "at 64x64 pixels the ONNX file fills up to " in said and said.count("\n") == 1
+    *stages, error = said.splitlines()
+    assert "at 64x64 pixels the ONNX file fills up to " in error
+    assert stages == ["exporting the network to ONNX, in float32", "comparing its fills with PyTorch's at 5 sizes"]
     assert not list(tmp_path.iterdir())
 
 
@@ -178,7 +202,9 @@ def test_faults_are_one_line(
     def ends(code: int, folder: Path, output: Path, message: str) -> None:
         assert export(folder, str(output)) == code
         said = capsys.readouterr().err
-        assert message in said and said.startswith("inpaint export: error: ") and said.count("\n") == 1, said
+        *stages, error = said.splitlines()
+        assert message in error and error.startswith("inpaint export: error: "), said
+        assert stages == ["exporting the network to ONNX, in float32"] * ("cannot be exported" in message)
         assert not list(tmp_path.glob("*.onnx")) + list(tmp_path.glob(".*"))
 
     ends(2, exported / "dilated", tmp_path, "is a folder; give a file")

@@ -23,6 +23,7 @@ examples:
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from inpaint.errors import InpaintError, UsageError
@@ -78,7 +79,7 @@ def _onnx(args: argparse.Namespace, model: str | Path) -> int:
     from inpaint.exports.onnx_file import write_onnx
     from inpaint.training.saved_generator import load_generator
 
-    write_onnx(load_generator(model, args.revision, args.fidelity), args.output, args.precision)
+    write_onnx(load_generator(model, args.revision, args.fidelity), args.output, args.precision, _say)
     print(f"written: {args.output} ({args.output.stat().st_size / 1e6:.1f} MB)")
     return 0
 
@@ -92,8 +93,12 @@ def _web(args: argparse.Namespace, model: str | Path) -> int:
 
     require_room(args.output)  # before the time that the rest takes
     generator = load_generator(model, args.revision, args.fidelity)
-    write_web(generator, args.output, model, args.revision, args.fidelity, args.runtime)
+    write_web(generator, args.output, model, args.revision, args.fidelity, args.runtime, _say)
     size = sum(path.stat().st_size for path in args.output.iterdir())
     print(f"written: {args.output} ({size / 1e6:.1f} MB)")
     print(f"look at it: python -m http.server --bind 127.0.0.1 --directory {args.output}")
     return 0
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

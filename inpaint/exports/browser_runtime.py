@@ -8,6 +8,7 @@ import subprocess
 import tarfile
 import tempfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 from inpaint.data.cache import cache_folder
@@ -22,12 +23,13 @@ SHA256 = {
 _PATIENCE_S = 600
 
 
-def runtime_files(given: Path | None) -> dict[str, bytes]:
+def runtime_files(given: Path | None, say: Callable[[str], None] = lambda line: None) -> dict[str, bytes]:
     """The files of `SHA256`, by name.
 
     Args:
         given: the folder of the npm package or its archive; None: fetched by npm the first time, and kept in the cache
             folder.
+        say: called with a line before it is fetched.
 
     Raises:
         UsageError: `given` holds other files, or none.
@@ -39,6 +41,7 @@ def runtime_files(given: Path | None) -> dict[str, bytes]:
     try:
         return _checked(_read(kept), str(kept))
     except UsageError:
+        say(f"fetching {PACKAGE}, 14 MB, by npm")
         files = _checked(_fetched(), f"what npm gave for {PACKAGE}")
     try:
         (kept / "dist").mkdir(parents=True, exist_ok=True)

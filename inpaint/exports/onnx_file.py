@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import warnings
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -25,8 +26,14 @@ _PROVED_AT = ((2, 64, 64), (1, 63, 65), (1, 130, 97), (3, 5, 40), (1, 1, 1))
 # Of 255: sums are taken in another order.
 _MOST_APART = 1
 
+Say = Callable[[str], None]
 
-def write_onnx(generator: Generator, path: Path, precision: str = "float32") -> None:
+
+def quiet(line: str) -> None:
+    """Says nothing."""
+
+
+def write_onnx(generator: Generator, path: Path, precision: str = "float32", say: Say = quiet) -> None:
     """Write a graph from `image` (uint8 [B, H, W, 3]) and `mask` (uint8 [B, H, W]) to `filled`, of any B, H and W.
 
     It is what `PixelGenerator` computes, in one file. onnxruntime has filled images of several sizes with it before it
@@ -34,6 +41,7 @@ def write_onnx(generator: Generator, path: Path, precision: str = "float32") -> 
 
     Args:
         precision: of `DTYPES`; what weights are kept and computed in.
+        say: called with a line before each part of the work that takes long.
 
     Raises:
         InpaintError: a package is missing, the architecture cannot be exported, the file cannot be written, or it fills
@@ -42,7 +50,9 @@ def write_onnx(generator: Generator, path: Path, precision: str = "float32") -> 
     require_packages()
     part = path.with_name(f".{path.name}.part")
     try:
+        say(f"exporting the network to ONNX, in {precision}")
         _save(PixelGenerator(copy.deepcopy(generator), DTYPES[precision]), part)
+        say(f"comparing its fills with PyTorch's at {len(_PROVED_AT)} sizes")
         _prove(part, PixelGenerator(generator), precision)
         part.replace(path)
     except OSError as error:

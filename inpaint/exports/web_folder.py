@@ -15,7 +15,7 @@ from huggingface_hub.errors import RemoteEntryNotFoundError
 from inpaint.demo.page import STATIC
 from inpaint.errors import InpaintError, InpaintWarning, UsageError
 from inpaint.exports.browser_runtime import PACKAGE, runtime_files
-from inpaint.exports.onnx_file import require_packages, write_onnx
+from inpaint.exports.onnx_file import Say, quiet, require_packages, write_onnx
 from inpaint.hub.errors import CLIENT_ERRORS, describe
 from inpaint.hub.ids import HUB_ID
 from inpaint.included import name_of
@@ -52,6 +52,7 @@ def write_web(
     revision: str | None = None,
     fidelity: float | None = None,
     runtime: Path | None = None,
+    say: Say = quiet,
 ) -> None:
     """Write the page, the network, what runs it and their cards; nothing is there before all of it is.
 
@@ -60,6 +61,7 @@ def write_web(
         folder: new, or empty.
         source, revision: where the generator is from, for its name and card.
         runtime: see `runtime_files`.
+        say: called with a line before each part of the work that takes long.
 
     Raises:
         UsageError: the folder is not empty, or `runtime` is something else.
@@ -67,9 +69,10 @@ def write_web(
     """
     require_room(folder)
     require_packages()
-    parts = runtime_files(runtime)
+    parts = runtime_files(runtime, say)
     part = folder.with_name(f".{folder.name}.part")
     try:
+        say("copying the page and what runs it")
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
         for path in (*STATIC.iterdir(), *OFFLINE.iterdir()):
@@ -79,7 +82,7 @@ def write_web(
         (part / "index.html").write_text(page.replace(_CHARSET, policy, 1), encoding="utf-8")
         for name, data in parts.items():
             (part / name).write_bytes(data)
-        write_onnx(generator, part / "model.onnx")
+        write_onnx(generator, part / "model.onnx", say=say)
         files = sorted(["about.json", *(path.name for path in part.iterdir())])
         name = name_of(source)
         about = json.dumps({**_about(generator, name, fidelity), "files": files}, indent=2)
