@@ -1,5 +1,6 @@
 """Owns what the user is told in one line, never as a traceback: errors that are the user's to mend, and warnings."""
 
+import re
 from collections.abc import Sequence
 
 
@@ -13,6 +14,11 @@ class UsageError(InpaintError):
 
 class InpaintWarning(UserWarning):
     """What was asked for is done, and is likely not what was hoped for. Commands print it."""
+
+
+def without_options(text: str) -> str:
+    """A line as a page tells it, where there are no options: without the parentheses that name one."""
+    return re.sub(r" \([^()]*--[a-z][^()]*\)", "", text)
 
 
 MOST_FAULTS = 20

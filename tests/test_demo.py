@@ -107,6 +107,9 @@ def test_what_cannot_be_filled_is_told_in_a_line(client: TestClient, tmp_path: P
     ):
         reply = post(client, *sent)
         assert reply.status_code == status and told in reply.json()["error"], reply.text
+        assert not any(mark in reply.text for mark in ("--", "BytesIO", "()")), reply.text
+    warned = post(client, photo, png(hole() | 255)).headers["X-Inpaint-Warning"]
+    assert "100%25%20of%20the%20image" in warned and "--" not in warned and warned.endswith("invert%20it")
     for query in (
         {"fidelity": 2},
         {"strategy": "best"},

@@ -14,7 +14,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from inpaint.demo.line import BusyError, Line, TakenBackError
-from inpaint.errors import InpaintError, InpaintWarning, UsageError
+from inpaint.errors import InpaintError, InpaintWarning, UsageError, without_options
 from inpaint.images.writing import save
 from inpaint.models.generator import Generator
 from inpaint.photographs.how import MOST_GROWN_PX, Strategy
@@ -78,7 +78,7 @@ class Limits:
         if width * height > self.megapixels * 1e6:
             raise TooLargeError(
                 f"the photograph has {width}x{height} pixels ({width * height / 1e6:.1f} megapixels); up to "
-                f"{self.megapixels:g} megapixels are taken (--max-megapixels)"
+                f"{self.megapixels:g} megapixels are taken"
             )
 
 
@@ -155,8 +155,7 @@ class DemoPage:
                 sent += chunk
                 if len(sent) > most:
                     raise TooLargeError(
-                        f"the photograph's file is too large: up to {most / 1e6:g} MB are taken, the mask included "
-                        "(--max-upload-mb)"
+                        f"the photograph's file is too large: up to {most / 1e6:g} MB are taken, the mask included"
                     )
         except ClientDisconnect as error:
             raise TakenBackError("it was not sent to its end") from error
@@ -167,14 +166,17 @@ class DemoPage:
         self._limits.require(photo)
         self._limits.require(mask)
         with warnings.catch_warnings(record=True, action="always", category=InpaintWarning) as warned:
-            filled = self._pipeline.fill(
-                io.BytesIO(photo),  # type: ignore[arg-type]
-                io.BytesIO(mask),  # type: ignore[arg-type]
-                **asked.model_dump(include={"strategy", "detail", "fidelity", "grow_mask_px"}),
-            )
+            try:
+                filled = self._pipeline.fill(
+                    io.BytesIO(photo),  # type: ignore[arg-type]
+                    io.BytesIO(mask),  # type: ignore[arg-type]
+                    **asked.model_dump(include={"strategy", "detail", "fidelity", "grow_mask_px"}),
+                )
+            except InpaintError as error:
+                raise type(error)(without_options(str(error))) from error
         if filled.num_filled == 0:
             raise InpaintError("the mask is all black, so there is nothing to fill; paint what is to go")
-        return _png(filled), "; ".join(str(its.message) for its in warned)
+        return _png(filled), without_options("; ".join(str(its.message) for its in warned))
 
 
 def _asked(request: Request) -> Asked:
