@@ -30,6 +30,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from inpaint.arguments import Options
 from inpaint.data.batches import Batch
+from inpaint.distributed.collectives import meet
 from inpaint.distributed.heartbeat import Heartbeat
 from inpaint.distributed.network import Network
 from inpaint.distributed.runtime import Runtime
@@ -106,6 +107,7 @@ class Recorder:
 
 
 def record(folder: Path, base: str, scenarios: list[dict[str, Any]]) -> None:
+    group = None
     for scenario in scenarios:
         engine = scenario.get("engine")
         os.environ["ACCELERATE_USE_DEEPSPEED"] = str(engine is not None).lower()
@@ -114,7 +116,8 @@ def record(folder: Path, base: str, scenarios: list[dict[str, Any]]) -> None:
         AcceleratorState._reset_state(reset_partial_state=True)
         config = load_config(base, scenario.get("flags", {}))
         training = config.training
-        runtime = Runtime.of(config)
+        group = group or meet(training.timeout_s)  # one for all runs: each has threads that wake every 10 ms
+        runtime = Runtime.of(config, group)
         options = Options(folder / scenario["name"])
         run = RunDirectory(options.run_dir)
         launch._on_main(runtime, lambda run=run, config=config, options=options: opening.open_run(run, config, options))
