@@ -165,11 +165,11 @@ def test_a_mask_of_nearly_everything_is_warned_about(here: Path, capsys: pytest.
     assert fill("photos/a.png", "out.png", mask="most.png") == 0
     told = capsys.readouterr().err
     assert (
-        told.startswith("inpaint fill: warning: photos/a.png: 90% of the image are filled") and "--invert-mask" in told
+        told.startswith("inpaint fill: warning: photos/a.png: 90% of the image is filled") and "--invert-mask" in told
     )
     assert told.count("\n") == 1
     assert fill("photos", "out", mask="most.png") == 0
-    assert capsys.readouterr().err.count("90% of the image are filled") == 2
+    assert capsys.readouterr().err.count("90% of the image is filled") == 2
     assert fill("photos/a.png", "out.png", "--invert-mask", mask="most.png") == 0 and not capsys.readouterr().err
     Image.fromarray(255 * (np.arange(384).reshape(16, 24) < 20).astype(np.uint8)).save("least.png")
     assert fill("photos/a.png", "out.png", "--invert-mask", mask="least.png") == 0

@@ -74,7 +74,7 @@ class FillJob:
                 if invert_mask
                 else "black was to be filled, invert it (invert_mask=True, --invert-mask)"
             )
-            warnings.append(f"{share:.0%} of the image are filled, for the mask leaves no more of it; if {meant}")
+            warnings.append(f"{share:.0%} of the image is filled, as the mask asks; if {meant}")
         return cls(pixels, about, hole, "; ".join(warnings) or None)
 
     def grown(self, px: int) -> FillJob:
