@@ -18,7 +18,7 @@ pytest.importorskip("selenium", reason="a real browser is driven by selenium: pi
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.keys import Keys
 
-THUMBNAIL = b"\xff\xd8thumb\xff\xd9"
+THUMBNAIL, NOTE, CAMERA_AT = b"\xff\xd8thumb\xff\xd9", b"a small copy", 80
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +139,7 @@ def test_a_mask_is_uploaded_grown_inverted_and_refused(address: str, tmp_path: P
 
 
 def exif_of(order: str) -> bytes:
-    """EXIF in either order of bytes: to be turned, a maker, and a thumbnail."""
+    """EXIF in either order of bytes: to be turned, a maker and its note, and a thumbnail."""
 
     def entry(tag: int, kind: int, count: int, value: bytes) -> bytes:
         return struct.pack(f"{order}HHI", tag, kind, count) + value.ljust(4, b"\0")
@@ -149,11 +149,13 @@ def exif_of(order: str) -> bytes:
 
     head = (b"II" if order == "<" else b"MM") + struct.pack(f"{order}HI", 42, 8)
     first = [entry(0x010F, 2, 4, b"Our\0"), entry(0x0112, 3, 1, struct.pack(f"{order}H", 6))]
-    second = [entry(0x0201, 4, 1, number(68)), entry(0x0202, 4, 1, number(len(THUMBNAIL)))]
-    count = struct.pack(f"{order}H", 2)
-    parts = [head, count, *first, number(38), count, *second, number(0)]
-    assert len(b"".join(parts)) == 68
-    return b"Exif\0\0" + b"".join(parts) + THUMBNAIL
+    first.append(entry(0x8769, 4, 1, number(CAMERA_AT)))
+    second = [entry(0x0201, 4, 1, number(98)), entry(0x0202, 4, 1, number(len(THUMBNAIL)))]
+    camera = [entry(0x927C, 7, len(NOTE), number(98 + len(THUMBNAIL)))]
+    one, two, three = (struct.pack(f"{order}H", count) for count in (1, 2, 3))
+    parts = [head, three, *first, number(50), two, *second, number(0), one, *camera, number(0)]
+    assert len(b"".join(parts)) == 98
+    return b"Exif\0\0" + b"".join(parts) + THUMBNAIL + NOTE
 
 
 def test_a_jpeg_keeps_its_exif_without_turning_or_thumbnail(address: str, tmp_path: Path) -> None:
@@ -169,10 +171,10 @@ def test_a_jpeg_keeps_its_exif_without_turning_or_thumbnail(address: str, tmp_pa
             page.fill()
             png, path = page.download(), page.download_file("download-jpeg")
             written = path.read_bytes()
-            assert written.startswith(b"\xff\xd8\xff\xe0") and THUMBNAIL[:4] not in written
+            assert written.startswith(b"\xff\xd8\xff\xe0") and THUMBNAIL[:4] not in written and NOTE not in written
             with Image.open(path) as image:
                 assert image.format == "JPEG" and dict(image.getexif()) == (
-                    {0x010F: "Our", 0x0112: 1} if given == "kept" else {}
+                    {0x010F: "Our", 0x0112: 1, 0x8769: CAMERA_AT} if given == "kept" else {}
                 )
                 assert np.abs(np.asarray(image).astype(int) - png).mean() < 3
             path.unlink()

@@ -2,7 +2,7 @@
 // its pixels are written anew, so that none is quite what it was.
 
 const QUALITY = 0.95;
-const ORIENTATION = 0x0112, THUMBNAIL_AT = 0x0201, THUMBNAIL_BYTES = 0x0202;
+const ORIENTATION = 0x0112, THUMBNAIL_AT = 0x0201, THUMBNAIL_BYTES = 0x0202, CAMERA = 0x8769, MAKERS_NOTE = 0x927c;
 
 export async function asJpeg(image, original) {
   const canvas = Object.assign(document.createElement("canvas"), { width: image.width, height: image.height });
@@ -16,8 +16,8 @@ export async function asJpeg(image, original) {
   return new Blob([blob.slice(0, start), exif, blob.slice(start)], { type: blob.type });
 }
 
-// The segment of a JPEG that holds its EXIF, saying that the photo stands upright, and without the thumbnail, which
-// shows what was painted over; null if there is none.
+// The segment of a JPEG that holds its EXIF, saying that the photo stands upright, and without the thumbnail and what
+// its camera's maker noted, for both may show what was painted over; null if there is none.
 function uprightExif(bytes) {
   const view = new DataView(bytes.buffer);
   for (let at = 2; at + 10 < bytes.length && bytes[at] === 0xff && bytes[at + 1] !== 0xda; at += 2 + view.getUint16(at + 2)) {
@@ -42,12 +42,17 @@ function setUpright(tiff) {
     return [tiff.getUint16(entry, isLittle), entry + 8];
   }));
   const first = tiff.getUint32(4, isLittle), next = first + 2 + 12 * tiff.getUint16(first, isLittle);
+  const clear = (start, length) => {
+    if (start === undefined || length === undefined) return;
+    const from = tiff.getUint32(start, isLittle), num = tiff.getUint32(length, isLittle);
+    for (let at = from; at < from + num; at++) tiff.setUint8(at, 0);
+  };
   const orientation = values(first).get(ORIENTATION), second = tiff.getUint32(next, isLittle);
   if (orientation !== undefined) tiff.setUint16(orientation, 1, isLittle);
+  const camera = values(first).get(CAMERA);
+  const note = camera === undefined ? undefined : values(tiff.getUint32(camera, isLittle)).get(MAKERS_NOTE);
+  if (note !== undefined && tiff.getUint32(note - 4, isLittle) > 4) clear(note, note - 4); // of bytes; four fit in place
   if (!second) return;
   tiff.setUint32(next, 0, isLittle);
-  const [start, length] = [THUMBNAIL_AT, THUMBNAIL_BYTES].map((tag) => values(second).get(tag));
-  if (start === undefined || length === undefined) return;
-  const from = tiff.getUint32(start, isLittle);
-  for (let at = from; at < from + tiff.getUint32(length, isLittle); at++) tiff.setUint8(at, 0);
+  clear(...[THUMBNAIL_AT, THUMBNAIL_BYTES].map((tag) => values(second).get(tag)));
 }
