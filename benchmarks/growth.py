@@ -32,6 +32,14 @@ PROCESSES = (1, 2, 4, 8, 32)
 DECODED = (2_000, 8_000)
 STEPS = 10
 ALL_PICTURES, ALL_PROCESSES = 1_800_000, 1000
+# As many import the metrics at once: one that is slow to come on a machine of two cores is not dead.
+STARTED = """
+import sys
+from inpaint.distributed import heartbeat
+from inpaint.training.launch import main
+heartbeat._SILENCE_S = 600.0
+sys.exit(main(sys.argv[1:]))
+"""
 
 
 def run() -> list[Figure]:
@@ -118,7 +126,7 @@ def _started(run_dir: Path, processes: int, steps: int) -> list[float]:
     place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
     numbers = {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes), "ACCELERATE_USE_CPU": "true"}
     flags = [part for name, value in settings(processes, steps).items() for part in (f"--{name}", json.dumps(value))]
-    command = [sys.executable, "-m", "inpaint.training", "--config", "quickstart", "--run-dir", str(run_dir), *flags]
+    command = [sys.executable, "-c", STARTED, "--config", "quickstart", "--run-dir", str(run_dir), *flags]
     with tempfile.TemporaryFile("w+") as said:
         children = []
         for rank in range(processes):
