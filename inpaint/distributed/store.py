@@ -85,10 +85,10 @@ def once_each(rank: int, world_size: int) -> tuple[Callable[[Callable[[], str]],
 
 @contextmanager
 def stop_of_any(stop: StopRequest, world_size: int) -> Iterator[Callable[[], bool]]:
-    """Within the block, what is given tells whether any process of the job was asked to stop, not all alike at once.
+    """Within the block, what is given tells whether any process of the job was asked to stop; some learn of it later.
 
-    For where processes do different things and some nothing: who is asked tells the store, and who wants to know looks
-    there, once a second.
+    For where processes do different things, so that none can wait for all: who is asked tells the store, and who wants
+    to know looks there, once a second.
     """
     if world_size == 1:
         yield lambda: stop.asked is not None
