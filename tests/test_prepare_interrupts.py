@@ -64,6 +64,8 @@ def begin(places: Path, tmp_path: Path) -> Iterator[Begin]:
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,
                     start_new_session=True,
+                    # A shell has it ignored in what it starts in its background, as these tests may be.
+                    preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
                     text=True,
                 )
             )

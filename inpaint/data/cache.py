@@ -65,7 +65,8 @@ def build_once(entry: Path, fill: Callable[[Path], None], wants_stop: Callable[[
             except Exception as error:  # raised again
                 # What is decoded is kept where an image could not be read now; not where they have to be others.
                 has_room = not (isinstance(error, OSError) and error.errno in _NO_ROOM)
-                if not has_room or (isinstance(error, InpaintError) and error.__cause__ is None):
+                are_wrong = isinstance(error, InpaintError) and error.__cause__ is None
+                if are_wrong or not has_room or not any(folder.iterdir()):
                     shutil.rmtree(folder, ignore_errors=True)
                 raise
             sync(folder)
