@@ -42,11 +42,13 @@ class SmallDisk:
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
     if os.geteuid() != 0:
-        pytest.skip("mounting a small tmpfs needs root")
+        pytest.skip("a full disk is a small tmpfs here, and mounting one needs root")
     mount = tmp_path / "small"
     mount.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "none", str(mount)], capture_output=True).returncode:
-        pytest.skip("this machine does not let us mount a tmpfs")
+        pytest.skip(
+            "a full disk is a small tmpfs here, and this machine lets not even root mount one, as in most containers"
+        )
     yield SmallDisk(mount)
     subprocess.run(["umount", "--lazy", str(mount)], check=True)
 

@@ -23,8 +23,15 @@ from torch.utils.cpp_extension import CUDA_HOME
 
 from inpaint.distributed.batch_norm import synchronise_batch_norm
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
-two_gpus = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(
+        not torch.cuda.is_available(), reason="about training on GPUs, and torch finds no CUDA device here"
+    ),
+]
+two_gpus = pytest.mark.skipif(
+    torch.cuda.device_count() < 2, reason="about several GPUs, and torch finds fewer than two here"
+)
 with_deepspeed = pytest.mark.skipif(
     find_spec("deepspeed") is None or CUDA_HOME is None, reason="needs DeepSpeed, which needs the CUDA toolkit"
 )

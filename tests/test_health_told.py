@@ -60,7 +60,7 @@ def test_it_is_told_when_it_changes_and_not_again_after_a_resume(
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))  # read when it is imported
-    pytest.importorskip(tracker, reason=f"{tracker} is not installed")
+    pytest.importorskip(tracker, reason=f"{tracker}, a tracker of the extras, is not installed: pip install it")
     said = [[EARLY], [BLURRED], [BLURRED], [BLURRED, COLLAPSED], [CONVERGING], [CONVERGING]]
 
     def judged(lines: list[dict[str, Any]]) -> list[Verdict]:

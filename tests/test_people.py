@@ -144,7 +144,9 @@ def test_settings_that_cannot_be_right_are_refused(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A randomly initialised detector of the Hub's kind, a few hundred kilobytes, saved as the Hub would hold it."""
-    transformers = pytest.importorskip("transformers", reason="transformers, an extra, is not installed")
+    transformers = pytest.importorskip(
+        "transformers", reason="the detector of people is of transformers, an extra: pip install it"
+    )
     import torch
 
     torch.manual_seed(0)

@@ -235,7 +235,7 @@ def test_sRGB_stays_to_the_bit_and_a_broken_or_foreign_profile_costs_nothing() -
     assert open_image(with_profile((0, 255, 255, 0), "CMYK", profile(1.0))).mode == "RGB"
 
 
-@pytest.mark.skipif(not features.check("avif"), reason="this Pillow reads no AVIF")
+@pytest.mark.skipif(not features.check("avif"), reason="about AVIF files, which this build of Pillow cannot read")
 def test_avif_is_read(tmp_path: Path) -> None:
     Image.new("RGB", (64, 64), (200, 30, 30)).save(tmp_path / "red.avif")
     (entry,) = PathSource(tmp_path).entries()

@@ -66,7 +66,7 @@ def test_a_precision_that_is_none_is_refused() -> None:
         InpaintingPipeline(Generator(GeneratorConfig(width=2)), "cpu", precision="half")
 
 
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler, and none is installed")
 def test_compiled_it_fills_the_same() -> None:
     image, mask = (each[1] for each in examples())
     plain, compiled = (

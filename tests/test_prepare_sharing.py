@@ -32,7 +32,7 @@ from inpaint.sources.source import Entry
 from inpaint.sources.tables import SHARD_TAIL_BYTES
 
 Stopped = Callable[[Path], subprocess.Popen[bytes]]
-on_linux = pytest.mark.skipif(sys.platform != "linux", reason="counts in /proc, which Linux alone has")
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="what is read is counted in /proc, which Linux alone has")
 FINISHES_LAST = "are making the last 1 of"
 
 

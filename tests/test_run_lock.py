@@ -148,7 +148,8 @@ def test_one_who_was_killed_keeps_nobody_out(path: Path) -> None:
 
 
 @pytest.mark.skipif(
-    os.geteuid() != 0 or shutil.which("unshare") is None, reason="another PID namespace needs root and unshare"
+    os.geteuid() != 0 or shutil.which("unshare") is None,
+    reason="a PID namespace, as containers have, is made by unshare, as root",
 )
 def test_a_holder_in_another_pid_namespace_is_seen(path: Path) -> None:
     """As in containers, which may have one host name and each begin to count at 1."""
@@ -159,7 +160,7 @@ def test_a_holder_in_another_pid_namespace_is_seen(path: Path) -> None:
         holder.stdin.write(f"{path}\n")
         holder.stdin.flush()
         if (said := holder.stdout.readline()) != "in\n":
-            pytest.skip(f"this machine does not let us make namespaces ({said})")
+            pytest.skip(f"this machine lets not even root make a PID namespace, as in most containers ({said})")
         with pytest.raises(InpaintError, match="in use by process 1 "):
             RunLock(path).take()
     finally:

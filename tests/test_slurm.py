@@ -38,7 +38,7 @@ def test_table_of_runs_has_the_best_first(tmp_path: Path, monkeypatch: pytest.Mo
     ]
 
 
-@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
+@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck reads the job scripts: apt-get install it")
 def test_scripts_pass_shellcheck() -> None:
     done = subprocess.run(["shellcheck", *map(str, SCRIPTS)], capture_output=True, text=True)
     assert len(SCRIPTS) == 3 and done.returncode == 0, done.stdout

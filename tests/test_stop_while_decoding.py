@@ -75,6 +75,13 @@ def test_all_leave_and_what_is_decoded_is_kept(num: int, apart: bool, asked: int
     assert not list(tmp_path.glob("cache*/*.partial-*"))
 
 
+def unreadable() -> InpaintError:
+    """What a source says of a shard that it cannot read now."""
+    error = InpaintError("train.parquet cannot be read")
+    error.__cause__ = OSError(errno.EIO, "Input/output error")
+    return error
+
+
 @pytest.mark.parametrize(
     ("error", "is_kept"),
     [
@@ -82,6 +89,7 @@ def test_all_leave_and_what_is_decoded_is_kept(num: int, apart: bool, asked: int
         (OSError(errno.ESTALE, "Stale file handle", "photo.jpg"), True),
         (OSError(errno.ENOSPC, "No space left on device"), False),
         (InpaintError("3 of 4 images cannot be used"), False),
+        (unreadable(), True),
     ],
 )
 def test_what_is_decoded_is_kept_where_the_same_can_be_gone_on_with(

@@ -21,7 +21,7 @@ def test_a_tracker_has_each_point_of_a_resumed_run_once(
     """Killed at the eleventh step and, when it was resumed from the ninth, at the twelfth."""
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))  # read when it is imported
-    pytest.importorskip(kind, reason=f"{kind} is not installed")
+    pytest.importorskip(kind, reason=f"{kind}, a tracker of the extras, is not installed: pip install it")
     run = tmp_path / "run"
     arguments = ["--config", str(config), "--run-dir", str(run), "--training.tracker", kind]
     for number in (11, 3):  # counted from each resume
@@ -85,7 +85,7 @@ POINTS = {"tensorboard": tensorboard_points, "wandb": wandb_points, "trackio": t
 def test_a_tracker_that_fails_costs_one_warning(
     method: str, config: Path, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    pytest.importorskip("tensorboard", reason="TensorBoard is not installed")
+    pytest.importorskip("tensorboard", reason="TensorBoard, a tracker of the extras, is not installed: pip install it")
     from accelerate.tracking import TensorBoardTracker
 
     def fail(*_: object, **__: object) -> None:
